@@ -1,0 +1,80 @@
+package queue
+
+import "errors"
+
+// ErrDamaged is wrapped by Store.Read when the bytes are there but wrong.
+var ErrDamaged = errors.New("stored bytes are damaged")
+
+// Store keeps a queue's entries durably, in the order they were appended. One goroutine at a time
+// calls Append; Read, Release and Stats may be called concurrently with it and each other.
+//
+// After an error of Append nothing is known about the group: the caller closes the store and opens
+// it again, and believes what it finds then.
+type Store interface {
+	// Append writes entries as one group, all or nothing. When it returns nil they are on disk and
+	// survive a power cut; refs[i] locates the payload of entries[i]. The store keeps no slice of the
+	// entries after it returned. When the group begins a new segment, the store first calls the
+	// Snapshot function it was opened with, on this goroutine, and puts its result in front of the group.
+	Append(entries []Entry) (refs []Ref, err error)
+	// Read returns the payload at ref in a slice the caller may keep but not change. Damage is ErrDamaged.
+	Read(ref Ref) ([]byte, error)
+	// Release says that the payloads are no longer needed. Space comes back when a whole segment is released.
+	Release(refs []Ref)
+	// Stats tells what the store uses.
+	Stats() StoreStats
+	// Close releases files and locks. It does not delete anything.
+	Close() error
+}
+
+// EntryKind says how an entry is recovered.
+type EntryKind uint8
+
+const (
+	// BatchEntry has a payload and counts until it is released.
+	BatchEntry EntryKind = 1
+	// ChangeEntry is a change of ledger state, superseded by a later snapshot.
+	ChangeEntry EntryKind = 2
+	// SnapshotEntry is the ledger state of everything appended before it. Only Snapshot makes these.
+	SnapshotEntry EntryKind = 3
+)
+
+// Entry is one thing to store.
+type Entry struct {
+	Kind EntryKind
+	// Meta is small, and handed back when the store is opened.
+	Meta []byte
+	// Payload is only for BatchEntry, and read by Ref.
+	Payload []byte
+}
+
+// Ref locates a payload. The zero Ref locates nothing.
+type Ref struct {
+	Group  uint64 // from 1, ascending
+	Offset uint32 // of the payload in the group
+	Length uint32 // of the payload
+}
+
+// Recovered is one entry found when a store is opened. Meta may be kept.
+type Recovered struct {
+	Kind EntryKind
+	Meta []byte
+	Ref  Ref // of a BatchEntry
+}
+
+// StoreOptions are what a queue gives to a store it opens.
+type StoreOptions struct {
+	// Recover is called during Open, in append order, with every batch that was not released durably
+	// (released ones may come back too), and with the newest readable snapshot and the changes
+	// after it. Batches of older segments come before that snapshot.
+	Recover func(Recovered) error
+	// Snapshot returns the Meta of one SnapshotEntry: the state after all groups appended so far.
+	Snapshot func() []byte
+	// Damage is called with every damaged byte range found, in words for people.
+	Damage func(description string)
+}
+
+// StoreStats is what a store uses.
+type StoreStats struct {
+	DiskBytes int64 // of all its files, by their allocated blocks
+	Segments  int
+}

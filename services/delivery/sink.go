@@ -1,0 +1,130 @@
+// Package delivery takes batches of one subscription from the buffer and hands them to a Sink.
+// What is shared by all kinds of destination is here: the session with the buffer (credit, leases and
+// their extension, acks), reconnecting, draining, and the admin API. The kinds are in the packages
+// below it.
+package delivery
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/internal/recordbatch"
+)
+
+var (
+	// ErrRefused is the answer to an ack of which a lease was no longer held. Nothing of the ack took
+	// effect: the sink goes back to its state before it.
+	ErrRefused = errors.New("ack refused: a lease is no longer held")
+	// ErrSessionLost means that the stream to the buffer broke. What became of an unanswered ack is
+	// unknown: the sink must return without touching its destination again, and go on in its next
+	// session from the state the buffer hands back.
+	ErrSessionLost = errors.New("session lost")
+)
+
+// Sink is a kind of destination. A Sink lives as long as the process and serves one session after the other.
+type Sink interface {
+	// Serve delivers the leases of s until s.Leases() is closed, then returns. When s.Err() is nil by
+	// then the delivery is draining: Serve finishes and acks what it holds first. Otherwise it stops at
+	// once and drops all it holds. No goroutine of a session outlives its Serve. An error other than
+	// s.Err() is retried by the caller with a new session, after backoff. When ctx ends, Serve
+	// returns at once.
+	Serve(ctx context.Context, s Session) error
+	// Ordering is what the sink needs of the buffer.
+	Ordering() spillwayv1.Ordering
+}
+
+// Session is a Sink's view of its stream to the buffer. All methods may be called concurrently.
+type Session interface {
+	// ID is unique for the life of the queue's data: fit for names of files.
+	ID() uint64
+	// Leases yields the batches to deliver. It is closed when the session drains or is lost.
+	// Held leases are extended until they are acked, nacked or revoked; their bytes are the memory
+	// bound, so a sink may hold all it is given.
+	Leases() <-chan *Lease
+	// Adoptions yields the sink state of dead sessions, which the sink now owns. Never closed.
+	Adoptions() <-chan *Adoption
+	// Ack settles leases and changes sink state in one durable write, and returns after it:
+	// nil, ErrRefused, ErrSessionLost or ctx's error.
+	Ack(ctx context.Context, ack *Ack) error
+	// Nack gives a lease back, to be leased again after delay (0: the buffer's own backoff).
+	Nack(l *Lease, delay time.Duration, reason error)
+	// Err is nil while the session lives or drains, and why it was lost afterwards.
+	Err() error
+}
+
+// Lease is a batch on loan.
+type Lease struct {
+	ID      uint64
+	Attempt int // 1 for the first
+	Source  *spillwayv1.SourcePartition
+	// First and Next are the offsets covered.
+	First, Next int64
+	// RecordCount is an upper bound of the records that Records yields.
+	RecordCount int
+	// Payload is the uncompressed RecordBatch, checked against its CRC.
+	Payload []byte
+
+	settled []*spillwayv1.OffsetRange
+	bytes   int64 // of credit
+}
+
+// NewLease is for tests of sinks.
+func NewLease(id uint64, source *spillwayv1.SourcePartition, first, next int64, count int, payload []byte, settled ...*spillwayv1.OffsetRange) *Lease {
+	return &Lease{ID: id, Attempt: 1, Source: source, First: first, Next: next, RecordCount: count, Payload: payload, settled: settled, bytes: int64(len(payload))}
+}
+
+// Records calls yield with every record that is to be delivered and its offset, in order, and stops
+// at the first error, yield's own or a malformed payload's (recordbatch.ErrMalformed). The record is
+// only valid within yield, the bytes it points to as long as the lease.
+func (l *Lease) Records(yield func(offset int64, r *recordbatch.Record) error) error {
+	var reader recordbatch.Reader
+	reader.Reset(l.Payload)
+	settled := l.settled
+	for reader.Next() {
+		r := reader.Record()
+		offset := l.First + r.OffsetDelta
+		for len(settled) > 0 && settled[0].Next <= offset {
+			settled = settled[1:]
+		}
+		if len(settled) > 0 && settled[0].First <= offset {
+			continue
+		}
+		if err := yield(offset, r); err != nil {
+			return err
+		}
+	}
+	return reader.Err()
+}
+
+// Ack is what a sink wants settled at once.
+type Ack struct {
+	Leases []AckedLease
+	State  []StateChange
+}
+
+// AckedLease is one lease that is done. Its offsets that are named nowhere are delivered.
+type AckedLease struct {
+	Lease       *Lease
+	DeadLetters []DeadLetter
+}
+
+// DeadLetter is a record that can never be delivered, with the reason.
+type DeadLetter struct {
+	Offset int64
+	Reason string
+}
+
+// StateChange puts an entry of sink state, or deletes it when Value is nil. Keys are unique over all
+// sessions of the subscription.
+type StateChange struct {
+	Key   string
+	Value []byte
+}
+
+// Adoption is the sink state of a dead session.
+type Adoption struct {
+	SessionID uint64
+	Entries   []*spillwayv1.StateEntry
+}

@@ -1,0 +1,146 @@
+// Package config is the one YAML file that describes a pipeline. Load reads it strictly: an unknown
+// key or an impossible value is an error that names file, line and key, and nothing starts.
+package config
+
+import "time"
+
+// Config is the whole file. Every service reads the parts it needs.
+type Config struct {
+	// Buffers are the gRPC addresses of the buffer, as ingest and deliveries reach it.
+	Buffers []string `yaml:"buffers"`
+	Ingest  Ingest   `yaml:"ingest"`
+	Buffer  Buffer   `yaml:"buffer"`
+	// Delivery has one entry per `spillway delivery NAME`.
+	Delivery map[string]*Delivery `yaml:"delivery"`
+}
+
+// Ingest is what `spillway ingest` reads.
+type Ingest struct {
+	Listen string `yaml:"listen"` // gRPC address
+	HTTP   string `yaml:"http"`   // metrics and health address
+	// Memory bounds the bytes fetched from Kafka and not yet accepted by the buffer.
+	Memory  ByteSize           `yaml:"memory"`
+	Sources map[string]*Source `yaml:"sources"`
+}
+
+// Source is a set of topics of one Kafka cluster, read as one consumer group into one queue.
+type Source struct {
+	Brokers []string `yaml:"brokers"`
+	Group   string   `yaml:"group"`
+	Topics  []string `yaml:"topics"`
+	// Start is where a partition begins that neither the buffer nor Kafka's group knows: earliest or latest.
+	Start string `yaml:"start"`
+	Queue string `yaml:"queue"`
+	Batch Batch  `yaml:"batch"`
+}
+
+// Batch bounds a batch; the first bound reached ends it.
+type Batch struct {
+	Records int           `yaml:"records"`
+	Bytes   ByteSize      `yaml:"bytes"`
+	Linger  time.Duration `yaml:"linger"`
+}
+
+// Buffer is what `spillway buffer` reads.
+type Buffer struct {
+	Listen  string            `yaml:"listen"`
+	HTTP    string            `yaml:"http"`
+	DataDir string            `yaml:"data_dir"`
+	Queues  map[string]*Queue `yaml:"queues"`
+}
+
+// Queue bounds one queue and names its subscriptions.
+type Queue struct {
+	// Memory is the window: batches not yet on disk, or still wanted by a fast subscription.
+	Memory Bounds `yaml:"memory"`
+	// Disk bounds the store; when it is full, ingest is held back.
+	Disk Bounds `yaml:"disk"`
+	// SpillAfter is how old a batch gets in memory before it is written to disk; 0 writes it through.
+	SpillAfter time.Duration `yaml:"spill_after"`
+	// CommitAfter is safe (on disk counts) or delivered (only delivery counts).
+	CommitAfter string `yaml:"commit_after"`
+	// Lease is how long a delivery may hold a batch without a sign of life.
+	Lease         time.Duration            `yaml:"lease"`
+	Subscriptions map[string]*Subscription `yaml:"subscriptions"`
+}
+
+// Bounds are limits in records and payload bytes; both hold.
+type Bounds struct {
+	Records int64    `yaml:"records"`
+	Bytes   ByteSize `yaml:"bytes"`
+}
+
+// Subscription is one destination's claim on a queue.
+type Subscription struct {
+	// Topics are globs (path.Match) of topics it wants.
+	Topics []string `yaml:"topics"`
+	// OnFull is block, drop_oldest or defer.
+	OnFull string `yaml:"on_full"`
+	// Limit bounds its backlog in bytes; 0 is the queue's disk bound.
+	Limit ByteSize `yaml:"limit"`
+	// Required says whether offsets wait for it before they are committed to Kafka.
+	Required bool `yaml:"required"`
+}
+
+// Delivery is what `spillway delivery NAME` reads: a subscription and exactly one destination.
+type Delivery struct {
+	Listen string `yaml:"listen"`
+	HTTP   string `yaml:"http"`
+	// Subscription is "queue/subscription".
+	Subscription string `yaml:"subscription"`
+	// Ordering is partition or none; the default is none for hdfs and partition for kafka.
+	Ordering string `yaml:"ordering"`
+	// Memory bounds the payload bytes leased and not yet acked.
+	Memory ByteSize `yaml:"memory"`
+	HDFS   *HDFS    `yaml:"hdfs"`
+	Kafka  *Kafka   `yaml:"kafka"`
+}
+
+// HDFS is a delivery to files, on HDFS or a local directory.
+type HDFS struct {
+	// URL is hdfs://namenode:8020 (several NameNodes separated by commas) or file:///absolute/dir.
+	URL string `yaml:"url"`
+	// User acts on HDFS; empty is $HADOOP_USER_NAME, else the process's user.
+	User string `yaml:"user"`
+	// Path is the directory template below the URL, with %{topic}, %{header} and strftime escapes.
+	Path        string `yaml:"path"`
+	FilePrefix  string `yaml:"file_prefix"` // template
+	FileSuffix  string `yaml:"file_suffix"`
+	InUsePrefix string `yaml:"in_use_prefix"`
+	InUseSuffix string `yaml:"in_use_suffix"`
+	// TimeZone of the escapes: an IANA name; empty is the process's local zone.
+	TimeZone string `yaml:"time_zone"`
+	Roll     Roll   `yaml:"roll"`
+	// MaxOpenFiles bounds the in-use files of this instance; the least recently used one is rolled.
+	MaxOpenFiles int `yaml:"max_open_files"`
+	// Commit bounds how much is written to files before they are closed and acked.
+	Commit     Commit `yaml:"commit"`
+	Serializer string `yaml:"serializer"` // text
+	// AppendNewline ends every text record with a line feed.
+	AppendNewline bool `yaml:"append_newline"`
+}
+
+// Roll says when an in-use file becomes final; 0 is never. The first reached decides.
+type Roll struct {
+	Interval time.Duration `yaml:"interval"` // since the file was begun
+	Size     ByteSize      `yaml:"size"`     // bytes written
+	Count    int64         `yaml:"count"`    // records written
+	Idle     time.Duration `yaml:"idle"`     // since the last commit to it
+}
+
+// Commit says when collected records are made durable; the first bound reached decides.
+type Commit struct {
+	Bytes    ByteSize      `yaml:"bytes"`
+	Interval time.Duration `yaml:"interval"`
+}
+
+// Kafka is a delivery to Kafka.
+type Kafka struct {
+	Brokers []string `yaml:"brokers"`
+	// Topic is a template: literal text, %{topic} and %{header}.
+	Topic string `yaml:"topic"`
+	// Partitioner chooses the target partition: source (same number, modulo), key, or round_robin.
+	Partitioner string `yaml:"partitioner"`
+	// Compression is none, gzip, snappy, lz4 or zstd.
+	Compression string `yaml:"compression"`
+}
