@@ -1,0 +1,68 @@
+package buffer
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/spillwayio/spillway/services/buffer/queue"
+)
+
+// collector reads the queues when it is scraped, so that nothing is counted twice.
+type collector struct{ s *Service }
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("spillway_buffer_"+name, help, labels, nil)
+}
+
+var (
+	descOpen           = desc("queue_open", "1 when the queue is open, 0 while it is recovered.", "queue")
+	descMemoryRecords  = desc("memory_records", "Records in the memory window.", "queue")
+	descMemoryBytes    = desc("memory_bytes", "Payload bytes in the memory window.", "queue")
+	descPendingRecords = desc("pending_records", "Records that at least one subscription still needs.", "queue")
+	descDiskBytes      = desc("disk_bytes", "Bytes the store uses on disk.", "queue")
+	descAppended       = desc("appended_records_total", "Records accepted since the queue was opened.", "queue")
+	descSpilled        = desc("spilled_records_total", "Records written to disk since the queue was opened.", "queue")
+
+	descSubPending     = desc("subscription_pending_records", "Records the subscription has not settled.", "subscription")
+	descSubBytes       = desc("subscription_pending_bytes", "Payload bytes the subscription has not settled.", "subscription")
+	descSubLeased      = desc("subscription_leased_batches", "Batches leased now.", "subscription")
+	descSubSessions    = desc("subscription_sessions", "Live sessions.", "subscription")
+	descSubDelivered   = desc("subscription_delivered_records_total", "Records delivered since the queue was opened.", "subscription")
+	descSubDead        = desc("subscription_dead_lettered_records_total", "Records dead-lettered since the queue was opened.", "subscription")
+	descSubRedelivered = desc("subscription_redelivered_batches_total", "Batches leased again since the queue was opened.", "subscription")
+)
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	send := func(d *prometheus.Desc, t prometheus.ValueType, v int64, label string) {
+		ch <- prometheus.MustNewConstMetric(d, t, float64(v), label)
+	}
+	for _, name := range c.s.names() {
+		open := int64(0)
+		if q, _ := c.s.queues[name].get(); q != nil {
+			open = 1
+		}
+		send(descOpen, prometheus.GaugeValue, open, name)
+	}
+	c.s.eachOpen(func(name string, q *queue.Queue) {
+		s := q.Stats()
+		send(descMemoryRecords, prometheus.GaugeValue, s.MemoryRecords, name)
+		send(descMemoryBytes, prometheus.GaugeValue, s.MemoryBytes, name)
+		send(descPendingRecords, prometheus.GaugeValue, s.PendingRecords, name)
+		send(descDiskBytes, prometheus.GaugeValue, s.Store.DiskBytes, name)
+		send(descAppended, prometheus.CounterValue, s.AppendedRecords, name)
+		send(descSpilled, prometheus.CounterValue, s.SpilledRecords, name)
+		for _, v := range q.Subscriptions() {
+			sub := name + "/" + v.Name
+			send(descSubPending, prometheus.GaugeValue, v.PendingRecords, sub)
+			send(descSubBytes, prometheus.GaugeValue, v.PendingBytes, sub)
+			send(descSubLeased, prometheus.GaugeValue, int64(v.Leased), sub)
+			send(descSubSessions, prometheus.GaugeValue, int64(v.Sessions), sub)
+			send(descSubDelivered, prometheus.CounterValue, v.Delivered, sub)
+			send(descSubDead, prometheus.CounterValue, v.DeadLettered, sub)
+			send(descSubRedelivered, prometheus.CounterValue, v.Redelivered, sub)
+		}
+	})
+}

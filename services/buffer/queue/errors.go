@@ -1,0 +1,20 @@
+package queue
+
+import "errors"
+
+var (
+	// ErrClosed means that the queue drained or its store failed. What was not answered is unknown.
+	ErrClosed = errors.New("queue is closed")
+	// ErrGap means that a range begins above the partition's appended offset.
+	ErrGap = errors.New("range leaves a gap behind the appended offset")
+	// ErrFull means that the queue's disk bound is reached.
+	ErrFull = errors.New("queue is full")
+	// ErrInvalid is wrapped by refusals of what can never be right.
+	ErrInvalid = errors.New("invalid")
+	// ErrNoSubscription means that the queue has no subscription of that name.
+	ErrNoSubscription = errors.New("no such subscription")
+	// ErrNoSession means that the session is dead.
+	ErrNoSession = errors.New("no such session")
+	// ErrLeaseGone means that a lease of an ack is not held: the whole ack is refused.
+	ErrLeaseGone = errors.New("lease is not held")
+)

@@ -1,0 +1,231 @@
+package queue
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// The journal is what the queue keeps in its store besides payloads: the Meta of entries, as JSON
+// objects.
+
+// batchMeta is the Meta of a BatchEntry.
+type batchMeta struct {
+	Partition      Partition `json:"part"`
+	Batch          Range     `json:"batch"`
+	Own            Range     `json:"own"` // the offsets it answers for
+	Records        int32     `json:"records"`
+	Codec          int32     `json:"codec"`
+	CRC            uint32    `json:"crc"`
+	MaxTimestampMs int64     `json:"ts"`
+	AppendedMs     int64     `json:"at"`
+}
+
+// change is the Meta of a ChangeEntry: what one durable write does to the ledger and the sessions.
+type change struct {
+	Seen *seenChange `json:"seen,omitempty"`
+	// Subscription is whose ledger Settle and Pause change; 0 is every one that wants the topic.
+	Subscription int64          `json:"sub,omitempty"`
+	Settle       []settleChange `json:"settle,omitempty"`
+	Pause        *bool          `json:"pause,omitempty"`
+	// Session is whose sink State changes, or who adopts.
+	Session uint64        `json:"session,omitempty"`
+	State   []StateChange `json:"state,omitempty"`
+	Adopt   uint64        `json:"adopt,omitempty"` // the dead session whose state becomes Session's
+
+	done func(*Queue) // called with the lock held, once the change is durable and applied
+}
+
+// seenChange makes a partition known.
+type seenChange struct {
+	Partition Partition `json:"part"`
+	First     int64     `json:"first"`
+}
+
+// settleChange settles Range as delivered, but for Except and DeadLetters.
+type settleChange struct {
+	Partition   Partition    `json:"part"`
+	Range       Range        `json:"range"`
+	Except      []Interval   `json:"except,omitempty"`
+	DeadLetters []DeadLetter `json:"dead,omitempty"`
+	Reason      string       `json:"why,omitempty"`
+}
+
+// snapshot is the Meta of a SnapshotEntry: the whole ledger.
+type snapshot struct {
+	NextSubscription int64               `json:"next_sub"`
+	NextSession      uint64              `json:"next_session"`
+	Subscriptions    []subscriptionState `json:"subs"`
+	Partitions       []partitionState    `json:"parts"`
+	Sessions         []sessionState      `json:"sessions"`
+}
+
+type subscriptionState struct {
+	ID       int64    `json:"id"`
+	Name     string   `json:"name"`
+	Topics   []string `json:"topics"`
+	Required bool     `json:"required"`
+	Paused   bool     `json:"paused,omitempty"`
+}
+
+type partitionState struct {
+	ID       Partition         `json:"part"`
+	First    int64             `json:"first"`
+	Appended int64             `json:"appended"`
+	Settled  map[int64]Settled `json:"settled"` // by subscription id
+}
+
+type sessionState struct {
+	ID           uint64            `json:"id"`
+	Subscription int64             `json:"sub"`
+	Consumer     string            `json:"consumer"`
+	State        map[string][]byte `json:"state"`
+}
+
+func mustJSON(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("encode journal entry: %v", err)) // only types above, none of which can fail
+	}
+	return b
+}
+
+func (p *piece) meta() []byte {
+	return mustJSON(batchMeta{Partition: p.batch.Partition, Batch: p.batch.Range, Own: p.own, Records: p.batch.Records, Codec: p.batch.Codec,
+		CRC: p.batch.CRC, MaxTimestampMs: p.batch.MaxTimestampMs, AppendedMs: p.appended.UnixMilli()})
+}
+
+// snapshot returns the state that all groups appended so far have left. Only applied changes are in
+// it, and a change is applied after its group is durable, by the goroutine that calls this.
+func (q *Queue) snapshot() []byte {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := snapshot{NextSubscription: q.nextSubscription, NextSession: q.nextSession}
+	for _, sub := range q.subs {
+		s.Subscriptions = append(s.Subscriptions, subscriptionState{ID: sub.id, Name: sub.name, Topics: sub.topics, Required: sub.required, Paused: sub.paused})
+	}
+	for _, p := range q.partitionsLocked() {
+		state := partitionState{ID: p.id, First: p.first, Appended: p.appended, Settled: make(map[int64]Settled, len(p.progress))}
+		for sub, g := range p.progress {
+			state.Settled[sub.id] = g.settled
+		}
+		s.Partitions = append(s.Partitions, state)
+	}
+	for _, id := range slices.Sorted(maps.Keys(q.sessions)) {
+		if x := q.sessions[id]; len(x.state) > 0 {
+			s.Sessions = append(s.Sessions, sessionState{ID: id, Subscription: x.sub.id, Consumer: x.Consumer, State: x.state})
+		}
+	}
+	return mustJSON(s)
+}
+
+// recovery rebuilds a queue from its store.
+type recovery struct {
+	q      *Queue
+	pieces []*piece
+}
+
+func (r *recovery) entry(e Recovered) error {
+	switch e.Kind {
+	case BatchEntry:
+		var m batchMeta
+		if err := json.Unmarshal(e.Meta, &m); err != nil {
+			return fmt.Errorf("decode batch entry of group %d: %w", e.Ref.Group, err)
+		}
+		r.pieces = append(r.pieces, &piece{
+			batch: Batch{Partition: m.Partition, Range: m.Batch, Records: m.Records, Codec: m.Codec, CRC: m.CRC, MaxTimestampMs: m.MaxTimestampMs},
+			own:   m.Own, size: int64(e.Ref.Length), appended: time.UnixMilli(m.AppendedMs), ref: e.Ref, stored: true})
+	case SnapshotEntry:
+		var s snapshot
+		if err := json.Unmarshal(e.Meta, &s); err != nil {
+			return fmt.Errorf("decode snapshot entry: %w", err)
+		}
+		r.q.restore(&s)
+	case ChangeEntry:
+		var c change
+		if err := json.Unmarshal(e.Meta, &c); err != nil {
+			return fmt.Errorf("decode change entry: %w", err)
+		}
+		r.q.applyLocked(&c)
+	default:
+		return fmt.Errorf("decode entry: unknown kind %d", e.Kind)
+	}
+	return nil
+}
+
+// restore replaces the ledger by a snapshot.
+func (q *Queue) restore(s *snapshot) {
+	q.nextSubscription, q.nextSession = s.NextSubscription, s.NextSession
+	q.subs, q.partitions, q.sessions = nil, make(map[Partition]*partition), make(map[uint64]*Session)
+	byID := make(map[int64]*subscription)
+	for _, st := range s.Subscriptions {
+		sub := &subscription{id: st.ID, name: st.Name, topics: st.Topics, required: st.Required, paused: st.Paused}
+		q.subs = append(q.subs, sub)
+		byID[sub.id] = sub
+	}
+	for _, st := range s.Partitions {
+		p := &partition{id: st.ID, first: st.First, appended: st.Appended, safe: st.First, progress: make(map[*subscription]*progress)}
+		q.partitions[p.id] = p
+		for id, settled := range st.Settled {
+			if sub := byID[id]; sub != nil {
+				q.addProgress(sub, p, settled)
+			}
+		}
+	}
+	for _, st := range s.Sessions {
+		if sub := byID[st.Subscription]; sub != nil {
+			q.sessions[st.ID] = q.newSession(st.ID, sub, st.Consumer, st.State)
+		}
+	}
+}
+
+// applyLocked does to the ledger what a change says: when it became durable, and when it is recovered.
+func (q *Queue) applyLocked(c *change) {
+	if c.Seen != nil {
+		q.partitionLocked(c.Seen.Partition, c.Seen.First)
+	}
+	for i := range c.Settle {
+		s := &c.Settle[i]
+		p := q.partitionLocked(s.Partition, s.Range.First)
+		p.appended = max(p.appended, s.Range.Next)
+		for sub, g := range p.progress {
+			if c.Subscription == 0 || c.Subscription == sub.id {
+				q.settleLocked(g, s)
+			}
+		}
+		q.raiseSafeLocked(p)
+	}
+	if c.Pause != nil {
+		for _, sub := range q.subs {
+			if sub.id == c.Subscription {
+				sub.paused = *c.Pause
+			}
+		}
+	}
+	if c.Session == 0 {
+		return
+	}
+	s := q.sessions[c.Session]
+	if s == nil { // recovered: a session is in no snapshot before it has state
+		sub := q.subscriptionByID(c.Subscription)
+		if sub == nil || (len(c.State) == 0 && c.Adopt == 0) {
+			return
+		}
+		s = q.newSession(c.Session, sub, "", nil)
+		q.sessions[c.Session] = s
+		q.nextSession = max(q.nextSession, c.Session+1)
+	}
+	for _, st := range c.State {
+		if st.Value == nil {
+			delete(s.state, st.Key)
+		} else {
+			s.state[st.Key] = st.Value
+		}
+	}
+	if dead := q.sessions[c.Adopt]; dead != nil {
+		maps.Copy(s.state, dead.state)
+		delete(q.sessions, c.Adopt)
+	}
+}

@@ -1,0 +1,443 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Limits of sink state.
+const (
+	MaxStateKeyBytes   = 4 << 10
+	MaxStateValueBytes = 64 << 10
+	MaxStateEntries    = 100_000
+)
+
+// Session is a delivery's claim on a subscription. It gets leases while it has credit, owns sink
+// state, and is dead for good once it is closed.
+type Session struct {
+	ID       uint64
+	Consumer string
+
+	q        *Queue
+	sub      *subscription
+	ordered  bool
+	live     bool
+	credit   int64
+	leases   map[uint64]*lease
+	state    map[string][]byte
+	acking   int // acks being made durable
+	openedAt time.Time
+
+	events []Event
+	signal chan struct{} // has room for one: events are there, or the session is dead
+}
+
+// Event is something to tell the delivery; exactly one field is set.
+type Event struct {
+	Lease   *Lease
+	Ack     *AckResult
+	Adopt   *Adoption
+	Revoked []uint64
+}
+
+// Lease is a batch on loan. Load fetches the payload.
+type Lease struct {
+	ID      uint64
+	Batch   Batch // Payload may be nil before Load
+	Attempt int
+	Settled []Range // parts of Batch.Range that are not to be delivered
+	ref     Ref
+}
+
+// Size is the number of payload bytes, also before Load.
+func (l *Lease) Size() int64 { return max(int64(len(l.Batch.Payload)), int64(l.ref.Length)) }
+
+// AckResult is the answer to an ack. A nil Err means durable.
+type AckResult struct {
+	ID  uint64
+	Err error
+}
+
+// Adoption is the sink state of a dead session, now the session's own.
+type Adoption struct {
+	SessionID uint64
+	State     map[string][]byte
+}
+
+// Ack is what a session wants settled in one durable write, all or nothing.
+type Ack struct {
+	ID     uint64 // chosen by the delivery
+	Leases []AckedLease
+	State  []StateChange
+}
+
+// AckedLease settles a lease: what is named in neither list is delivered.
+type AckedLease struct {
+	ID          uint64
+	Filtered    []Range
+	DeadLetters []DeadLetter
+}
+
+// DeadLetter is a record that can never be delivered.
+type DeadLetter struct {
+	Offset int64  `json:"at"`
+	Reason string `json:"why"`
+}
+
+// StateChange puts an entry of sink state, or deletes it when Value is nil.
+type StateChange struct {
+	Key   string `json:"k"`
+	Value []byte `json:"v"` // null deletes
+}
+
+// Events waits until there is something to tell, and returns all of it.
+func (s *Session) Events(ctx context.Context) ([]Event, error) {
+	for {
+		s.q.mu.Lock()
+		events, live := s.events, s.live
+		s.events = nil
+		s.q.mu.Unlock()
+		if len(events) > 0 {
+			return events, nil
+		}
+		if !live {
+			return nil, ErrClosed
+		}
+		select {
+		case <-s.signal:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (s *Session) tellLocked(e Event) {
+	if !s.live {
+		return
+	}
+	s.events = append(s.events, e)
+	select {
+	case s.signal <- struct{}{}:
+	default:
+	}
+}
+
+// AddCredit allows more payload bytes to be leased.
+func (s *Session) AddCredit(bytes int64) error {
+	if bytes <= 0 {
+		return fmt.Errorf("%w credit of %d bytes", ErrInvalid, bytes)
+	}
+	s.q.mu.Lock()
+	defer s.q.mu.Unlock()
+	if !s.live {
+		return ErrNoSession
+	}
+	s.credit += bytes
+	s.q.dispatchLocked(s.sub)
+	return nil
+}
+
+// Ack asks for a durable write. Its result comes as an Event. An error is returned for what is
+// malformed; a lease that is not held is a result, ErrLeaseGone.
+func (s *Session) Ack(a Ack) error {
+	if err := a.validate(); err != nil {
+		return err
+	}
+	s.q.mu.Lock()
+	defer s.q.mu.Unlock()
+	if !s.live {
+		return ErrNoSession
+	}
+	leases := make([]*lease, 0, len(a.Leases))
+	for _, al := range a.Leases {
+		l := s.leases[al.ID]
+		if l == nil || l.acking {
+			s.tellLocked(Event{Ack: &AckResult{ID: a.ID, Err: fmt.Errorf("ack %d: lease %d: %w", a.ID, al.ID, ErrLeaseGone)}})
+			return nil
+		}
+		if err := al.validate(l.piece.batch.Range); err != nil {
+			return err
+		}
+		leases = append(leases, l)
+	}
+	if n := len(s.state) + len(a.State); n > MaxStateEntries {
+		return fmt.Errorf("%w ack: %d entries of sink state, at most %d", ErrInvalid, n, MaxStateEntries)
+	}
+	for _, l := range leases {
+		l.acking = true
+	}
+	s.acking++
+	s.q.enqueueLocked(s.ackChange(a, leases))
+	return nil
+}
+
+func (a *Ack) validate() error {
+	ids := make(map[uint64]struct{}, len(a.Leases))
+	for _, l := range a.Leases {
+		if _, twice := ids[l.ID]; twice {
+			return fmt.Errorf("%w ack %d: lease %d is in it twice", ErrInvalid, a.ID, l.ID)
+		}
+		ids[l.ID] = struct{}{}
+	}
+	for _, c := range a.State {
+		if c.Key == "" || len(c.Key) > MaxStateKeyBytes || len(c.Value) > MaxStateValueBytes {
+			return fmt.Errorf("%w ack %d: state key of %d bytes (1 to %d) with value of %d bytes (at most %d)",
+				ErrInvalid, a.ID, len(c.Key), MaxStateKeyBytes, len(c.Value), MaxStateValueBytes)
+		}
+	}
+	return nil
+}
+
+func (al *AckedLease) validate(batch Range) error {
+	for _, r := range al.Filtered {
+		if r.First >= r.Next || r.First < batch.First || r.Next > batch.Next {
+			return fmt.Errorf("%w ack of lease %d: filtered range [%d,%d) is not inside [%d,%d)", ErrInvalid, al.ID, r.First, r.Next, batch.First, batch.Next)
+		}
+	}
+	for _, d := range al.DeadLetters {
+		if d.Offset < batch.First || d.Offset >= batch.Next {
+			return fmt.Errorf("%w ack of lease %d: dead letter %d is not inside [%d,%d)", ErrInvalid, al.ID, d.Offset, batch.First, batch.Next)
+		}
+	}
+	return nil
+}
+
+// ackChange is the journal's form of an ack.
+func (s *Session) ackChange(a Ack, leases []*lease) *change {
+	c := &change{Subscription: s.sub.id, Session: s.ID, State: a.State}
+	for i, l := range leases {
+		own := l.piece.own
+		settle := settleChange{Partition: l.progress.part.id, Range: own}
+		for _, r := range a.Leases[i].Filtered {
+			if r = (Range{max(r.First, own.First), min(r.Next, own.Next)}); r.Len() > 0 {
+				settle.Except = append(settle.Except, Interval{r, Filtered})
+			}
+		}
+		for _, d := range a.Leases[i].DeadLetters {
+			if d.Offset >= own.First && d.Offset < own.Next {
+				settle.DeadLetters = append(settle.DeadLetters, d)
+			}
+		}
+		c.Settle = append(c.Settle, settle)
+	}
+	c.done = func(q *Queue) {
+		for _, l := range leases {
+			q.endLeaseLocked(l)
+		}
+		s.acking--
+		if s.live {
+			s.tellLocked(Event{Ack: &AckResult{ID: a.ID}})
+		} else {
+			q.buryLocked(s)
+		}
+		q.dispatchLocked(s.sub)
+	}
+	return c
+}
+
+// Nack gives a lease back, not to be leased again before delay has passed; 0 asks for the queue's own
+// backoff, less than 0 for none. A lease that is not held is ignored.
+func (s *Session) Nack(id uint64, delay time.Duration) {
+	q := s.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	l := s.leases[id]
+	if l == nil || l.acking {
+		return
+	}
+	if delay == 0 {
+		delay = redeliveryDelay(l.attempt, q.cfg.Random())
+	}
+	q.returnLeaseLocked(l, q.cfg.Now().Add(delay))
+	q.dispatchLocked(s.sub)
+}
+
+// Extend moves the deadline of the leases; those that are not held come back as Revoked.
+func (s *Session) Extend(ids []uint64) {
+	q := s.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	deadline := q.cfg.Now().Add(q.cfg.LeaseDuration)
+	var gone []uint64
+	for _, id := range ids {
+		if l := s.leases[id]; l != nil {
+			l.deadline = deadline
+		} else {
+			gone = append(gone, id)
+		}
+	}
+	if len(gone) > 0 {
+		s.tellLocked(Event{Revoked: gone})
+	}
+}
+
+// Close ends the session: its leases go to others, and so does its sink state.
+func (s *Session) Close() {
+	q := s.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !s.live {
+		return
+	}
+	s.live = false
+	s.events = nil
+	s.sub.sessions = slices.DeleteFunc(s.sub.sessions, func(x *Session) bool { return x == s })
+	now := q.cfg.Now()
+	for _, l := range slices.Collect(maps.Values(s.leases)) {
+		if !l.acking {
+			q.returnLeaseLocked(l, now)
+		}
+	}
+	q.buryLocked(s)
+	q.dispatchLocked(s.sub)
+	select {
+	case s.signal <- struct{}{}:
+	default:
+	}
+}
+
+// buryLocked puts a dead session's sink state up for adoption, once its last ack is durable.
+func (q *Queue) buryLocked(s *Session) {
+	if s.live || s.acking > 0 {
+		return
+	}
+	if len(s.state) == 0 {
+		delete(q.sessions, s.ID)
+		return
+	}
+	s.sub.orphans = append(s.sub.orphans, s)
+	q.adoptLocked(s.sub)
+}
+
+// adoptLocked hands orphaned sink state to the live session that owns the least. The journal holds
+// the new owner before that one hears of it.
+func (q *Queue) adoptLocked(sub *subscription) {
+	if len(sub.sessions) == 0 {
+		return
+	}
+	for _, dead := range sub.orphans {
+		heir := slices.MinFunc(sub.sessions, func(a, b *Session) int { return len(a.state) - len(b.state) })
+		heir.acking++ // not buried before it owns the state
+		q.enqueueLocked(&change{Subscription: sub.id, Session: heir.ID, Adopt: dead.ID, done: func(q *Queue) {
+			heir.acking--
+			if heir.live {
+				heir.tellLocked(Event{Adopt: &Adoption{SessionID: dead.ID, State: maps.Clone(dead.state)}})
+			} else {
+				q.buryLocked(heir)
+			}
+		}})
+	}
+	sub.orphans = nil
+}
+
+// dispatchLocked leases what can be leased to the sessions that have credit.
+func (q *Queue) dispatchLocked(sub *subscription) {
+	if sub.paused || len(sub.sessions) == 0 {
+		return
+	}
+	now, ordered := q.cfg.Now(), sub.ordered()
+	for waiting := 0; waiting < len(sub.ready); {
+		g := sub.ready[0]
+		s := sub.taker(g, ordered)
+		if s == nil && !ordered {
+			return // nobody has credit
+		}
+		sub.ready = sub.ready[1:]
+		pc, fromBack := g.next(now, ordered)
+		switch {
+		case pc == nil:
+			g.inReady = false
+		case s == nil:
+			sub.ready = append(sub.ready, g)
+			waiting++
+		default:
+			q.leaseLocked(g, pc, fromBack, s, now)
+			sub.ready = append(sub.ready, g)
+			waiting = 0
+		}
+	}
+}
+
+// taker is the session to lease from g to: the one that holds the partition when ordered, else the
+// one with most credit.
+func (s *subscription) taker(g *progress, ordered bool) *Session {
+	if h := g.holder(); ordered && h != nil {
+		if h.live && h.credit > 0 {
+			return h
+		}
+		return nil
+	}
+	var best *Session
+	for _, x := range s.sessions {
+		if x.credit > 0 && (best == nil || x.credit > best.credit) {
+			best = x
+		}
+	}
+	return best
+}
+
+func (q *Queue) leaseLocked(g *progress, pc *piece, fromBack int, s *Session, now time.Time) {
+	attempt := 1
+	if fromBack >= 0 {
+		attempt = g.back[fromBack].attempt + 1
+		g.back = slices.Delete(g.back, fromBack, fromBack+1)
+	} else {
+		g.cursor = pc.own.Next
+	}
+	if attempt > 1 {
+		g.sub.redelivered++
+	}
+	q.nextLease++
+	l := &lease{id: q.nextLease, piece: pc, progress: g, session: s, attempt: attempt, deadline: now.Add(q.cfg.LeaseDuration)}
+	g.addLease(l)
+	s.leases[l.id] = l
+	s.credit -= pc.size
+	g.sub.leased++
+
+	out := &Lease{ID: l.id, Batch: pc.batch, Attempt: attempt, Settled: g.skip(pc), ref: pc.ref}
+	s.tellLocked(Event{Lease: out})
+}
+
+// endLeaseLocked forgets a lease.
+func (q *Queue) endLeaseLocked(l *lease) {
+	delete(l.session.leases, l.id)
+	l.progress.removeLease(l)
+	l.progress.sub.leased--
+	q.readyLocked(l.progress)
+}
+
+// returnLeaseLocked ends a lease whose batch is to be leased again at due. With ordering, the later
+// leases of the partition go back with it: delivered after it, they would be out of order.
+func (q *Queue) returnLeaseLocked(l *lease, due time.Time) {
+	g := l.progress
+	gone := []*lease{l}
+	if g.sub.ordered() || l.session.ordered {
+		for _, later := range g.leases {
+			if later.piece.own.First > l.piece.own.First && !later.acking {
+				gone = append(gone, later)
+			}
+		}
+	}
+	var revoked []uint64
+	for _, x := range gone {
+		q.endLeaseLocked(x)
+		g.giveBack(returned{piece: x.piece, attempt: x.attempt, due: due})
+		if x != l {
+			revoked = append(revoked, x.id)
+		}
+	}
+	if len(revoked) > 0 {
+		l.session.tellLocked(Event{Revoked: revoked})
+	}
+}
+
+// readyLocked puts g in line for dispatch.
+func (q *Queue) readyLocked(g *progress) {
+	if !g.inReady {
+		g.inReady = true
+		g.sub.ready = append(g.sub.ready, g)
+	}
+}

@@ -1,0 +1,368 @@
+package buffer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/buffer/queue"
+	"github.com/spillwayio/spillway/services/internal/recordbatch"
+)
+
+// damagedRetry is when a batch whose stored bytes are damaged is tried again.
+const damagedRetry = 30 * time.Second
+
+// server is the data plane.
+type server struct {
+	spillwayv1.UnimplementedBufferServiceServer
+	s *Service
+}
+
+// appendStream is one Append stream. Sends come from two goroutines: the one that appends, and the
+// one that reports safe offsets.
+type appendStream struct {
+	grpc   spillwayv1.BufferService_AppendServer
+	sendMu sync.Mutex
+	q      *queue.Queue
+	watch  *queue.Watcher
+	open   *spillwayv1.AppendOpen
+}
+
+func (a *appendStream) send(m *spillwayv1.AppendResponse) error {
+	a.sendMu.Lock()
+	defer a.sendMu.Unlock()
+	return a.grpc.Send(m)
+}
+
+// Append implements BufferService.
+func (v *server) Append(stream spillwayv1.BufferService_AppendServer) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	open := first.GetOpen()
+	if open == nil || open.Cluster == "" {
+		return toStatus(fmt.Errorf("%w stream: the first message must be open, with a cluster", queue.ErrInvalid))
+	}
+	q, err := v.s.queue(open.Queue)
+	if err != nil {
+		return toStatus(err)
+	}
+	a := &appendStream{grpc: stream, q: q, watch: q.Watch(), open: open}
+	defer a.watch.Close()
+	log := v.s.deps.Log.With("queue", open.Queue, "client", open.Client, "cluster", open.Cluster)
+	log.Info("ingest connected")
+	if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Opened{Opened: &spillwayv1.AppendOpened{}}}); err != nil {
+		return err
+	}
+	ended := make(chan error, 2)
+	go func() { ended <- a.receive() }()
+	go func() { ended <- a.reportSafe() }()
+	err = <-ended
+	if err == nil || isGone(err) || status.Code(err) != 2 {
+		log.Info("ingest disconnected", "why", fmt.Sprint(err))
+	} else {
+		log.Warn("append stream ended", "error", err)
+	}
+	return streamError(err)
+}
+
+// streamError is what a stream ends with: nil at the other side's orderly end, gRPC's own errors as
+// they are, and the queue's by the table.
+func streamError(err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	return toStatus(err)
+}
+
+func (a *appendStream) receive() error {
+	for {
+		m, err := a.grpc.Recv()
+		if err != nil {
+			return err
+		}
+		switch m := m.Message.(type) {
+		case *spillwayv1.AppendRequest_Batch:
+			err = a.batch(m.Batch)
+		case *spillwayv1.AppendRequest_Assign:
+			err = a.assign(m.Assign)
+		case *spillwayv1.AppendRequest_Revoke:
+			var id queue.Partition
+			if id, err = a.partition(m.Revoke.Source); err == nil {
+				a.watch.Remove(id)
+			}
+		case *spillwayv1.AppendRequest_Settle:
+			err = a.settle(m.Settle)
+		default:
+			err = fmt.Errorf("%w message %T", queue.ErrInvalid, m)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (a *appendStream) partition(p *spillwayv1.SourcePartition) (queue.Partition, error) {
+	if p.GetTopic() == "" || p.GetPartition() < 0 || p.GetCluster() != a.open.Cluster {
+		return queue.Partition{}, fmt.Errorf("%w source partition %v: want a topic, a partition from 0 and the stream's cluster %q", queue.ErrInvalid, p, a.open.Cluster)
+	}
+	return queue.Partition{Cluster: p.Cluster, Topic: p.Topic, Incarnation: p.Incarnation, Number: p.Partition}, nil
+}
+
+func fromPartition(p queue.Partition) *spillwayv1.SourcePartition {
+	return &spillwayv1.SourcePartition{Cluster: p.Cluster, Topic: p.Topic, Incarnation: p.Incarnation, Partition: p.Number}
+}
+
+func fromRange(r queue.Range) *spillwayv1.OffsetRange {
+	return &spillwayv1.OffsetRange{First: r.First, Next: r.Next}
+}
+
+func fromRanges(rs []queue.Range) []*spillwayv1.OffsetRange {
+	var out []*spillwayv1.OffsetRange
+	for _, r := range rs {
+		out = append(out, fromRange(r))
+	}
+	return out
+}
+
+func (a *appendStream) assign(m *spillwayv1.AssignPartition) error {
+	id, err := a.partition(m.Source)
+	if err != nil {
+		return err
+	}
+	a.watch.Add(id) // before Assign: a rise in between is reported twice rather than not at all
+	at, err := a.q.Assign(id)
+	if err != nil {
+		return err
+	}
+	return a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Assigned{Assigned: &spillwayv1.PartitionAssigned{
+		Source: fromPartition(at.Partition), Known: at.Known, ResumeOffset: at.Resume, SafeOffset: at.Safe}}})
+}
+
+func (a *appendStream) batch(b *spillwayv1.Batch) error {
+	id, err := a.partition(b.Source)
+	if err != nil {
+		return err
+	}
+	var known bool
+	if recordbatch.CRC(b.Payload) != b.PayloadCrc32C {
+		err = fmt.Errorf("batch [%d,%d): %w", b.FirstOffset, b.NextOffset, errChecksum)
+	} else if b.Codec != spillwayv1.Codec_CODEC_NONE && b.Codec != spillwayv1.Codec_CODEC_ZSTD {
+		err = fmt.Errorf("%w batch [%d,%d): codec %s", queue.ErrInvalid, b.FirstOffset, b.NextOffset, b.Codec)
+	} else {
+		known, err = a.q.Append(a.grpc.Context(), queue.Batch{Partition: id, Range: queue.Range{First: b.FirstOffset, Next: b.NextOffset},
+			Records: b.RecordCount, Codec: int32(b.Codec), CRC: b.PayloadCrc32C, MaxTimestampMs: b.MaxTimestampMs, Payload: b.Payload})
+	}
+	return a.answer(b.Source, &spillwayv1.OffsetRange{First: b.FirstOffset, Next: b.NextOffset}, known, err)
+}
+
+func (a *appendStream) settle(m *spillwayv1.SettleRange) error {
+	id, err := a.partition(m.Source)
+	if err != nil {
+		return err
+	}
+	if m.Range == nil || m.Outcome == spillwayv1.Outcome_OUTCOME_DROPPED {
+		err = fmt.Errorf("%w settle: want a range, and an outcome other than %s", queue.ErrInvalid, m.Outcome)
+	} else {
+		err = a.q.Settle(id, queue.Range{First: m.Range.First, Next: m.Range.Next}, queue.Outcome(m.Outcome), m.Reason)
+	}
+	return a.answer(m.Source, m.Range, false, err)
+}
+
+// answer reports the result of a batch or settle. Errors about the queue as a whole end the stream.
+func (a *appendStream) answer(source *spillwayv1.SourcePartition, r *spillwayv1.OffsetRange, known bool, err error) error {
+	if isGone(err) {
+		return err
+	}
+	m := &spillwayv1.Appended{Source: source, Range: r, Duplicate: known}
+	if err != nil {
+		m.Status = status.Convert(toStatus(err)).Proto()
+	}
+	return a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Appended{Appended: m}})
+}
+
+func (a *appendStream) reportSafe() error {
+	for {
+		risen, err := a.watch.Risen(a.grpc.Context())
+		if err != nil {
+			return err
+		}
+		for id, offset := range risen {
+			if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Safe{
+				Safe: &spillwayv1.SafeOffset{Source: fromPartition(id), Offset: offset}}}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// Consume implements BufferService.
+func (v *server) Consume(stream spillwayv1.BufferService_ConsumeServer) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	open := first.GetOpen()
+	if open == nil || open.Ordering == spillwayv1.Ordering_ORDERING_UNSPECIFIED {
+		return toStatus(fmt.Errorf("%w stream: the first message must be open, with an ordering", queue.ErrInvalid))
+	}
+	q, sub, err := v.s.subscription(open.Subscription)
+	if err != nil {
+		return toStatus(err)
+	}
+	session, err := q.OpenSession(sub, open.Consumer, open.Ordering == spillwayv1.Ordering_ORDERING_PARTITION)
+	if err != nil {
+		return toStatus(err)
+	}
+	defer session.Close()
+	log := v.s.deps.Log.With("subscription", open.Subscription, "session", session.ID, "consumer", open.Consumer)
+	log.Info("session opened", "ordering", open.Ordering)
+	c := &consumeStream{grpc: stream, q: q, session: session, damaged: func(l *queue.Lease, err error) {
+		log.Error("batch cannot be read from the store; it is tried again later", "error", err)
+	}}
+	if err := stream.Send(&spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_Opened{Opened: &spillwayv1.ConsumeOpened{
+		SessionId: session.ID, LeaseDuration: durationpb.New(v.s.leaseDuration(open.Subscription))}}}); err != nil {
+		return err
+	}
+	received := make(chan error, 1)
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
+	go func() {
+		err := c.receive()
+		received <- err
+		cancel(err)
+	}()
+	err = c.tell(ctx)
+	select {
+	case err = <-received: // why the telling ended
+	default:
+	}
+	log.Info("session closed", "why", fmt.Sprint(err))
+	return streamError(err)
+}
+
+// consumeStream is one session's stream.
+type consumeStream struct {
+	grpc    spillwayv1.BufferService_ConsumeServer
+	q       *queue.Queue
+	session *queue.Session
+	damaged func(*queue.Lease, error)
+}
+
+func (c *consumeStream) receive() error {
+	for {
+		m, err := c.grpc.Recv()
+		if err != nil {
+			return err
+		}
+		switch m := m.Message.(type) {
+		case *spillwayv1.ConsumeRequest_Credit:
+			err = c.session.AddCredit(m.Credit.Bytes)
+		case *spillwayv1.ConsumeRequest_Ack:
+			err = c.session.Ack(toAck(m.Ack))
+		case *spillwayv1.ConsumeRequest_Nack:
+			delay := time.Duration(0)
+			if m.Nack.Delay != nil {
+				if delay = m.Nack.Delay.AsDuration(); delay == 0 {
+					delay = -1
+				}
+			}
+			c.session.Nack(m.Nack.LeaseId, delay)
+		case *spillwayv1.ConsumeRequest_Extend:
+			c.session.Extend(m.Extend.LeaseIds)
+		default:
+			err = fmt.Errorf("%w message %T", queue.ErrInvalid, m)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func toAck(m *spillwayv1.Ack) queue.Ack {
+	a := queue.Ack{ID: m.Id}
+	for _, l := range m.Leases {
+		al := queue.AckedLease{ID: l.LeaseId}
+		for _, r := range l.Filtered {
+			al.Filtered = append(al.Filtered, queue.Range{First: r.First, Next: r.Next})
+		}
+		for _, d := range l.DeadLetters {
+			al.DeadLetters = append(al.DeadLetters, queue.DeadLetter{Offset: d.Offset, Reason: d.Reason})
+		}
+		a.Leases = append(a.Leases, al)
+	}
+	for _, s := range m.StateChanges {
+		c := queue.StateChange{Key: s.Key, Value: s.Value}
+		if s.Value == nil && s.ProtoReflect().Has(stateValue) {
+			c.Value = []byte{}
+		}
+		a.State = append(a.State, c)
+	}
+	return a
+}
+
+// stateValue tells an empty value, which is one, from an absent one, which deletes.
+var stateValue = (&spillwayv1.StateChange{}).ProtoReflect().Descriptor().Fields().ByName("value")
+
+// tell sends the session's events until it dies or ctx ends.
+func (c *consumeStream) tell(ctx context.Context) error {
+	for {
+		events, err := c.session.Events(ctx)
+		if err != nil {
+			return err
+		}
+		for _, e := range events {
+			m := c.message(e)
+			if m == nil {
+				continue
+			}
+			if err := c.grpc.Send(m); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// message is the wire form of an event; nil when there is nothing to send.
+func (c *consumeStream) message(e queue.Event) *spillwayv1.ConsumeResponse {
+	switch {
+	case e.Lease != nil:
+		l := e.Lease
+		if err := c.q.Load(l); err != nil {
+			c.damaged(l, err)
+			c.session.Nack(l.ID, damagedRetry)
+			_ = c.session.AddCredit(max(l.Size(), 1)) // a dead session needs none
+			return nil
+		}
+		return &spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_Lease{Lease: &spillwayv1.Lease{
+			LeaseId: l.ID, Attempt: int32(l.Attempt), Settled: fromRanges(l.Settled),
+			Batch: &spillwayv1.Batch{Source: fromPartition(l.Batch.Partition), FirstOffset: l.Batch.First, NextOffset: l.Batch.Next,
+				RecordCount: l.Batch.Records, Codec: spillwayv1.Codec(l.Batch.Codec), PayloadCrc32C: l.Batch.CRC,
+				MaxTimestampMs: l.Batch.MaxTimestampMs, Payload: l.Batch.Payload}}}}
+	case e.Ack != nil:
+		r := &spillwayv1.AckResult{Id: e.Ack.ID}
+		if e.Ack.Err != nil {
+			r.Status = status.Convert(toStatus(e.Ack.Err)).Proto()
+		}
+		return &spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_AckResult{AckResult: r}}
+	case e.Adopt != nil:
+		a := &spillwayv1.Adopt{SessionId: e.Adopt.SessionID}
+		for key, value := range e.Adopt.State {
+			a.Entries = append(a.Entries, &spillwayv1.StateEntry{Key: key, Value: value})
+		}
+		return &spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_Adopt{Adopt: a}}
+	default:
+		return &spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_Revoked{Revoked: &spillwayv1.Revoked{LeaseIds: e.Revoked}}}
+	}
+}
