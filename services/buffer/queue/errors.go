@@ -5,7 +5,7 @@ import "errors"
 var (
 	// ErrClosed means that the queue drained or its store failed. What was not answered is unknown.
 	ErrClosed = errors.New("queue is closed")
-	// ErrGap means that a range begins above the partition's appended offset.
+	// ErrGap means that a range begins above what is held or settled of its partition.
 	ErrGap = errors.New("range leaves a gap behind the appended offset")
 	// ErrFull means that the queue's disk bound is reached.
 	ErrFull = errors.New("queue is full")

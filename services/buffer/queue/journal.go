@@ -166,7 +166,7 @@ func (q *Queue) restore(s *snapshot) {
 		byID[sub.id] = sub
 	}
 	for _, st := range s.Partitions {
-		p := &partition{id: st.ID, first: st.First, appended: st.Appended, safe: st.First, progress: make(map[*subscription]*progress)}
+		p := &partition{id: st.ID, first: st.First, appended: st.Appended, safe: st.First, resume: st.First, progress: make(map[*subscription]*progress)}
 		q.partitions[p.id] = p
 		for id, settled := range st.Settled {
 			if sub := byID[id]; sub != nil {
@@ -195,6 +195,7 @@ func (q *Queue) applyLocked(c *change) {
 				q.settleLocked(g, s)
 			}
 		}
+		p.raiseResume()
 		q.raiseSafeLocked(p)
 	}
 	if c.Pause != nil {

@@ -45,6 +45,7 @@ type partition struct {
 	first    int64                       // first offset ever seen
 	appended int64                       // the offset after the last one appended
 	safe     int64                       // needs Kafka no more below it
+	resume   int64                       // the first offset neither held nor settled by all: where an ingest goes on
 	pieces   []*piece                    // ascending by own, disjoint
 	progress map[*subscription]*progress // of the subscriptions that want the topic
 }
@@ -160,18 +161,16 @@ func (p *partition) raiseSafe(delivered bool) bool {
 	return moved
 }
 
-// resume is the first offset that is neither held nor settled by all: where an ingest goes on.
-func (p *partition) resume() int64 {
-	o := p.first
-	for o < p.appended {
-		next := p.settledUntil(o)
-		if i := p.pieceIndex(o); i < len(p.pieces) && p.pieces[i].own.First <= o {
+// raiseResume moves resume over everything that is held or settled by all.
+func (p *partition) raiseResume() {
+	for p.resume < p.appended {
+		next := p.settledUntil(p.resume)
+		if i := p.pieceIndex(p.resume); i < len(p.pieces) && p.pieces[i].own.First <= p.resume {
 			next = max(next, p.pieces[i].own.Next)
 		}
-		if next <= o {
-			break
+		if next <= p.resume {
+			return
 		}
-		o = next
+		p.resume = next
 	}
-	return o
 }

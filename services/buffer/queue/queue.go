@@ -178,6 +178,7 @@ func (q *Queue) hold(pieces []*piece) {
 		q.holdPiece(p, pc)
 	}
 	for _, p := range q.partitions {
+		p.raiseResume()
 		p.raiseSafe(q.cfg.Delivered)
 	}
 	if len(settled) > 0 {
@@ -213,7 +214,7 @@ func (q *Queue) holdPiece(p *partition, pc *piece) {
 func (q *Queue) partitionLocked(id Partition, first int64) *partition {
 	p := q.partitions[id]
 	if p == nil {
-		p = &partition{id: id, first: first, appended: first, safe: first, progress: make(map[*subscription]*progress)}
+		p = &partition{id: id, first: first, appended: first, safe: first, resume: first, progress: make(map[*subscription]*progress)}
 		q.partitions[id] = p
 		for _, sub := range q.subs {
 			if sub.wants(id.Topic) {
@@ -295,7 +296,7 @@ func (q *Queue) Assign(id Partition) (Assigned, error) {
 	if p == nil {
 		return Assigned{Partition: id}, nil
 	}
-	return Assigned{Partition: id, Known: true, Resume: p.resume(), Safe: p.safe}, nil
+	return Assigned{Partition: id, Known: true, Resume: p.resume, Safe: p.safe}, nil
 }
 
 // Append takes a batch over; the queue keeps its payload. It waits while the window is full, until
@@ -313,8 +314,8 @@ func (q *Queue) Append(ctx context.Context, b Batch) (known bool, err error) {
 			return false, q.closed
 		}
 		if p := q.partitions[b.Partition]; p != nil {
-			if b.First > p.appended {
-				return false, fmt.Errorf("%w: batch begins at %d, appended up to %d", ErrGap, b.First, p.appended)
+			if b.First > p.resume {
+				return false, fmt.Errorf("%w: batch begins at %d, appended up to %d", ErrGap, b.First, p.resume)
 			}
 			if len(p.unknown(b.Range)) == 0 {
 				return true, nil
@@ -356,6 +357,7 @@ func (q *Queue) Append(ctx context.Context, b Batch) (known bool, err error) {
 		q.unspilled = append(q.unspilled, pc)
 	}
 	q.appendedRecords += int64(b.Records)
+	p.raiseResume()
 	q.raiseSafeLocked(p)
 	for _, g := range p.progress {
 		q.dispatchLocked(g.sub)
@@ -378,10 +380,11 @@ func (q *Queue) Settle(id Partition, r Range, o Outcome, reason string) error {
 		return q.closed
 	}
 	p := q.seenLocked(id, r.First)
-	if r.First > p.appended {
-		return fmt.Errorf("%w: range begins at %d, appended up to %d", ErrGap, r.First, p.appended)
+	if r.First > p.resume {
+		return fmt.Errorf("%w: range begins at %d, appended up to %d", ErrGap, r.First, p.resume)
 	}
 	p.appended = max(p.appended, r.Next)
+	p.resume = max(p.resume, r.Next) // what comes next may follow before this is durable
 	q.enqueueLocked(&change{Settle: []settleChange{{Partition: id, Range: r, Except: []Interval{{r, o}}, Reason: reason}}})
 	return nil
 }

@@ -97,8 +97,7 @@ type StateChange struct {
 func (s *Session) Events(ctx context.Context) ([]Event, error) {
 	for {
 		s.q.mu.Lock()
-		events, live := s.events, s.live
-		s.events = nil
+		events, live := s.takeEventsLocked(), s.live
 		s.q.mu.Unlock()
 		if len(events) > 0 {
 			return events, nil
@@ -112,6 +111,26 @@ func (s *Session) Events(ctx context.Context) ([]Event, error) {
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// takeEventsLocked leaves out leases that were taken back before the delivery heard of them.
+func (s *Session) takeEventsLocked() []Event {
+	events := slices.DeleteFunc(s.events, func(e Event) bool {
+		if e.Lease == nil || s.leases[e.Lease.ID] != nil {
+			return false
+		}
+		s.credit += e.Lease.Size()
+		return true
+	})
+	s.events = nil
+	return events
+}
+
+// Holds says whether the session still has a lease.
+func (s *Session) Holds(leaseID uint64) bool {
+	s.q.mu.Lock()
+	defer s.q.mu.Unlock()
+	return s.leases[leaseID] != nil
 }
 
 func (s *Session) tellLocked(e Event) {
@@ -286,8 +305,8 @@ func (s *Session) Close() {
 	s.events = nil
 	s.sub.sessions = slices.DeleteFunc(s.sub.sessions, func(x *Session) bool { return x == s })
 	now := q.cfg.Now()
-	for _, l := range slices.Collect(maps.Values(s.leases)) {
-		if !l.acking {
+	for _, id := range slices.Sorted(maps.Keys(s.leases)) {
+		if l := s.leases[id]; l != nil && !l.acking { // ordering may have taken it with an earlier one
 			q.returnLeaseLocked(l, now)
 		}
 	}

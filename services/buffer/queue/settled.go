@@ -77,38 +77,31 @@ func (s *Settled) Add(r Range, o Outcome) {
 		s.absorb()
 		return
 	}
-	i := sort.Search(len(s.Above), func(i int) bool { return s.Above[i].Next > r.First })
 	for r.First < r.Next {
+		i := sort.Search(len(s.Above), func(i int) bool { return s.Above[i].Next > r.First })
 		if i == len(s.Above) || s.Above[i].First >= r.Next {
-			i = s.insert(i, Interval{r, o})
+			s.insert(i, Interval{r, o})
 			break
 		}
-		if gap := (Range{r.First, s.Above[i].First}); gap.Len() > 0 {
-			i = s.insert(i, Interval{gap, o})
+		settled := s.Above[i].Range
+		if r.First < settled.First {
+			s.insert(i, Interval{Range{r.First, settled.First}, o})
 		}
-		r.First = s.Above[i].Next
-		i++
+		r.First = settled.Next
 	}
 	s.absorb()
 }
 
-// insert puts v, which overlaps nothing, at index i, joined with a neighbour of the same outcome, and
-// returns the index after it.
-func (s *Settled) insert(i int, v Interval) int {
+// insert puts v, which overlaps nothing, at index i, joined with neighbours of the same outcome.
+func (s *Settled) insert(i int, v Interval) {
+	from, to := i, i // what v replaces
 	if i > 0 && s.Above[i-1].Next == v.First && s.Above[i-1].Outcome == v.Outcome {
-		s.Above[i-1].Next = v.Next
-		if i < len(s.Above) && s.Above[i].First == v.Next && s.Above[i].Outcome == v.Outcome {
-			s.Above[i-1].Next = s.Above[i].Next
-			s.Above = slices.Delete(s.Above, i, i+1)
-		}
-		return i
+		from, v.First = i-1, s.Above[i-1].First
 	}
 	if i < len(s.Above) && s.Above[i].First == v.Next && s.Above[i].Outcome == v.Outcome {
-		s.Above[i].First = v.First
-		return i
+		to, v.Next = i+1, s.Above[i].Next
 	}
-	s.Above = slices.Insert(s.Above, i, v)
-	return i + 1
+	s.Above = slices.Replace(s.Above, from, to, v)
 }
 
 // absorb moves intervals that begin at the floor below it.

@@ -43,7 +43,7 @@ func (q *Queue) Partitions() []PartitionView {
 	defer q.mu.Unlock()
 	var views []PartitionView
 	for _, p := range q.partitionsLocked() {
-		views = append(views, PartitionView{Partition: p.id, Appended: p.appended, Safe: p.safe, Resume: p.resume()})
+		views = append(views, PartitionView{Partition: p.id, Appended: p.appended, Safe: p.safe, Resume: p.resume})
 	}
 	return views
 }

@@ -1,0 +1,191 @@
+package queue
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+)
+
+// fakeStore keeps entries in memory. It outlives the queues that are opened on it.
+type fakeStore struct {
+	entries  []storedEntry
+	groups   uint64
+	fresh    bool // the next group begins a segment
+	opts     StoreOptions
+	released map[Ref]bool
+	fail     error // of the next Append
+}
+
+type storedEntry struct {
+	Recovered
+	payload []byte
+}
+
+func newFakeStore() *fakeStore { return &fakeStore{released: make(map[Ref]bool)} }
+
+func (f *fakeStore) open(o StoreOptions) (Store, error) {
+	f.opts, f.fresh = o, true
+	last := -1 // newest snapshot
+	for i, e := range f.entries {
+		if e.Kind == SnapshotEntry {
+			last = i
+		}
+	}
+	for i, e := range f.entries {
+		if (e.Kind == BatchEntry && !f.released[e.Ref]) || (e.Kind != BatchEntry && i >= last) {
+			if err := o.Recover(e.Recovered); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return f, nil
+}
+
+func (f *fakeStore) Append(entries []Entry) ([]Ref, error) {
+	if err := f.fail; err != nil {
+		f.fail = nil
+		return nil, err
+	}
+	f.groups++
+	if f.fresh {
+		f.fresh = false
+		f.entries = append(f.entries, storedEntry{Recovered: Recovered{Kind: SnapshotEntry, Meta: f.opts.Snapshot()}})
+	}
+	refs := make([]Ref, len(entries))
+	for i, e := range entries {
+		refs[i] = Ref{Group: f.groups, Offset: uint32(i), Length: uint32(len(e.Payload))}
+		f.entries = append(f.entries, storedEntry{Recovered{e.Kind, slices.Clone(e.Meta), refs[i]}, slices.Clone(e.Payload)})
+	}
+	return refs, nil
+}
+
+func (f *fakeStore) Read(ref Ref) ([]byte, error) {
+	for _, e := range f.entries {
+		if e.Kind == BatchEntry && e.Ref == ref && !f.released[ref] {
+			return e.payload, nil
+		}
+	}
+	return nil, errors.New("released or never stored")
+}
+
+func (f *fakeStore) Release(refs []Ref) {
+	for _, r := range refs {
+		f.released[r] = true
+	}
+}
+
+func (f *fakeStore) Stats() StoreStats { return StoreStats{DiskBytes: int64(len(f.entries))} }
+func (f *fakeStore) Close() error      { return nil }
+
+// harness drives a queue step by step: nothing is written before write is called.
+type harness struct {
+	t     testing.TB
+	cfg   Config
+	store *fakeStore
+	now   time.Time
+	q     *Queue
+}
+
+func newHarness(t testing.TB, subs ...SubscriptionConfig) *harness {
+	h := &harness{t: t, store: newFakeStore(), now: time.Unix(1_700_000_000, 0)}
+	h.cfg = Config{MemoryRecords: 1000, MemoryBytes: 10_000, DiskRecords: 1 << 40, DiskBytes: 1 << 40, SpillAfter: time.Second,
+		LeaseDuration: 10 * time.Second, Subscriptions: subs, Now: func() time.Time { return h.now }, Random: func() float64 { return 0.5 }}
+	h.reopen()
+	return h
+}
+
+// reopen opens the queue on what the store has: a crash of the one before.
+func (h *harness) reopen() {
+	h.t.Helper()
+	q, err := Open(h.cfg, h.store.open)
+	if err != nil {
+		h.t.Fatalf("open: %v", err)
+	}
+	h.q = q
+	h.write()
+}
+
+func (h *harness) write() {
+	h.t.Helper()
+	for g := h.q.take(false); g != nil; g = h.q.take(false) {
+		refs, err := h.q.store.Append(g.entries)
+		if err != nil {
+			h.t.Fatalf("append to store: %v", err)
+		}
+		h.q.commit(g, refs)
+	}
+}
+
+func (h *harness) pass(d time.Duration) {
+	h.now = h.now.Add(d)
+	h.q.expire()
+}
+
+func (h *harness) append(topic string, first, next int64) (known bool) {
+	h.t.Helper()
+	known, err := h.q.Append(h.t.Context(), testBatch(topic, first, next))
+	if err != nil {
+		h.t.Fatalf("append %s [%d,%d): %v", topic, first, next, err)
+	}
+	return known
+}
+
+func testBatch(topic string, first, next int64) Batch {
+	return Batch{Partition: testPartition(topic), Range: Range{first, next}, Records: int32(next - first), Codec: 1, CRC: 7, Payload: make([]byte, max(next-first, 0))}
+}
+
+func testPartition(topic string) Partition { return Partition{Cluster: "k", Topic: topic} }
+
+func (h *harness) session(sub string, ordered bool, credit int64) *Session {
+	h.t.Helper()
+	s, err := h.q.OpenSession(sub, "test", ordered)
+	if err != nil {
+		h.t.Fatalf("open session: %v", err)
+	}
+	if err := s.AddCredit(credit); err != nil {
+		h.t.Fatalf("credit: %v", err)
+	}
+	return s
+}
+
+// drain takes the events that are there.
+func drain(s *Session) []Event {
+	s.q.mu.Lock()
+	defer s.q.mu.Unlock()
+	return s.takeEventsLocked()
+}
+
+func leasesOf(events []Event) []*Lease {
+	var leases []*Lease
+	for _, e := range events {
+		if e.Lease != nil {
+			leases = append(leases, e.Lease)
+		}
+	}
+	return leases
+}
+
+func (h *harness) ack(s *Session, id uint64, leases []*Lease, state ...StateChange) {
+	h.t.Helper()
+	a := Ack{ID: id, State: state}
+	for _, l := range leases {
+		a.Leases = append(a.Leases, AckedLease{ID: l.ID})
+	}
+	if err := s.Ack(a); err != nil {
+		h.t.Fatalf("ack: %v", err)
+	}
+}
+
+func (h *harness) assigned(topic string) Assigned {
+	h.t.Helper()
+	a, err := h.q.Assign(testPartition(topic))
+	if err != nil {
+		h.t.Fatalf("assign: %v", err)
+	}
+	return a
+}
+
+func all(name string) SubscriptionConfig {
+	return SubscriptionConfig{Name: name, Topics: []string{"*"}, Required: true}
+}
