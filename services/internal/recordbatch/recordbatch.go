@@ -215,7 +215,7 @@ func (r *Reader) parse(b []byte) bool {
 }
 
 func (r *Reader) parseHeader(b []byte) bool {
-	var h Header
+	h := Header{Name: []byte{}} // a name has no null
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
