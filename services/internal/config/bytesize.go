@@ -24,8 +24,10 @@ var byteUnits = [...]struct {
 	name string
 	size ByteSize
 }{
-	{"TiB", TiB}, {"GiB", GiB}, {"MiB", MiB}, {"KiB", KiB},
-	{"TB", 1e12}, {"GB", 1e9}, {"MB", 1e6}, {"KB", 1e3},
+	{"TiB", TiB}, {"TB", 1e12},
+	{"GiB", GiB}, {"GB", 1e9},
+	{"MiB", MiB}, {"MB", 1e6},
+	{"KiB", KiB}, {"KB", 1e3},
 	{"B", 1},
 }
 

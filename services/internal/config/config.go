@@ -12,6 +12,8 @@ type Config struct {
 	Buffer  Buffer   `yaml:"buffer"`
 	// Delivery has one entry per `spillway delivery NAME`.
 	Delivery map[string]*Delivery `yaml:"delivery"`
+
+	file string // for messages
 }
 
 // Ingest is what `spillway ingest` reads.

@@ -1,0 +1,234 @@
+package config
+
+import (
+	"maps"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+	_ "time/tzdata" // images without zoneinfo know the same time zones
+)
+
+// Bounds of a batch. The buffer and gRPC carry a batch as one message, so the bytes leave room below
+// rpc.MaxMessageBytes for one record of the largest size.
+const (
+	maxBatchRecords = 1_000_000
+	maxBatchBytes   = 16 * MiB
+)
+
+// checker looks for values that decode and cannot work. What is inside a part is checked before the
+// part itself, and references between parts only where both are present.
+type checker struct {
+	*report
+	c *Config
+}
+
+func (k checker) check() {
+	k.addresses("buffers", k.c.Buffers)
+	k.ports("ingest", k.c.Ingest.Listen, k.c.Ingest.HTTP)
+	atLeast(k, "ingest.memory", k.c.Ingest.Memory, 1)
+	for name, s := range k.c.Ingest.Sources {
+		k.source("ingest.sources."+name, s)
+	}
+	k.ports("buffer", k.c.Buffer.Listen, k.c.Buffer.HTTP)
+	for name, q := range k.c.Buffer.Queues {
+		k.queue("buffer.queues."+name, q)
+	}
+	for name, d := range k.c.Delivery {
+		k.delivery("delivery."+name, d)
+	}
+}
+
+func (k checker) source(at string, s *Source) {
+	k.addresses(at+".brokers", s.Brokers)
+	k.present(at+".group", s.Group)
+	k.list(at+".topics", s.Topics, k.topic)
+	k.oneOf(at+".start", s.Start, "earliest", "latest")
+	if k.present(at+".queue", s.Queue) && len(k.c.Buffer.Queues) > 0 && k.c.Buffer.Queues[s.Queue] == nil {
+		unknown(k, at+".queue", "queue", s.Queue, k.c.Buffer.Queues)
+	}
+	between(k, at+".batch.records", s.Batch.Records, 1, maxBatchRecords)
+	between(k, at+".batch.bytes", s.Batch.Bytes, 1, maxBatchBytes)
+	atLeast(k, at+".batch.linger", s.Batch.Linger, 0)
+}
+
+func (k checker) queue(at string, q *Queue) {
+	atLeast(k, at+".memory.records", q.Memory.Records, 1)
+	atLeast(k, at+".memory.bytes", q.Memory.Bytes, 1)
+	atLeast(k, at+".disk.records", q.Disk.Records, 1)
+	atLeast(k, at+".disk.bytes", q.Disk.Bytes, 1)
+	atLeast(k, at+".spill_after", q.SpillAfter, 0)
+	k.oneOf(at+".commit_after", q.CommitAfter, "safe", "delivered")
+	atLeast(k, at+".lease", q.Lease, time.Millisecond)
+	for name, s := range q.Subscriptions {
+		sub := at + ".subscriptions." + name
+		k.list(sub+".topics", s.Topics, k.glob)
+		k.oneOf(sub+".on_full", s.OnFull, "block", "drop_oldest", "defer")
+	}
+	if len(q.Subscriptions) == 0 {
+		k.key(at+".subscriptions", "is missing; a queue needs at least one subscription")
+	}
+}
+
+func (k checker) delivery(at string, d *Delivery) {
+	k.ports(at, d.Listen, d.HTTP)
+	k.subscription(at+".subscription", d.Subscription)
+	k.oneOf(at+".ordering", d.Ordering, "partition", "none")
+	atLeast(k, at+".memory", d.Memory, 1)
+	if d.HDFS != nil {
+		k.hdfs(at+".hdfs", d.HDFS)
+	}
+	if d.Kafka != nil {
+		k.kafka(at+".kafka", d.Kafka)
+	}
+	switch {
+	case d.HDFS != nil && d.Kafka != nil:
+		k.key(at, "has two destinations, hdfs and kafka; want one")
+	case d.HDFS == nil && d.Kafka == nil:
+		k.key(at, "has no destination; want hdfs or kafka")
+	}
+}
+
+func (k checker) subscription(at, full string) {
+	if !k.present(at, full) {
+		return
+	}
+	queue, subscription, ok := strings.Cut(full, "/")
+	if !ok || !validName.MatchString(queue) || !validName.MatchString(subscription) {
+		k.key(at, "malformed %q: want queue/subscription", full)
+		return
+	}
+	if len(k.c.Buffer.Queues) == 0 {
+		return
+	}
+	q := k.c.Buffer.Queues[queue]
+	if q == nil {
+		unknown(k, at, "queue", queue, k.c.Buffer.Queues)
+		return
+	}
+	if q.Subscriptions[subscription] == nil {
+		unknown(k, at, "subscription of queue "+queue, subscription, q.Subscriptions)
+	}
+}
+
+func (k checker) hdfs(at string, h *HDFS) {
+	k.url(at+".url", h.URL)
+	k.path(at+".path", h.Path)
+	k.fileTemplate(at+".file_prefix", h.FilePrefix)
+	k.fileText(at+".file_suffix", h.FileSuffix)
+	k.fileText(at+".in_use_prefix", h.InUsePrefix)
+	k.fileText(at+".in_use_suffix", h.InUseSuffix)
+	if h.InUsePrefix == "" && h.InUseSuffix == "" {
+		k.key(at+".in_use_suffix", "is empty, and so is in_use_prefix; a file in use must not look final")
+	}
+	if _, err := time.LoadLocation(h.TimeZone); err != nil {
+		k.key(at+".time_zone", "unknown time zone %q; want a name such as UTC or Europe/Berlin", h.TimeZone)
+	}
+	atLeast(k, at+".roll.interval", h.Roll.Interval, 0)
+	atLeast(k, at+".roll.count", h.Roll.Count, 0)
+	atLeast(k, at+".roll.idle", h.Roll.Idle, 0)
+	atLeast(k, at+".max_open_files", h.MaxOpenFiles, 1)
+	atLeast(k, at+".commit.bytes", h.Commit.Bytes, 1)
+	atLeast(k, at+".commit.interval", h.Commit.Interval, time.Millisecond)
+	k.serializer(at+".serializer", h.Serializer)
+}
+
+func (k checker) kafka(at string, d *Kafka) {
+	k.addresses(at+".brokers", d.Brokers)
+	k.topicTemplate(at+".topic", d.Topic)
+	k.oneOf(at+".partitioner", d.Partitioner, "source", "key", "round_robin")
+	k.oneOf(at+".compression", d.Compression, "none", "gzip", "snappy", "lz4", "zstd")
+}
+
+// plannedSerializers will come; whoever names one has not misspelled it.
+var plannedSerializers = []string{"avro_event", "json", "parquet"}
+
+func (k checker) serializer(at, s string) {
+	if slices.Contains(plannedSerializers, s) {
+		k.key(at, "%q is not supported yet; supported: text", s)
+		return
+	}
+	k.oneOf(at, s, "text")
+}
+
+// present says whether a value that must be there is.
+func (k checker) present(at, value string) bool {
+	if value == "" {
+		k.missing(at)
+	}
+	return value != ""
+}
+
+// missing adds that a value that must be there is not, or is there and empty.
+func (k checker) missing(at string) {
+	if _, written := k.places[at]; written {
+		k.key(at, "is empty")
+		return
+	}
+	k.key(at, "is missing")
+}
+
+func (k checker) oneOf(at, value string, allowed ...string) {
+	if slices.Contains(allowed, value) {
+		return
+	}
+	if near := nearest(value, allowed); near != "" {
+		k.key(at, "unknown value %q; did you mean %q?", value, near)
+		return
+	}
+	k.key(at, "unknown value %q; want %s", value, alternatives(allowed))
+}
+
+func unknown[T any](k checker, at, what, name string, known map[string]T) {
+	names := slices.Sorted(maps.Keys(known))
+	if near := nearest(name, names); near != "" {
+		k.key(at, "no %s is named %q; did you mean %q?", what, name, near)
+		return
+	}
+	k.key(at, "no %s is named %q; there is %s", what, name, strings.Join(names, ", "))
+}
+
+// list checks that there are items, each one once, and each of them with check.
+func (k checker) list(at string, items []string, check func(at, item string)) {
+	if len(items) == 0 {
+		k.missing(at)
+	}
+	for i, item := range items {
+		check(index(at, i), item)
+		if first := slices.Index(items, item); first < i {
+			k.key(index(at, i), "%q is there twice", item)
+		}
+	}
+}
+
+var topicName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,249}$`)
+
+func (k checker) topic(at, topic string) {
+	if !topicName.MatchString(topic) || topic == "." || topic == ".." {
+		k.key(at, "bad topic name %q: want letters, digits, '.', '_' and '-', at most 249; it is no pattern", topic)
+	}
+}
+
+func (k checker) glob(at, glob string) {
+	if _, err := path.Match(glob, ""); err != nil || glob == "" {
+		k.key(at, "bad glob %q: want a pattern such as orders-* or *", glob)
+	}
+}
+
+// number is any of the types of numbers in a Config.
+type number interface {
+	~int | ~int64
+}
+
+func atLeast[N number](k checker, at string, value, least N) {
+	if value < least {
+		k.key(at, "is %v; want at least %v", value, least)
+	}
+}
+
+func between[N number](k checker, at string, value, least, most N) {
+	if value < least || value > most {
+		k.key(at, "is %v; want %v to %v", value, least, most)
+	}
+}

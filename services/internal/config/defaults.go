@@ -1,0 +1,63 @@
+package config
+
+import "time"
+
+// The defaults of every key that has one. The decoder calls setDefaults on each part it makes, before
+// it reads the part's keys, so that a written zero is not taken for an absent key.
+
+func (c *Config) setDefaults() {
+	c.Buffers = []string{"localhost:7400"}
+	c.Ingest = Ingest{Listen: ":7410", HTTP: ":7411", Memory: 64 * MiB}
+	c.Buffer = Buffer{Listen: ":7400", HTTP: ":7401"}
+}
+
+func (s *Source) setDefaults() {
+	s.Start = "earliest"
+	s.Batch = Batch{Records: 1000, Bytes: 1 * MiB, Linger: 50 * time.Millisecond}
+}
+
+func (q *Queue) setDefaults() {
+	q.Memory = Bounds{Records: 10_000, Bytes: 64 * MiB}
+	q.Disk = Bounds{Records: 100_000_000, Bytes: 100 * GiB}
+	q.SpillAfter = time.Second
+	q.CommitAfter = "safe"
+	q.Lease = 30 * time.Second
+}
+
+func (s *Subscription) setDefaults() {
+	s.Topics = []string{"*"}
+	s.OnFull = "block"
+	s.Required = true
+}
+
+func (d *Delivery) setDefaults() {
+	d.Listen, d.HTTP = ":7420", ":7421"
+	d.Memory = 32 * MiB
+}
+
+// setOrdering waits for the destination to be known.
+func (d *Delivery) setOrdering() {
+	switch {
+	case d.Ordering != "":
+	case d.Kafka != nil:
+		d.Ordering = "partition"
+	default:
+		d.Ordering = "none"
+	}
+}
+
+func (h *HDFS) setDefaults() {
+	h.FilePrefix = "spillway"
+	h.InUseSuffix = ".tmp"
+	h.Roll = Roll{Interval: time.Hour, Size: 128 * MiB, Idle: time.Minute}
+	h.MaxOpenFiles = 500
+	h.Commit = Commit{Bytes: 8 * MiB, Interval: time.Second}
+	h.Serializer = "text"
+	h.AppendNewline = true
+}
+
+func (k *Kafka) setDefaults() {
+	k.Topic = "%{topic}"
+	k.Partitioner = "source"
+	k.Compression = "none"
+}

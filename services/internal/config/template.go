@@ -1,0 +1,114 @@
+package config
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// escapes are the letters that may follow a % in a template of a file delivery.
+const escapes = "aAbBcdDeHIjklmMnpsStyYzZ"
+
+// skeleton returns the template with "x" in the place of every escape, so that what is left is the
+// text that is there for every record. An escape is %{name}, %[name], or % and one of letters.
+func skeleton(template, letters string) (string, error) {
+	var text strings.Builder
+	for rest := template; rest != ""; {
+		literal, escape, found := strings.Cut(rest, "%")
+		text.WriteString(literal)
+		if !found {
+			break
+		}
+		text.WriteByte('x')
+		size, err := escapeSize(escape, letters)
+		if err != nil {
+			return "", err
+		}
+		rest = escape[size:]
+	}
+	return text.String(), nil
+}
+
+// escapeSize is the length of the escape that s, what follows a %, begins with.
+func escapeSize(s, letters string) (int, error) {
+	switch {
+	case s == "":
+		return 0, fmt.Errorf("ends with a %%")
+	case s[0] == '{' || s[0] == '[' && letters != "":
+		closing := byte('}')
+		if s[0] == '[' {
+			closing = ']'
+		}
+		end := strings.IndexByte(s, closing)
+		if end < 0 {
+			return 0, fmt.Errorf("has a %%%c that is not closed", s[0])
+		}
+		if end == 1 {
+			return 0, fmt.Errorf("has an empty %%%s", s[:2])
+		}
+		return end + 1, nil
+	case strings.IndexByte(letters, s[0]) >= 0 || s[0] == '%' && letters != "":
+		return 1, nil
+	}
+	unknown := []rune(s)[0]
+	return 0, fmt.Errorf("has an unknown escape %q", "%"+string(unknown))
+}
+
+// path is the template of a directory: absolute, with no empty, "." or ".." segment. What the escapes
+// may yield is up to the delivery.
+func (k checker) path(at, template string) {
+	if !k.present(at, template) {
+		return
+	}
+	text, err := skeleton(template, escapes)
+	if err != nil {
+		k.key(at, "%q %v", template, err)
+		return
+	}
+	if text == "/" {
+		return
+	}
+	first, segments, _ := strings.Cut(text, "/")
+	switch parts := strings.Split(segments, "/"); {
+	case first != "":
+		k.key(at, "%q is not absolute; want it to begin with /", template)
+	case slices.Contains(parts, ""):
+		k.key(at, "%q has an empty segment", template)
+	case slices.Contains(parts, ".") || slices.Contains(parts, ".."):
+		k.key(at, "%q has a segment '.' or '..'", template)
+	}
+}
+
+// fileTemplate is a template of a part of a file's name.
+func (k checker) fileTemplate(at, template string) {
+	text, err := skeleton(template, escapes)
+	if err != nil {
+		k.key(at, "%q %v", template, err)
+		return
+	}
+	k.fileText(at, text)
+}
+
+// fileText is a part of a file's name.
+func (k checker) fileText(at, text string) {
+	if strings.ContainsAny(text, "/\x00") {
+		k.key(at, "%q has a '/'; it is part of a file's name", text)
+	}
+}
+
+var topicText = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
+
+// topicTemplate is the template of a target topic: text and %{name}.
+func (k checker) topicTemplate(at, template string) {
+	if !k.present(at, template) {
+		return
+	}
+	text, err := skeleton(template, "")
+	switch {
+	case err != nil:
+		k.key(at, "%q %v", template, err)
+	case !topicText.MatchString(text):
+		k.key(at, "%q cannot be a topic name: want letters, digits, '.', '_', '-' and %%{name}", template)
+	}
+}
