@@ -26,19 +26,30 @@ type server struct {
 }
 
 // appendStream is one Append stream. Sends come from two goroutines: the one that appends, and the
-// one that reports safe offsets.
+// handler's, which reports safe offsets.
 type appendStream struct {
-	grpc   spillwayv1.BufferService_AppendServer
-	sendMu sync.Mutex
-	q      *queue.Queue
-	watch  *queue.Watcher
-	open   *spillwayv1.AppendOpen
+	grpc  spillwayv1.BufferService_AppendServer
+	q     *queue.Queue
+	watch *queue.Watcher
+	open  *spillwayv1.AppendOpen
+
+	sendMu   sync.Mutex
+	finished bool // the handler returns: gRPC allows no more sends
 }
 
 func (a *appendStream) send(m *spillwayv1.AppendResponse) error {
 	a.sendMu.Lock()
 	defer a.sendMu.Unlock()
+	if a.finished {
+		return context.Canceled
+	}
 	return a.grpc.Send(m)
+}
+
+func (a *appendStream) finish() {
+	a.sendMu.Lock()
+	defer a.sendMu.Unlock()
+	a.finished = true
 }
 
 // Append implements BufferService.
@@ -62,16 +73,16 @@ func (v *server) Append(stream spillwayv1.BufferService_AppendServer) error {
 	if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Opened{Opened: &spillwayv1.AppendOpened{}}}); err != nil {
 		return err
 	}
-	ended := make(chan error, 2)
-	go func() { ended <- a.receive() }()
-	go func() { ended <- a.reportSafe() }()
-	err = <-ended
-	if err == nil || isGone(err) || status.Code(err) != 2 {
-		log.Info("ingest disconnected", "why", fmt.Sprint(err))
-	} else {
-		log.Warn("append stream ended", "error", err)
+	defer a.finish()
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	go func() { cancel(a.receive()) }() // ends with the stream, which ends with this function
+	err = a.reportSafe(ctx)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
 	}
-	return streamError(err)
+	err = streamError(err)
+	log.Info("ingest disconnected", "error", err)
+	return err
 }
 
 // streamError is what a stream ends with: nil at the other side's orderly end, gRPC's own errors as
@@ -192,9 +203,9 @@ func (a *appendStream) answer(source *spillwayv1.SourcePartition, r *spillwayv1.
 	return a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Appended{Appended: m}})
 }
 
-func (a *appendStream) reportSafe() error {
+func (a *appendStream) reportSafe(ctx context.Context) error {
 	for {
-		risen, err := a.watch.Risen(a.grpc.Context())
+		risen, err := a.watch.Risen(ctx)
 		if err != nil {
 			return err
 		}
@@ -235,21 +246,15 @@ func (v *server) Consume(stream spillwayv1.BufferService_ConsumeServer) error {
 		SessionId: session.ID, LeaseDuration: durationpb.New(v.s.leaseDuration(open.Subscription))}}}); err != nil {
 		return err
 	}
-	received := make(chan error, 1)
 	ctx, cancel := context.WithCancelCause(stream.Context())
-	defer cancel(nil)
-	go func() {
-		err := c.receive()
-		received <- err
-		cancel(err)
-	}()
+	go func() { cancel(c.receive()) }() // ends with the stream, which ends with this function
 	err = c.tell(ctx)
-	select {
-	case err = <-received: // why the telling ended
-	default:
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
 	}
-	log.Info("session closed", "why", fmt.Sprint(err))
-	return streamError(err)
+	err = streamError(err)
+	log.Info("session closed", "error", err)
+	return err
 }
 
 // consumeStream is one session's stream.
@@ -340,7 +345,9 @@ func (c *consumeStream) message(e queue.Event) *spillwayv1.ConsumeResponse {
 	case e.Lease != nil:
 		l := e.Lease
 		if err := c.q.Load(l); err != nil {
-			c.damaged(l, err)
+			if c.session.Holds(l.ID) { // else it was settled and let go of in the meantime
+				c.damaged(l, err)
+			}
 			c.session.Nack(l.ID, damagedRetry)
 			_ = c.session.AddCredit(max(l.Size(), 1)) // a dead session needs none
 			return nil
