@@ -23,7 +23,6 @@ const MaxMessageBytes = 32 << 20
 const (
 	pingInterval = 10 * time.Second // of both sides, on an idle connection
 	pingTimeout  = 10 * time.Second // without an answer the connection is dead
-	stopTimeout  = 5 * time.Second  // for streams to end after Serve's context did
 )
 
 // Server is a gRPC server with reflection and grpc.health.v1, so that grpcurl and health probes work
@@ -32,13 +31,15 @@ type Server struct {
 	GRPC   *grpc.Server
 	Health *health.Server
 
-	log *slog.Logger
+	log         *slog.Logger
+	stopTimeout time.Duration // for calls to end after Serve's context did
 }
 
 // NewServer returns a server that answers NOT_SERVING until SetServing(true).
 func NewServer(log *slog.Logger) *Server {
 	s := &Server{
 		GRPC: grpc.NewServer(
+			grpc.WaitForHandlers(true),
 			grpc.MaxRecvMsgSize(MaxMessageBytes),
 			grpc.MaxSendMsgSize(MaxMessageBytes),
 			// A client whose host vanished must lose its stream, and with it its leases.
@@ -48,6 +49,8 @@ func NewServer(log *slog.Logger) *Server {
 		),
 		Health: health.NewServer(),
 		log:    log,
+
+		stopTimeout: 5 * time.Second,
 	}
 	s.SetServing(false)
 	healthv1.RegisterHealthServer(s.GRPC, s.Health)
@@ -83,12 +86,12 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 		s.GRPC.GracefulStop()
 		close(stopped)
 	}()
-	timer := time.NewTimer(stopTimeout)
+	timer := time.NewTimer(s.stopTimeout)
 	defer timer.Stop()
 	select {
 	case <-stopped:
 	case <-timer.C:
-		s.log.Warn("cutting gRPC calls that did not end", "address", lis.Addr().String(), "after", stopTimeout)
+		s.log.Warn("cutting gRPC calls that did not end", "address", lis.Addr().String(), "after", s.stopTimeout)
 		s.GRPC.Stop()
 		<-stopped
 	}
