@@ -119,6 +119,13 @@ func (k checker) hdfs(at string, h *HDFS) {
 	k.fileText(at+".file_suffix", h.FileSuffix)
 	k.fileText(at+".in_use_prefix", h.InUsePrefix)
 	k.fileText(at+".in_use_suffix", h.InUseSuffix)
+	if strings.HasPrefix(h.URL, "hdfs:") {
+		k.noColon(at+".path", h.Path)
+		k.noColon(at+".file_prefix", h.FilePrefix)
+		k.noColon(at+".file_suffix", h.FileSuffix)
+		k.noColon(at+".in_use_prefix", h.InUsePrefix)
+		k.noColon(at+".in_use_suffix", h.InUseSuffix)
+	}
 	if h.InUsePrefix == "" && h.InUseSuffix == "" {
 		k.key(at+".in_use_suffix", "is empty, and so is in_use_prefix; a file in use must not look final")
 	}

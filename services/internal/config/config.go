@@ -1,5 +1,11 @@
 // Package config is the one YAML file that describes a pipeline. Load reads it strictly: an unknown
-// key or an impossible value is an error that names file, line and key, and nothing starts.
+// key or an impossible value is an error that names file, line and key, and nothing starts. All that
+// is wrong is said at once.
+//
+// A file is read in four steps: into a tree without anchors and merges (tree.go), which the variables
+// of the environment change (env.go), from the tree into a Config that has the defaults (decode.go,
+// defaults.go), which is checked as a whole (check.go). Each step goes on after a problem, and a key
+// with a problem is not blamed again by a later step.
 package config
 
 import "time"

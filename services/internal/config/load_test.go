@@ -27,7 +27,7 @@ func TestDesign(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want2 := &Config{
+	complete := &Config{
 		file:    "spillway.yaml",
 		Buffers: []string{"buffer:7400"},
 		Ingest: Ingest{
@@ -63,7 +63,17 @@ func TestDesign(t *testing.T) {
 			},
 		},
 	}
-	assertEqual(t, got, want2)
+	assertEqual(t, got, complete)
+}
+
+func TestComposeFileIsAccepted(t *testing.T) {
+	c, err := Parse("spillway.yaml", readFile(t, "../../../deploy/compose/spillway.yaml"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(c.ForIngest(), c.ForBuffer()); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestProblems compares what Parse says of testdata/NAME.yaml with testdata/NAME.err. Lines that begin

@@ -97,6 +97,13 @@ func (k checker) fileText(at, text string) {
 	}
 }
 
+// noColon is for names on HDFS, which refuses them with a ':'.
+func (k checker) noColon(at, template string) {
+	if text, err := skeleton(template, escapes); err == nil && strings.Contains(text, ":") {
+		k.key(at, "%q has a ':', which HDFS does not allow in names", template)
+	}
+}
+
 var topicText = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 
 // topicTemplate is the template of a target topic: text and %{name}.
