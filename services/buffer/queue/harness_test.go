@@ -114,6 +114,7 @@ func (h *harness) write() {
 			h.t.Fatalf("append to store: %v", err)
 		}
 		h.q.commit(g, refs)
+		h.q.release()
 	}
 }
 

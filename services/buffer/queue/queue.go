@@ -67,9 +67,10 @@ type Queue struct {
 	pendingRecords             int64
 	appendedRecords            int64
 	spilledRecords             int64
-	spilling                   bool     // memory passed its high watermark and not yet its low one
-	unspilled                  []*piece // in memory and not stored, oldest first; settled ones linger
-	changes                    []*change
+	spilling                   bool      // memory passed its high watermark and not yet its low one
+	unspilled                  []*piece  // in memory and not stored, oldest first; settled ones linger
+	changes                    []*change // to be written
+	settledRefs                []Ref     // stored payloads to be released
 	storeStats                 StoreStats
 	closed                     error         // why the queue takes nothing more
 	room                       chan struct{} // closed and replaced when memory is freed
@@ -160,12 +161,11 @@ func (q *Queue) configure(pieces []*piece) {
 
 // hold takes over recovered batches, and releases those that everyone has settled.
 func (q *Queue) hold(pieces []*piece) {
-	var settled []Ref
 	for _, pc := range pieces {
 		p := q.partitions[pc.batch.Partition]
 		parts := p.unknown(pc.own)
 		if len(parts) == 0 {
-			settled = append(settled, pc.ref)
+			q.settledRefs = append(q.settledRefs, pc.ref)
 			continue
 		}
 		// A part of it can be known only when it was stored twice, or is settled in parts: the rest
@@ -180,9 +180,6 @@ func (q *Queue) hold(pieces []*piece) {
 	for _, p := range q.partitions {
 		p.raiseResume()
 		p.raiseSafe(q.cfg.Delivered)
-	}
-	if len(settled) > 0 {
-		q.store.Release(settled)
 	}
 	for _, sub := range q.subs {
 		if !sub.configured {
@@ -468,7 +465,7 @@ func (q *Queue) dropLocked(p *partition, pc *piece) {
 	q.pendingBatches--
 	q.pendingRecords -= int64(pc.batch.Records)
 	if pc.stored {
-		q.store.Release([]Ref{pc.ref})
+		q.settledRefs = append(q.settledRefs, pc.ref)
 		return
 	}
 	q.freeLocked(pc)

@@ -48,6 +48,7 @@ func (q *Queue) Run(ctx context.Context) (err error) {
 				return err
 			}
 			q.commit(g, refs)
+			q.release()
 		}
 	}
 	if err := q.store.Close(); err != nil {
@@ -154,7 +155,7 @@ func (q *Queue) commit(g *group, refs []Ref) {
 	q.storeStats = stats
 	for i, pc := range g.pieces {
 		if pc.waiting == 0 { // settled while it was being written
-			q.store.Release(refs[i : i+1])
+			q.settledRefs = append(q.settledRefs, refs[i])
 			continue
 		}
 		pc.ref, pc.stored = refs[i], true
@@ -167,6 +168,18 @@ func (q *Queue) commit(g *group, refs []Ref) {
 		if c.done != nil {
 			c.done(q)
 		}
+	}
+}
+
+// release lets go of the stored payloads that everyone has settled. Only once the acks that settled
+// them are on disk are they in the list.
+func (q *Queue) release() {
+	q.mu.Lock()
+	refs := q.settledRefs
+	q.settledRefs = nil
+	q.mu.Unlock()
+	if len(refs) > 0 {
+		q.store.Release(refs)
 	}
 }
 
