@@ -2,11 +2,17 @@
 // What is shared by all kinds of destination is here: the session with the buffer (credit, leases and
 // their extension, acks), reconnecting, draining, and the admin API. The kinds are in the packages
 // below it.
+//
+// A batch goes from the stream (session, stream.go) to the Sink and comes back as an ack; the Service
+// (worker.go) keeps one session open at a time. Goroutines: two per session, which end in its Close, and
+// one for Sink.Serve, which Run waits for. Locks: Service.mu before session.mu; trouble.mu is taken
+// under session.mu, when an ack is accepted, and takes no other.
 package delivery
 
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
@@ -28,11 +34,24 @@ type Sink interface {
 	// Serve delivers the leases of s until s.Leases() is closed, then returns. When s.Err() is nil by
 	// then the delivery is draining: Serve finishes and acks what it holds first. Otherwise it stops at
 	// once and drops all it holds. No goroutine of a session outlives its Serve. An error other than
-	// s.Err() is retried by the caller with a new session, after backoff. When ctx ends, Serve
-	// returns at once.
+	// s.Err() is retried by the caller with a new session, after backoff. When ctx ends, because the
+	// session is lost or the time to drain is over, Serve returns at once.
 	Serve(ctx context.Context, s Session) error
 	// Ordering is what the sink needs of the buffer.
 	Ordering() spillwayv1.Ordering
+}
+
+// Prober is a Sink that can tell whether its destination answers. The first session is opened, and
+// the delivery becomes ready, only after it did.
+type Prober interface {
+	// Probe returns nil when the destination can be reached; otherwise it is asked again, after backoff.
+	Probe(ctx context.Context) error
+}
+
+// Troubled is a Sink that retries on its own and can say what it is up against.
+type Troubled interface {
+	// Trouble is why deliveries fail now; nil when they do not. It may be called at any time.
+	Trouble() error
 }
 
 // Session is a Sink's view of its stream to the buffer. All methods may be called concurrently.
@@ -54,7 +73,7 @@ type Session interface {
 	Err() error
 }
 
-// Lease is a batch on loan.
+// Lease is a batch on loan. Its methods may be called by one goroutine at a time, but for Revoked.
 type Lease struct {
 	ID      uint64
 	Attempt int // 1 for the first
@@ -67,12 +86,20 @@ type Lease struct {
 	Payload []byte
 
 	settled []*spillwayv1.OffsetRange
-	bytes   int64 // of credit
+	bytes   int64 // counted against the memory bound
+	revoked atomic.Bool
+
+	// Of the last pass of Records that reached the end, for the counters.
+	records, recordBytes int64
 }
+
+// Revoked says whether the buffer took the lease back. An ack of it would be refused, and another
+// session may be delivering it by now.
+func (l *Lease) Revoked() bool { return l.revoked.Load() }
 
 // NewLease is for tests of sinks.
 func NewLease(id uint64, source *spillwayv1.SourcePartition, first, next int64, count int, payload []byte, settled ...*spillwayv1.OffsetRange) *Lease {
-	return &Lease{ID: id, Attempt: 1, Source: source, First: first, Next: next, RecordCount: count, Payload: payload, settled: settled, bytes: int64(len(payload))}
+	return &Lease{ID: id, Attempt: 1, Source: source, First: first, Next: next, RecordCount: count, Payload: payload, settled: settled, bytes: int64(len(payload)), records: int64(count), recordBytes: int64(len(payload))}
 }
 
 // Records calls yield with every record that is to be delivered and its offset, in order, and stops
@@ -82,6 +109,7 @@ func (l *Lease) Records(yield func(offset int64, r *recordbatch.Record) error) e
 	var reader recordbatch.Reader
 	reader.Reset(l.Payload)
 	settled := l.settled
+	var records, bytes int64
 	for reader.Next() {
 		r := reader.Record()
 		offset := l.First + r.OffsetDelta
@@ -94,8 +122,14 @@ func (l *Lease) Records(yield func(offset int64, r *recordbatch.Record) error) e
 		if err := yield(offset, r); err != nil {
 			return err
 		}
+		records++
+		bytes += int64(r.Size())
 	}
-	return reader.Err()
+	if err := reader.Err(); err != nil {
+		return err
+	}
+	l.records, l.recordBytes = records, bytes
+	return nil
 }
 
 // Ack is what a sink wants settled at once.

@@ -1,0 +1,300 @@
+package delivery
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/internal/recordbatch"
+	"github.com/spillwayio/spillway/services/internal/rpc"
+)
+
+// maxPayloadBytes bounds a batch after decompression.
+const maxPayloadBytes = 4 * rpc.MaxMessageBytes
+
+var (
+	errDamaged  = errors.New("damaged batch")
+	errProtocol = errors.New("the buffer broke the protocol")
+)
+
+// run sends, extends and hands out until the stream ends or the session is closed.
+func (s *session) run() {
+	leases := s.leases
+	closeLeases := func() {
+		if leases != nil {
+			close(s.leases)
+			leases = nil
+		}
+	}
+	defer closeLeases()
+	extend := time.NewTicker(s.duration / 3)
+	defer extend.Stop()
+	for {
+		next := s.next()
+		for _, m := range next.messages {
+			if s.stream.Send(m) != nil {
+				<-s.lost // the reason is receive's to find
+				return
+			}
+		}
+		if next.draining {
+			closeLeases()
+		}
+		if next.closing {
+			// A failure means that the stream has ended already.
+			_ = s.stream.CloseSend()
+			<-s.lost
+			return
+		}
+
+		to := leases
+		if next.lease == nil {
+			to = nil
+		}
+		toAdopt := s.adoptions
+		if next.adoption == nil {
+			toAdopt = nil
+		}
+		select {
+		case to <- next.lease:
+			s.handedOut(next.lease)
+		case toAdopt <- next.adoption:
+			s.handedOver()
+		case <-s.wake:
+		case <-extend.C:
+			s.extendHeld()
+		case <-s.lost:
+			return
+		}
+	}
+}
+
+// todo is what run does next.
+type todo struct {
+	messages          []*spillwayv1.ConsumeRequest
+	lease             *Lease
+	adoption          *Adoption
+	draining, closing bool
+}
+
+func (s *session) next() todo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		// Later ones first: giving back one takes the later ones of its partition with it.
+		for len(s.waiting) > 0 {
+			last := len(s.waiting) - 1
+			l := s.waiting[last]
+			s.waiting = s.waiting[:last]
+			s.releaseLocked(l)
+			s.nackLocked(l.ID, durationpb.New(0), errDraining)
+		}
+	}
+	t := todo{messages: s.outbox, draining: s.draining, closing: s.closing}
+	s.outbox = nil
+	if grant := s.grantLocked(); grant > 0 {
+		s.credit += grant
+		t.messages = append(t.messages, &spillwayv1.ConsumeRequest{Message: &spillwayv1.ConsumeRequest_Credit{Credit: &spillwayv1.Credit{Bytes: grant}}})
+	}
+	if len(s.waiting) > 0 && !s.paused {
+		t.lease = s.waiting[0]
+	}
+	if len(s.inherited) > 0 {
+		t.adoption = s.inherited[0]
+	}
+	return t
+}
+
+// grantLocked is the credit to grant now. Small amounts are saved up while the buffer has some left.
+func (s *session) grantLocked() int64 {
+	if s.paused || s.draining {
+		return 0
+	}
+	grant := s.memory - s.credit - s.heldBytes
+	if s.credit > 0 && grant < s.memory/8 {
+		return 0
+	}
+	return grant
+}
+
+func (s *session) handedOut(l *Lease) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.waiting) > 0 && s.waiting[0] == l { // else it was revoked meanwhile
+		s.waiting = s.waiting[1:]
+	}
+}
+
+func (s *session) handedOver() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inherited = s.inherited[1:]
+}
+
+func (s *session) extendHeld() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.held) == 0 {
+		return
+	}
+	ids := make([]uint64, 0, len(s.held))
+	for id := range s.held {
+		ids = append(ids, id)
+	}
+	s.outbox = append(s.outbox, &spillwayv1.ConsumeRequest{Message: &spillwayv1.ConsumeRequest_Extend{Extend: &spillwayv1.Extend{LeaseIds: ids}}})
+}
+
+// receive takes messages off the stream until it ends.
+func (s *session) receive() {
+	for {
+		m, err := s.stream.Recv()
+		if err == nil {
+			err = s.accept(m)
+		}
+		if err != nil {
+			s.end(err)
+			return
+		}
+		s.wakeUp()
+	}
+}
+
+// end makes err known to all who wait. Whether their acks took effect is unknown.
+func (s *session) end(err error) {
+	if errors.Is(err, io.EOF) {
+		err = errors.New("the buffer ended the stream")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = fmt.Errorf("%w: %w", ErrSessionLost, err)
+	for _, p := range s.acks {
+		p.result <- s.err
+	}
+	for _, l := range s.held {
+		l.revoked.Store(true)
+	}
+	clear(s.acks)
+	clear(s.held)
+	s.heldBytes, s.waiting, s.inherited, s.outbox = 0, nil, nil, nil
+	s.cancel()
+	close(s.lost)
+}
+
+func (s *session) accept(m *spillwayv1.ConsumeResponse) error {
+	switch m := m.Message.(type) {
+	case *spillwayv1.ConsumeResponse_Lease:
+		return s.leased(m.Lease)
+	case *spillwayv1.ConsumeResponse_AckResult:
+		return s.answered(m.AckResult)
+	case *spillwayv1.ConsumeResponse_Revoked:
+		s.revoked(m.Revoked.LeaseIds)
+	case *spillwayv1.ConsumeResponse_Adopt:
+		s.mu.Lock()
+		s.inherited = append(s.inherited, &Adoption{SessionID: m.Adopt.SessionId, Entries: m.Adopt.Entries})
+		s.mu.Unlock()
+	default:
+		return fmt.Errorf("%w: unexpected message %T", errProtocol, m)
+	}
+	return nil
+}
+
+func (s *session) leased(m *spillwayv1.Lease) error {
+	b := m.Batch
+	if b == nil || b.Source == nil {
+		return fmt.Errorf("%w: lease %d without batch or source", errProtocol, m.LeaseId)
+	}
+	payload, err := s.unpack(b)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.credit -= int64(len(b.Payload))
+	if m.Attempt > 1 {
+		s.counters.redeliveries.Add(1)
+	}
+	switch {
+	case s.draining:
+		// Given back with all the others when the stream ends. A nack now would only have it leased
+		// to this session again while credit is left.
+	case err != nil:
+		s.counters.damaged.Add(1)
+		s.log.Error("cannot read batch; giving it back", "source", b.Source, "first_offset", b.FirstOffset, "next_offset", b.NextOffset, "attempt", m.Attempt, "error", err)
+		s.nackLocked(m.LeaseId, nil, err)
+	default:
+		l := &Lease{ID: m.LeaseId, Attempt: int(m.Attempt), Source: b.Source, First: b.FirstOffset, Next: b.NextOffset,
+			RecordCount: int(b.RecordCount), Payload: payload, settled: m.Settled, bytes: int64(len(payload)),
+			records: int64(b.RecordCount), recordBytes: int64(len(payload))}
+		s.held[l.ID] = l
+		s.heldBytes += l.bytes
+		s.waiting = append(s.waiting, l)
+	}
+	return nil
+}
+
+// unpack checks and decompresses a payload.
+func (s *session) unpack(b *spillwayv1.Batch) ([]byte, error) {
+	if crc := recordbatch.CRC(b.Payload); crc != b.PayloadCrc32C {
+		return nil, fmt.Errorf("%w: CRC32C is %08x, want %08x", errDamaged, crc, b.PayloadCrc32C)
+	}
+	switch b.Codec {
+	case spillwayv1.Codec_CODEC_NONE:
+		return b.Payload, nil
+	case spillwayv1.Codec_CODEC_ZSTD:
+		payload, err := s.zstd.DecodeAll(b.Payload, nil)
+		if err != nil {
+			return nil, fmt.Errorf("%w: decompress: %w", errDamaged, err)
+		}
+		return payload, nil
+	default:
+		return nil, fmt.Errorf("%w: unknown codec %s", errDamaged, b.Codec)
+	}
+}
+
+func (s *session) answered(m *spillwayv1.AckResult) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.acks[m.Id]
+	if p == nil {
+		return fmt.Errorf("%w: result of unknown ack %d", errProtocol, m.Id)
+	}
+	err := rpc.StatusError(m.Status)
+	switch status.Code(err) {
+	case codes.OK:
+	case codes.FailedPrecondition:
+		delete(s.acks, m.Id)
+		s.counters.refusedAcks.Add(1)
+		p.result <- fmt.Errorf("%w: %w", ErrRefused, err)
+		return nil
+	default: // says nothing about what became of the ack, so it stays unanswered
+		return fmt.Errorf("ack %d: %w", m.Id, err)
+	}
+	delete(s.acks, m.Id)
+	for _, l := range p.leases {
+		if s.held[l.Lease.ID] == l.Lease {
+			s.releaseLocked(l.Lease)
+		}
+		s.counters.settled(l)
+	}
+	p.result <- nil
+	if s.acked != nil {
+		s.acked()
+	}
+	return nil
+}
+
+func (s *session) revoked(ids []uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ids {
+		if l := s.held[id]; l != nil {
+			l.revoked.Store(true)
+			s.releaseLocked(l)
+		}
+	}
+	s.waiting = slices.DeleteFunc(s.waiting, (*Lease).Revoked)
+}
