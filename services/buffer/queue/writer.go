@@ -259,14 +259,14 @@ func (w *Watcher) Close() {
 func (w *Watcher) Risen(ctx context.Context) (map[Partition]int64, error) {
 	for {
 		w.q.mu.Lock()
-		risen, closed := w.risen, w.q.closed
-		if len(risen) > 0 {
+		closed := w.q.closed
+		if len(w.risen) > 0 {
+			risen := w.risen
 			w.risen = make(map[Partition]int64)
-		}
-		w.q.mu.Unlock()
-		if len(risen) > 0 {
+			w.q.mu.Unlock()
 			return risen, nil
 		}
+		w.q.mu.Unlock()
 		if closed != nil {
 			return nil, closed
 		}
