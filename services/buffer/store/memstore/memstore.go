@@ -1,0 +1,235 @@
+// Package memstore is a queue.Store in memory, for tests. What was appended survives Reopen, which
+// stands for the restart of a process, and nothing else. As on disk, Reopen brings back released
+// batches of segments that were not dropped.
+package memstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/spillwayio/spillway/services/buffer/queue"
+)
+
+// DefaultSegmentBytes is where a segment ends when the store does not say otherwise.
+const DefaultSegmentBytes = 1 << 20
+
+var (
+	errClosed   = errors.New("store is closed")
+	errReopened = errors.New("store was opened again")
+)
+
+// Memory is what stores write to: the disk, as it were.
+type Memory struct {
+	// SegmentBytes is where a segment ends: meta and payload bytes. Set it before the first Reopen.
+	SegmentBytes int64
+
+	mu       sync.Mutex
+	segments []*segment
+	next     uint64 // group
+	open     *Store // the one that was opened last
+}
+
+type segment struct {
+	groups []storedGroup
+	bytes  int64
+	live   map[queue.Ref]struct{}
+}
+
+type storedGroup struct {
+	number  uint64
+	entries []queue.Entry
+}
+
+// New returns an empty memory. Reopen makes a store of it.
+func New() *Memory { return &Memory{SegmentBytes: DefaultSegmentBytes, next: 1} }
+
+// Reopen opens a store on what has been appended so far. The store that was open before, if any, is
+// dead, as if its process had been killed: its methods fail.
+func (m *Memory) Reopen(opts queue.StoreOptions) (*Store, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := &Store{m: m, opts: opts, fresh: true}
+	if m.open != nil && m.open.dead == nil {
+		m.open.dead = errReopened
+	}
+	m.open = nil
+	snapshot := uint64(0)
+	for _, seg := range m.segments {
+		for _, g := range seg.groups {
+			if g.entries[0].Kind == queue.SnapshotEntry {
+				snapshot = g.number
+			}
+		}
+	}
+	for _, seg := range m.segments {
+		for _, g := range seg.groups {
+			if err := g.recover(seg, snapshot, opts.Recover); err != nil {
+				return nil, fmt.Errorf("recover group %d: %w", g.number, err)
+			}
+		}
+	}
+	m.open = s
+	return s, nil
+}
+
+func (g *storedGroup) recover(seg *segment, snapshot uint64, tell func(queue.Recovered) error) error {
+	for i, e := range g.entries {
+		ref := refOf(g.number, i, e)
+		switch e.Kind {
+		case queue.BatchEntry:
+			seg.live[ref] = struct{}{}
+		case queue.SnapshotEntry:
+			if g.number != snapshot {
+				continue
+			}
+		case queue.ChangeEntry:
+			if g.number < snapshot {
+				continue
+			}
+		}
+		if err := tell(queue.Recovered{Kind: e.Kind, Meta: bytes.Clone(e.Meta), Ref: ref}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func refOf(group uint64, i int, e queue.Entry) queue.Ref {
+	if e.Kind != queue.BatchEntry {
+		return queue.Ref{}
+	}
+	return queue.Ref{Group: group, Offset: uint32(i), Length: uint32(len(e.Payload))}
+}
+
+// Wipe loses everything, as a lost disk does. The open store is dead afterwards.
+func (m *Memory) Wipe() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.segments, m.next = nil, 1
+	if m.open != nil && m.open.dead == nil {
+		m.open.dead = errReopened
+	}
+	m.open = nil
+}
+
+// Store is an open store. It implements queue.Store.
+type Store struct {
+	m    *Memory
+	opts queue.StoreOptions
+
+	fresh bool  // nothing was appended since it was opened
+	dead  error // why it is no longer usable
+}
+
+// Append implements queue.Store.
+func (s *Store) Append(entries []queue.Entry) ([]queue.Ref, error) {
+	s.m.mu.Lock()
+	if s.dead != nil {
+		s.m.mu.Unlock()
+		return nil, fmt.Errorf("append group: %w", s.dead)
+	}
+	n := len(s.m.segments)
+	begins := s.fresh || s.m.segments[n-1].bytes >= s.m.SegmentBytes
+	s.m.mu.Unlock()
+	var snapshot []byte
+	if begins { // without the lock: Snapshot takes the queue's, and Release comes with it held
+		snapshot = s.opts.Snapshot()
+	}
+
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	if s.dead != nil {
+		return nil, fmt.Errorf("append group: %w", s.dead)
+	}
+	g := storedGroup{number: s.m.next}
+	if begins {
+		s.m.segments = append(s.m.segments, &segment{live: make(map[queue.Ref]struct{})})
+		g.entries = append(g.entries, queue.Entry{Kind: queue.SnapshotEntry, Meta: bytes.Clone(snapshot)})
+	}
+	seg := s.m.segments[len(s.m.segments)-1]
+	refs := make([]queue.Ref, len(entries))
+	for i, e := range entries {
+		if e.Kind != queue.BatchEntry && (e.Kind != queue.ChangeEntry || len(e.Payload) > 0) {
+			return nil, fmt.Errorf("append entry %d: kind %d cannot be stored, or not with a payload", i, e.Kind)
+		}
+		e.Meta, e.Payload = bytes.Clone(e.Meta), bytes.Clone(e.Payload)
+		refs[i] = refOf(g.number, len(g.entries), e)
+		g.entries = append(g.entries, e)
+		seg.bytes += int64(len(e.Meta) + len(e.Payload))
+		if e.Kind == queue.BatchEntry {
+			seg.live[refs[i]] = struct{}{}
+		}
+	}
+	seg.groups = append(seg.groups, g)
+	s.m.next++
+	s.fresh = false
+	s.m.dropReleasedLocked()
+	return refs, nil
+}
+
+// dropReleasedLocked drops segments without a live batch, but for the newest one, which has the
+// snapshot and the changes after it.
+func (m *Memory) dropReleasedLocked() {
+	var kept []*segment
+	for i, seg := range m.segments {
+		if len(seg.live) > 0 || i == len(m.segments)-1 {
+			kept = append(kept, seg)
+		}
+	}
+	m.segments = kept
+}
+
+// Read implements queue.Store.
+func (s *Store) Read(ref queue.Ref) ([]byte, error) {
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	if s.dead != nil {
+		return nil, fmt.Errorf("read group %d: %w", ref.Group, s.dead)
+	}
+	for _, seg := range s.m.segments {
+		for _, g := range seg.groups {
+			if g.number == ref.Group && int(ref.Offset) < len(g.entries) && refOf(g.number, int(ref.Offset), g.entries[ref.Offset]) == ref {
+				return bytes.Clone(g.entries[ref.Offset].Payload), nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("read group %d: it is not in the store", ref.Group)
+}
+
+// Release implements queue.Store.
+func (s *Store) Release(refs []queue.Ref) {
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	if s.dead != nil {
+		return
+	}
+	for _, ref := range refs {
+		for _, seg := range s.m.segments {
+			delete(seg.live, ref)
+		}
+	}
+	s.m.dropReleasedLocked()
+}
+
+// Stats implements queue.Store.
+func (s *Store) Stats() queue.StoreStats {
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	stats := queue.StoreStats{Segments: len(s.m.segments)}
+	for _, seg := range s.m.segments {
+		stats.DiskBytes += seg.bytes
+	}
+	return stats
+}
+
+// Close implements queue.Store.
+func (s *Store) Close() error {
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	if s.dead == nil {
+		s.dead = errClosed
+	}
+	return nil
+}

@@ -1,0 +1,161 @@
+package nutsstore
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+
+	"github.com/spillwayio/spillway/services/buffer/queue"
+)
+
+// Open opens the store in a directory, which it creates when there is none, and recovers. Of two
+// stores in one directory, the second fails at once with ErrLocked. All functions of opts must be
+// set; the keeper may call Damage later on, too.
+func Open(dir string, cfg Config, opts queue.StoreOptions) (*Store, error) {
+	cfg.SegmentBytes = cmp.Or(cfg.SegmentBytes, DefaultSegmentBytes)
+	if cfg.SegmentBytes < MinSegmentBytes || cfg.SegmentBytes > math.MaxInt32 {
+		return nil, fmt.Errorf("open store: segments of %d bytes: must be %d to %d", cfg.SegmentBytes, MinSegmentBytes, math.MaxInt32)
+	}
+	return open(dir, cfg, opts)
+}
+
+// open is Open for segments of any size.
+func open(dir string, cfg Config, opts queue.StoreOptions) (*Store, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	s := &Store{dir: dir, cfg: cfg, opts: opts, lock: lock,
+		kick: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+	if err := s.recover(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open store: %w", err), lock.Close())
+	}
+	go s.keep()
+	s.wake()
+	return s, nil
+}
+
+// recover prepares the files, tells the queue what is in them, and starts nutsdb.
+func (s *Store) recover() error {
+	files, err := listDir(s.dir)
+	if err != nil {
+		return err
+	}
+	// Under our own lock nutsdb's cannot be held, but for one left by an Open that failed in this process.
+	if err := os.Remove(filepath.Join(s.dir, engineLockName)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove nutsdb's lock: %w", err)
+	}
+	if err := ensureFile(filepath.Join(s.dir, bucketMetaName), bucketMeta()); err != nil {
+		return err
+	}
+	if s.numbers, err = readGroupNumbers(s.dir, s.opts.Damage); err != nil {
+		return err
+	}
+	s.told = s.numbers.clone()
+	for _, id := range files.orphans {
+		s.opts.Damage(fmt.Sprintf("segment %d: its data file is missing", id))
+	}
+	active := int64(1)
+	for _, id := range files.segments {
+		active = id + 1
+		if err := s.recoverSegment(id); err != nil {
+			return err
+		}
+	}
+	last, err := s.tell()
+	if err != nil {
+		return err
+	}
+	s.numbers.known = max(s.numbers.known, last)
+	s.next = s.numbers.known + 1
+
+	// nutsdb cannot read from files beyond its segment size.
+	nominal := max(s.cfg.SegmentBytes, files.nominal)
+	if err := createData(s.dir, active, nominal); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(s.dir)); err != nil {
+		return err
+	}
+	s.segments = append(s.segments, &segment{id: active})
+	s.engine, err = openEngine(s.dir, nominal, active)
+	return err
+}
+
+// recoverSegment makes sure that a segment is sealed, and removes one in which nothing was written.
+func (s *Store) recoverSegment(id int64) error {
+	sum, err := readSummary(s.dir, id)
+	if err != nil { // not sealed yet, or a sidecar is damaged: both are written anew
+		if sum, err = seal(s.dir, id, func(string) {}); err != nil {
+			return err
+		}
+	}
+	if sum.dataEnd == 0 {
+		return removeData(s.dir, id)
+	}
+	s.segments = append(s.segments, &segment{id: id, groups: span{sum.first, sum.last}, snapshot: sum.snapshot, sealed: true,
+		diskBytes: diskBytes(s.dir, id)})
+	return nil
+}
+
+// tell hands all segments to the queue, and returns the number of the last group. The indexes have
+// the damage that was found when the segments were sealed.
+func (s *Store) tell() (last uint64, err error) {
+	snapshot := uint64(0)
+	for _, seg := range s.segments {
+		snapshot = max(snapshot, seg.snapshot)
+	}
+	if snapshot == 0 && len(s.segments) > 0 {
+		s.opts.Damage("no snapshot of the ledger is readable: it is rebuilt from the changes that are left")
+	}
+	behind := snapshot == 0 // the snapshot
+	for _, seg := range s.segments {
+		v := indexVisitor{damage: s.opts.Damage}
+		v.group = func(number uint64) bool {
+			if number <= last {
+				s.opts.Damage(fmt.Sprintf("segment %d: group %d comes after group %d", seg.id, number, last))
+				return false
+			}
+			s.tellMissing(span{last + 1, number - 1})
+			last = number
+			return true
+		}
+		v.entry = func(e queue.Recovered) error {
+			switch e.Kind {
+			case queue.BatchEntry:
+				seg.batches.add(e.Ref)
+			case queue.SnapshotEntry:
+				if last != snapshot {
+					return nil
+				}
+				behind = true
+			case queue.ChangeEntry:
+				if !behind {
+					return nil
+				}
+			}
+			return s.opts.Recover(e)
+		}
+		if err := readIndex(s.dir, seg.id, v); err != nil {
+			return 0, err
+		}
+	}
+	s.tellMissing(span{last + 1, s.numbers.known})
+	return last, nil
+}
+
+func (s *Store) tellMissing(numbers span) {
+	for _, lost := range s.numbers.missing(numbers) {
+		s.opts.Damage(fmt.Sprintf("groups %d to %d are missing", lost.first, lost.last))
+	}
+}

@@ -1,0 +1,77 @@
+package nutsstore
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/spillwayio/spillway/services/buffer/queue"
+)
+
+// segment is one data file, and what is known of it.
+type segment struct {
+	id int64
+
+	// Guarded by Store.mu.
+	groups     span   // 0 to 0 when it has none
+	snapshot   uint64 // the last group with a readable snapshot, 0 when there is none
+	sealed     bool   // it has its sidecars
+	sealFailed bool   // and is sealed when the store is opened again
+	batches    batches
+	diskBytes  int64 // except of the active segment
+
+	// reading is held while its files are read, and to remove them.
+	reading sync.RWMutex
+	removed bool
+}
+
+// batches is the batches of a segment and whether they are released, in 8 bytes each: the group as
+// its distance from the first one, the offset of the Ref, and on top one bit that says released.
+type batches struct {
+	base uint64
+	keys []uint64 // ascending without the bit
+	live int
+}
+
+const releasedBit = 1 << 63
+
+func (b *batches) key(ref queue.Ref) uint64 {
+	return (ref.Group-b.base)<<32&^uint64(releasedBit) | uint64(ref.Offset)
+}
+
+// add takes a batch, which must be above all others.
+func (b *batches) add(ref queue.Ref) {
+	if len(b.keys) == 0 {
+		b.base = ref.Group
+	}
+	b.keys = append(b.keys, b.key(ref))
+	b.live++
+}
+
+// release does nothing when it is not there, or already released.
+func (b *batches) release(ref queue.Ref) {
+	i, found := slices.BinarySearchFunc(b.keys, b.key(ref), func(a, key uint64) int {
+		switch a &^= releasedBit; {
+		case a < key:
+			return -1
+		case a > key:
+			return 1
+		}
+		return 0
+	})
+	if found && b.keys[i]&releasedBit == 0 {
+		b.keys[i] |= releasedBit
+		b.live--
+	}
+}
+
+// withBatches returns the numbers of the groups that have a batch: the keys in nutsdb's index.
+func (b *batches) withBatches() []uint64 {
+	var numbers []uint64
+	for _, k := range b.keys {
+		n := b.base + k&^releasedBit>>32
+		if len(numbers) == 0 || numbers[len(numbers)-1] != n {
+			numbers = append(numbers, n)
+		}
+	}
+	return numbers
+}
