@@ -25,7 +25,10 @@ import (
 
 // TestMain: nutsdb leaks a goroutine of its own with each Open (docs/storage-format.md).
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/antlabs/timer.(*timeWheel).Run"), goleak.IgnoreAnyFunction("github.com/nutsdb/nutsdb.(*ttlManager).run"))
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreAnyFunction("github.com/antlabs/timer.(*timeWheel).Run"),
+		goleak.IgnoreAnyFunction("github.com/nutsdb/nutsdb.(*ttlManager).run"),
+		goleak.IgnoreAnyFunction("github.com/nutsdb/nutsdb.(*DB).doWrites"))
 }
 
 // running is a buffer on loopback with the queue c: subscriptions all, and odd that wants the topic "odd" only.
