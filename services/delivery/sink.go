@@ -5,7 +5,7 @@
 //
 // A batch goes from the stream (session, stream.go) to the Sink and comes back as an ack; the Service
 // (worker.go) keeps one session open at a time. Goroutines: two per session, which end in its Close, and
-// one for Sink.Serve, which Run waits for. Locks: Service.mu before session.mu; trouble.mu is taken
+// one for Sink.Serve, which Run waits for. Locks: Service.mu before session.mu; Trouble.mu is taken
 // under session.mu, when an ack is accepted, and takes no other.
 package delivery
 

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/internal/backoff"
 	"github.com/spillwayio/spillway/services/internal/config"
 	"github.com/spillwayio/spillway/services/internal/rpc"
 )
@@ -50,8 +51,8 @@ type Service struct {
 	log    *slog.Logger
 
 	counters    counters
-	link        *trouble // with the buffer
-	destination *trouble
+	link        *backoff.Trouble // with the buffer
+	destination *backoff.Trouble
 
 	mu       sync.Mutex
 	session  *session // nil when there is none
@@ -98,11 +99,11 @@ func New(name string, cfg *config.Delivery, buffers []string, sink Sink, deps De
 	s := &Service{
 		name: name, kind: kindOf(cfg), buffer: buffers[0], sink: sink, deps: deps, log: log,
 		cfg:         sessionConfig{subscription: cfg.Subscription, consumer: deps.Instance, ordering: ordering, memory: memory},
-		link:        newTrouble(log, "no session with the buffer"),
-		destination: newTrouble(log, "the destination fails"),
+		link:        backoff.NewTrouble(log, "no session with the buffer"),
+		destination: backoff.NewTrouble(log, "the destination fails"),
 		reason:      "not started",
 	}
-	s.cfg.acked = s.destination.over
+	s.cfg.acked = s.destination.Over
 	if err := s.counters.register(deps.Registerer, name, s.held); err != nil {
 		return nil, err
 	}
@@ -150,24 +151,24 @@ func (s *Service) run(ctx context.Context, conn *grpc.ClientConn) {
 	if p, ok := s.sink.(Prober); ok {
 		s.setReady(false, "waiting for the destination")
 		for err := p.Probe(ctx); err != nil; err = p.Probe(ctx) {
-			if ctx.Err() != nil || s.destination.failed(ctx, err) != nil {
+			if ctx.Err() != nil || s.destination.Failed(ctx, err) != nil {
 				return
 			}
 		}
-		s.destination.over()
+		s.destination.Over()
 	}
 	client := spillwayv1.NewBufferServiceClient(conn)
 	s.setReady(false, "waiting for the buffer")
 	for ctx.Err() == nil {
 		session, err := openSession(ctx, client, s.sessionConfig(), s.log, &s.counters)
 		if err != nil {
-			if ctx.Err() != nil || s.link.failed(ctx, err) != nil {
+			if ctx.Err() != nil || s.link.Failed(ctx, err) != nil {
 				return
 			}
 			conn.ResetConnectBackoff() // the waiting has been done
 			continue
 		}
-		s.link.over()
+		s.link.Over()
 		s.counters.sessions.Add(1)
 		s.begin(session)
 		err = s.serve(ctx, session)
@@ -178,12 +179,12 @@ func (s *Service) run(ctx context.Context, conn *grpc.ClientConn) {
 				s.log.Warn("drained incompletely; what is left is delivered by another session", "error", err)
 			}
 		case lost != nil:
-			_ = s.link.failed(ctx, lost) // the loop looks at ctx
+			_ = s.link.Failed(ctx, lost) // the loop looks at ctx
 		default:
 			if err == nil {
 				err = errors.New("the sink stopped")
 			}
-			_ = s.destination.failed(ctx, err)
+			_ = s.destination.Failed(ctx, err)
 		}
 	}
 }

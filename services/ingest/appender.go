@@ -1,0 +1,121 @@
+package ingest
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+)
+
+// openTimeout bounds the wait for the buffer's answer to open.
+const openTimeout = 10 * time.Second
+
+// appender is one Append stream. The partitions send on it; one goroutine receives and hands every
+// answer to its partition. When the stream breaks the appender's ctx ends, and nothing that was sent
+// counts unless it was answered.
+type appender struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	stream spillwayv1.BufferService_AppendClient
+	routes map[topicPartition]*partition // fixed
+	done   chan struct{}                 // closed when receive has ended
+
+	sendMu sync.Mutex
+}
+
+// openAppender opens a stream and returns when the buffer has accepted it. Its owner must close it.
+func openAppender(ctx context.Context, conn *grpc.ClientConn, open *spillwayv1.AppendOpen, partitions []*partition) (*appender, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	a := &appender{ctx: ctx, cancel: cancel, routes: make(map[topicPartition]*partition), done: make(chan struct{})}
+	for _, p := range partitions {
+		a.routes[p.topicPartition] = p
+	}
+	late := time.AfterFunc(openTimeout, func() { cancel(fmt.Errorf("no answer within %s", openTimeout)) })
+	defer late.Stop()
+	if err := a.open(conn, open); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		cancel(err)
+		return nil, fmt.Errorf("open append stream to queue %s: %w", open.Queue, err)
+	}
+	go a.receive()
+	return a, nil
+}
+
+func (a *appender) open(conn *grpc.ClientConn, open *spillwayv1.AppendOpen) (err error) {
+	if a.stream, err = spillwayv1.NewBufferServiceClient(conn).Append(a.ctx); err != nil {
+		return err
+	}
+	// The reason of a failed Send is what Recv returns.
+	_ = a.stream.Send(&spillwayv1.AppendRequest{Message: &spillwayv1.AppendRequest_Open{Open: open}})
+	m, err := a.stream.Recv()
+	if err != nil {
+		return err
+	}
+	if m.GetOpened() == nil {
+		return fmt.Errorf("the buffer answered %T, want opened", m.Message)
+	}
+	return nil
+}
+
+// send may wait: the buffer reads no further while it has no room. An error means that the stream is
+// broken; ctx's cause tells why.
+func (a *appender) send(m *spillwayv1.AppendRequest) error {
+	a.sendMu.Lock()
+	defer a.sendMu.Unlock()
+	if err := a.stream.Send(m); err != nil {
+		<-a.done // it learns the reason
+		return context.Cause(a.ctx)
+	}
+	return nil
+}
+
+func (a *appender) receive() {
+	defer close(a.done)
+	for {
+		m, err := a.stream.Recv()
+		if err == nil {
+			err = a.route(m)
+		}
+		if err != nil {
+			a.cancel(err)
+			return
+		}
+	}
+}
+
+func (a *appender) route(m *spillwayv1.AppendResponse) error {
+	var source *spillwayv1.SourcePartition
+	switch m := m.Message.(type) {
+	case *spillwayv1.AppendResponse_Assigned:
+		source = m.Assigned.Source
+	case *spillwayv1.AppendResponse_Appended:
+		source = m.Appended.Source
+	case *spillwayv1.AppendResponse_Safe:
+		source = m.Safe.Source
+	}
+	p := a.routes[topicPartition{source.GetTopic(), int(source.GetPartition())}]
+	if p == nil {
+		return fmt.Errorf("the buffer sent %T for partition %v, which is not this stream's", m.Message, source)
+	}
+	switch m := m.Message.(type) {
+	case *spillwayv1.AppendResponse_Assigned:
+		p.onAssigned(m.Assigned)
+	case *spillwayv1.AppendResponse_Appended:
+		return p.onAppended(m.Appended)
+	case *spillwayv1.AppendResponse_Safe:
+		p.safe.Store(m.Safe.Offset)
+	}
+	return nil
+}
+
+// close ends the stream and returns when receive has ended.
+func (a *appender) close() {
+	a.cancel(context.Canceled)
+	<-a.done
+}

@@ -1,0 +1,329 @@
+package ingest
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"google.golang.org/grpc"
+
+	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/internal/backoff"
+	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/kafkaclient"
+)
+
+const (
+	commitInterval = time.Second
+	// topicPoll is how often missing topics are looked for, and the number of partitions is compared.
+	topicPoll = 5 * time.Second
+	// sessionTimeout is after what silence Kafka gives a dead instance's partitions to others.
+	sessionTimeout = 10 * time.Second
+)
+
+// source reads the topics of one Kafka cluster as one consumer group into one queue.
+type source struct {
+	name     string
+	cfg      *config.Source
+	instance string
+	memory   *budget
+	log      *slog.Logger
+	onReady  func(ready bool, reason string)
+	client   *kafkaclient.Client
+	gate     gate // closed: paused
+
+	kafka   *backoff.Trouble
+	buffer  *backoff.Trouble
+	commits *backoff.Trouble
+
+	records, bytes atomic.Int64 // accepted by the buffer
+
+	mu         sync.Mutex
+	cluster    string
+	missing    []string
+	partitions []*partition // of this generation
+	running    bool
+}
+
+func newSource(name string, cfg *config.Source, memory *budget, deps Deps, onReady func(bool, string)) *source {
+	log := deps.Log.With("source", name)
+	return &source{name: name, cfg: cfg, instance: deps.Instance, memory: memory, log: log, onReady: onReady,
+		client: kafkaclient.New(cfg.Brokers, "spillway-"+deps.Instance),
+		kafka:  backoff.NewTrouble(log, "no way to Kafka"),
+		buffer: backoff.NewTrouble(log, "no way to the buffer"), commits: backoff.NewTrouble(log, "cannot commit offsets")}
+}
+
+// run reads until ctx ends.
+func (s *source) run(ctx context.Context, conn *grpc.ClientConn) {
+	defer s.client.Close()
+	defer s.onReady(false, "stopped")
+	ready := false
+	for ctx.Err() == nil {
+		topics, err := s.lookUp(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				s.onReady(false, err.Error())
+				_ = s.kafka.Failed(ctx, err)
+			}
+			ready = false
+			continue
+		}
+		s.kafka.Over()
+		if !ready {
+			if err := s.probeBuffer(ctx, conn); err != nil {
+				if ctx.Err() == nil {
+					s.onReady(false, err.Error())
+					_ = s.buffer.Failed(ctx, err)
+				}
+				continue
+			}
+			s.buffer.Over()
+			s.onReady(true, "")
+			ready = true
+		}
+		if len(topics) == 0 {
+			sleep(ctx, topicPoll)
+			continue
+		}
+		s.consume(ctx, conn, topics)
+	}
+}
+
+// lookUp learns the cluster's id and which of the topics exist.
+func (s *source) lookUp(ctx context.Context) (existing []string, err error) {
+	cluster, err := s.client.Cluster(ctx, s.cfg.Topics)
+	if err != nil {
+		return nil, err
+	}
+	var missing []string
+	for _, topic := range s.cfg.Topics {
+		if cluster.Partitions[topic] > 0 {
+			existing = append(existing, topic)
+		} else {
+			missing = append(missing, topic)
+		}
+	}
+	s.mu.Lock()
+	news := s.cluster != cluster.ID || !slices.Equal(s.missing, missing)
+	s.cluster, s.missing = cluster.ID, missing
+	s.mu.Unlock()
+	if news {
+		s.log.Info("connected to Kafka", "cluster", cluster.ID, "topics", existing)
+		if len(missing) > 0 {
+			s.log.Warn("topics do not exist; they are read as soon as they do", "topics", missing)
+		}
+	}
+	return existing, nil
+}
+
+func (s *source) clusterID() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cluster
+}
+
+func (s *source) open() *spillwayv1.AppendOpen {
+	return &spillwayv1.AppendOpen{Queue: s.cfg.Queue, Cluster: s.clusterID(), Client: s.instance}
+}
+
+// probeBuffer returns nil when the buffer accepts a stream.
+func (s *source) probeBuffer(ctx context.Context, conn *grpc.ClientConn) error {
+	a, err := openAppender(ctx, conn, s.open(), nil)
+	if err != nil {
+		conn.ResetConnectBackoff() // the waiting is done here
+		return err
+	}
+	a.close()
+	return nil
+}
+
+// consume is a member of the group for topics until ctx ends or a missing topic appears.
+func (s *source) consume(ctx context.Context, conn *grpc.ClientConn, topics []string) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group, err := kafka.NewConsumerGroup(kafka.ConsumerGroupConfig{
+		ID: s.cfg.Group, Brokers: s.cfg.Brokers, Topics: topics,
+		Dialer:                &kafka.Dialer{ClientID: "spillway-" + s.instance, Timeout: 5 * time.Second, DualStack: true},
+		GroupBalancers:        []kafka.GroupBalancer{kafka.RangeGroupBalancer{}, kafka.RoundRobinGroupBalancer{}},
+		WatchPartitionChanges: true, PartitionWatchInterval: topicPoll,
+		HeartbeatInterval: sessionTimeout / 5, SessionTimeout: sessionTimeout, RebalanceTimeout: 3 * sessionTimeout,
+		JoinGroupBackoff: time.Second, Timeout: 10 * time.Second, StartOffset: kafka.FirstOffset,
+	})
+	if err != nil {
+		_ = s.kafka.Failed(ctx, fmt.Errorf("join group %s: %w", s.cfg.Group, err))
+		return
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { s.watchTopics(ctx, cancel, topics) })
+	defer cancel()
+	for {
+		generation, err := group.Next(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				break
+			}
+			s.kafka.Note(fmt.Errorf("join group %s: %w", s.cfg.Group, err)) // the group waits by itself
+			continue
+		}
+		s.kafka.Over()
+		generation.Start(func(ctx context.Context) { s.generation(ctx, conn, generation) })
+	}
+	// Close ends the generation, waits for it, and leaves the group.
+	if err := group.Close(); err != nil {
+		s.log.Warn("leaving the group failed", "error", err)
+	}
+}
+
+// watchTopics ends the membership when a topic that was missing exists.
+func (s *source) watchTopics(ctx context.Context, end context.CancelFunc, topics []string) {
+	for len(topics) < len(s.cfg.Topics) {
+		sleep(ctx, topicPoll)
+		if ctx.Err() != nil {
+			return
+		}
+		existing, err := s.lookUp(ctx)
+		if err == nil && len(existing) > len(topics) {
+			s.log.Info("a missing topic exists now; joining the group again", "topics", existing)
+			end()
+			return
+		}
+	}
+}
+
+// generation reads the partitions that the group gave this instance, until it takes them away.
+func (s *source) generation(ctx context.Context, conn *grpc.ClientConn, g *kafka.Generation) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	partitions := s.assign(g)
+	s.setPartitions(partitions, true)
+	defer s.setPartitions(nil, false)
+	s.log.Info("joined the group", "group", s.cfg.Group, "generation", g.ID, "partitions", fmt.Sprint(partitions))
+
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			sleep(ctx, commitInterval)
+			s.commit(g, partitions)
+		}
+	})
+	for ctx.Err() == nil {
+		if err := s.read(ctx, conn, partitions); ctx.Err() == nil {
+			_ = s.buffer.Failed(ctx, err)
+			conn.ResetConnectBackoff()
+		}
+	}
+	wg.Wait()
+}
+
+// assign makes the partitions of a generation.
+func (s *source) assign(g *kafka.Generation) []*partition {
+	n := 0
+	for _, assigned := range g.Assignments {
+		n += len(assigned)
+	}
+	// Half of the memory for fetches of all partitions at once, within what makes fetches worth while.
+	fetchBytes := int(min(max(s.memory.limit/2/int64(max(n, 1)), 64<<10), 2<<20))
+	var partitions []*partition
+	for _, topic := range slices.Sorted(maps.Keys(g.Assignments)) {
+		for _, assigned := range g.Assignments[topic] {
+			partitions = append(partitions, newPartition(s, topicPartition{topic, assigned.ID}, assigned.Offset, fetchBytes))
+		}
+	}
+	return partitions
+}
+
+func (s *source) setPartitions(partitions []*partition, running bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.partitions, s.running = partitions, running
+}
+
+// read reads all partitions over one stream to the buffer, and returns why that broke.
+func (s *source) read(ctx context.Context, conn *grpc.ClientConn, partitions []*partition) error {
+	a, err := openAppender(ctx, conn, s.open(), partitions)
+	if err != nil {
+		return err
+	}
+	s.buffer.Over()
+	var wg sync.WaitGroup
+	for _, p := range partitions {
+		wg.Go(func() { p.run(a) })
+	}
+	<-a.ctx.Done()
+	err = context.Cause(a.ctx)
+	a.close()
+	wg.Wait()
+	return err
+}
+
+// commit tells Kafka the safe offsets that rose.
+func (s *source) commit(g *kafka.Generation, partitions []*partition) {
+	offsets := make(map[string]map[int]int64)
+	for _, p := range partitions {
+		if safe := p.safe.Load(); safe >= 0 && safe != p.committed.Load() {
+			if offsets[p.topic] == nil {
+				offsets[p.topic] = make(map[int]int64)
+			}
+			offsets[p.topic][p.number] = safe
+		}
+	}
+	if len(offsets) == 0 {
+		return
+	}
+	if err := g.CommitOffsets(offsets); err != nil {
+		s.commits.Note(err)
+		return
+	}
+	s.commits.Over()
+	for _, p := range partitions {
+		if safe, ok := offsets[p.topic][p.number]; ok {
+			p.committed.Store(safe)
+		}
+	}
+}
+
+// state describes the source for people.
+func (s *source) state() (state string, err error) {
+	s.mu.Lock()
+	running, partitions, missing, cluster := s.running, s.partitions, s.missing, s.cluster
+	s.mu.Unlock()
+	for _, t := range []*backoff.Trouble{s.kafka, s.buffer, s.commits} {
+		if err = t.Err(); err != nil {
+			break
+		}
+	}
+	full := false
+	for _, p := range partitions {
+		full = full || p.full.Err() != nil
+		if err == nil {
+			if err = p.fetching.Err(); err != nil {
+				err = fmt.Errorf("%s: %w", p, err)
+			}
+		}
+	}
+	switch {
+	case s.buffer.Err() != nil:
+		return "waiting for the buffer", err
+	case s.kafka.Err() != nil:
+		return "waiting for Kafka", err
+	case cluster == "":
+		return "connecting", err
+	case s.gate.closed():
+		return "paused", err
+	case full:
+		return "waiting for room in the buffer", err
+	case !running && len(missing) == len(s.cfg.Topics):
+		return "waiting for the topics: " + strings.Join(missing, ", "), err
+	case !running:
+		return "joining the group", err
+	}
+	return "running", err
+}

@@ -1,0 +1,223 @@
+package ingest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/internal/recordbatch"
+	"github.com/spillwayio/spillway/services/internal/rpc"
+)
+
+// fakeBuffer keeps what is appended in memory. All of it is safe at once.
+type fakeBuffer struct {
+	spillwayv1.UnimplementedBufferServiceServer
+	t    *testing.T
+	addr string
+
+	mu         sync.Mutex
+	partitions map[topicPartition]*fakePartition
+	refuse     error // answer to batches
+	breakAfter int   // batches until the stream is broken; 0: never
+	streams    int
+}
+
+type fakePartition struct {
+	start, next int64
+	records     []storedRecord
+	settled     []*spillwayv1.SettleRange
+}
+
+type storedRecord struct {
+	offset, timestamp int64
+	key, value        []byte
+	headers           []recordbatch.Header
+}
+
+func startBuffer(t *testing.T) *fakeBuffer {
+	t.Helper()
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fakeBuffer{t: t, addr: lis.Addr().String(), partitions: make(map[topicPartition]*fakePartition)}
+	server := rpc.NewServer(slog.New(slog.DiscardHandler))
+	spillwayv1.RegisterBufferServiceServer(server.GRPC, f)
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ctx, lis) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+func (f *fakeBuffer) Append(stream spillwayv1.BufferService_AppendServer) error {
+	if _, err := stream.Recv(); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.streams++
+	f.mu.Unlock()
+	if err := stream.Send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Opened{Opened: &spillwayv1.AppendOpened{}}}); err != nil {
+		return err
+	}
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		for _, answer := range f.handle(m) {
+			if err := stream.Send(answer); err != nil {
+				return err
+			}
+		}
+		f.mu.Lock()
+		broken := f.breakAfter == -1
+		if broken {
+			f.breakAfter = 0
+		}
+		f.mu.Unlock()
+		if broken {
+			return status.Error(codes.Unavailable, "broken by the test")
+		}
+	}
+}
+
+func (f *fakeBuffer) handle(m *spillwayv1.AppendRequest) []*spillwayv1.AppendResponse {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch m := m.Message.(type) {
+	case *spillwayv1.AppendRequest_Assign:
+		answer := &spillwayv1.PartitionAssigned{Source: m.Assign.Source}
+		if p := f.partitions[key(m.Assign.Source)]; p != nil {
+			answer.Known, answer.ResumeOffset, answer.SafeOffset = true, p.next, p.next
+		}
+		return []*spillwayv1.AppendResponse{{Message: &spillwayv1.AppendResponse_Assigned{Assigned: answer}}}
+	case *spillwayv1.AppendRequest_Batch:
+		b := m.Batch
+		err := f.refuse
+		if err == nil {
+			err = f.extend(b.Source, b.FirstOffset, b.NextOffset, func(p *fakePartition) error { return p.store(b) })
+		}
+		if f.breakAfter > 0 {
+			if f.breakAfter--; f.breakAfter == 0 {
+				f.breakAfter = -1 // this answer is the last, and what was sent meanwhile is lost
+			}
+		}
+		return f.answer(b.Source, &spillwayv1.OffsetRange{First: b.FirstOffset, Next: b.NextOffset}, err)
+	case *spillwayv1.AppendRequest_Settle:
+		r := m.Settle
+		err := f.extend(r.Source, r.Range.First, r.Range.Next, func(p *fakePartition) error {
+			p.settled = append(p.settled, r)
+			return nil
+		})
+		return f.answer(r.Source, r.Range, err)
+	}
+	return nil
+}
+
+func key(s *spillwayv1.SourcePartition) topicPartition {
+	return topicPartition{s.Topic, int(s.Partition)}
+}
+
+func (f *fakeBuffer) extend(s *spillwayv1.SourcePartition, first, next int64, apply func(*fakePartition) error) error {
+	p := f.partitions[key(s)]
+	if p == nil {
+		p = &fakePartition{start: first, next: first}
+		f.partitions[key(s)] = p
+	}
+	if first != p.next || next <= first {
+		return rpc.Error(codes.FailedPrecondition, "GAP", 0, "range [%d,%d) does not begin at %d", first, next, p.next)
+	}
+	p.next = next
+	return apply(p)
+}
+
+func (p *fakePartition) store(b *spillwayv1.Batch) error {
+	if b.PayloadCrc32C != recordbatch.CRC(b.Payload) {
+		return status.Error(codes.DataLoss, "wrong checksum")
+	}
+	var r recordbatch.Reader
+	r.Reset(b.Payload)
+	n := int32(0)
+	for r.Next() {
+		rec := r.Record()
+		s := storedRecord{offset: b.FirstOffset + rec.OffsetDelta, timestamp: rec.TimestampMs, key: bytes.Clone(rec.Key), value: bytes.Clone(rec.Value), headers: slices.Clone(rec.Headers)}
+		p.records = append(p.records, s)
+		n++
+	}
+	if n != b.RecordCount {
+		return status.Errorf(codes.InvalidArgument, "%d records, not %d", n, b.RecordCount)
+	}
+	return r.Err()
+}
+
+func (f *fakeBuffer) answer(s *spillwayv1.SourcePartition, r *spillwayv1.OffsetRange, err error) []*spillwayv1.AppendResponse {
+	m := &spillwayv1.Appended{Source: s, Range: r}
+	if err != nil {
+		m.Status = status.Convert(err).Proto()
+	}
+	all := []*spillwayv1.AppendResponse{{Message: &spillwayv1.AppendResponse_Appended{Appended: m}}}
+	if err == nil {
+		all = append(all, &spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Safe{Safe: &spillwayv1.SafeOffset{Source: s, Offset: r.Next}}})
+	}
+	return all
+}
+
+// set changes how the buffer behaves.
+func (f *fakeBuffer) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
+// records are those of a topic by partition, in the order of their arrival.
+func (f *fakeBuffer) records(topic string) map[int][]storedRecord {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := make(map[int][]storedRecord)
+	for tp, p := range f.partitions {
+		if tp.topic == topic {
+			all[tp.number] = slices.Clone(p.records)
+		}
+	}
+	return all
+}
+
+func (f *fakeBuffer) settled(topic string, number int) []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []string
+	if p := f.partitions[topicPartition{topic, number}]; p != nil {
+		for _, s := range p.settled {
+			all = append(all, fmt.Sprintf("[%d,%d) %s: %s", s.Range.First, s.Range.Next, s.Outcome, s.Reason))
+		}
+	}
+	return all
+}
+
+// waitFor polls until condition holds.
+func waitFor(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(40 * time.Second)
+	for !condition() {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for: %s", what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}

@@ -1,0 +1,70 @@
+package backoff
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Trouble is one thing that may fail for a while: it is logged when it begins, when its cause
+// changes, and when it is over. All but Failed may be called by any goroutine, Failed by one.
+type Trouble struct {
+	log  *slog.Logger
+	what string // as in "cannot reach the buffer"
+	wait Backoff
+
+	mu       sync.Mutex
+	err      error // nil when all is well
+	code     codes.Code
+	since    time.Time
+	failures int
+}
+
+// NewTrouble is about what, as in "cannot reach the buffer". Delays go from 0.2 to 5 s.
+func NewTrouble(log *slog.Logger, what string) *Trouble {
+	return &Trouble{log: log, what: what, wait: Backoff{Initial: 200 * time.Millisecond, Max: 5 * time.Second}}
+}
+
+// Failed notes a failure and waits before the next attempt. It returns ctx's error when ctx ends first.
+func (t *Trouble) Failed(ctx context.Context, err error) error {
+	t.Note(err)
+	return t.wait.Wait(ctx)
+}
+
+// Note notes a failure, for a caller that waits by itself.
+func (t *Trouble) Note(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	code := status.Code(err)
+	if t.err == nil || code != t.code {
+		t.log.Warn(t.what+"; retrying", "error", err)
+	}
+	if t.err == nil {
+		t.since, t.failures = time.Now(), 0
+		t.wait.Reset()
+	}
+	t.err, t.code = err, code
+	t.failures++
+}
+
+// Over notes a success.
+func (t *Trouble) Over() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.err == nil {
+		return
+	}
+	t.log.Info("over: "+t.what, "failures", t.failures, "after", time.Since(t.since).Round(time.Millisecond))
+	t.err = nil
+}
+
+// Err is the last failure; nil when all is well.
+func (t *Trouble) Err() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.err
+}
