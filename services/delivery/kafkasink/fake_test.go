@@ -1,0 +1,330 @@
+package kafkasink
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/goleak"
+
+	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/delivery"
+	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/recordbatch"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fakeSession hands out the leases that the test puts in, and keeps what is acked.
+type fakeSession struct {
+	leases chan *delivery.Lease
+
+	mu      sync.Mutex
+	err     error
+	acks    []*delivery.Ack
+	refuse  map[uint64]bool // leases of which acks are refused
+	changed chan struct{}   // has room for one: an ack came
+}
+
+func newSession() *fakeSession {
+	return &fakeSession{leases: make(chan *delivery.Lease, 1000), changed: make(chan struct{}, 1)}
+}
+
+func (f *fakeSession) ID() uint64                                 { return 1 }
+func (f *fakeSession) Leases() <-chan *delivery.Lease             { return f.leases }
+func (f *fakeSession) Adoptions() <-chan *delivery.Adoption       { return nil }
+func (f *fakeSession) Nack(*delivery.Lease, time.Duration, error) { panic("the sink gives nothing back") }
+
+func (f *fakeSession) Err() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+func (f *fakeSession) Ack(_ context.Context, ack *delivery.Ack) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil {
+		return f.err
+	}
+	for _, l := range ack.Leases {
+		if f.refuse[l.Lease.ID] {
+			return delivery.ErrRefused
+		}
+	}
+	f.acks = append(f.acks, ack)
+	select {
+	case f.changed <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// acked are the leases acked so far, in order.
+func (f *fakeSession) acked() []delivery.AckedLease {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []delivery.AckedLease
+	for _, a := range f.acks {
+		all = append(all, a.Leases...)
+	}
+	return all
+}
+
+// wait returns when n leases are acked.
+func (f *fakeSession) wait(t *testing.T, n int) []delivery.AckedLease {
+	t.Helper()
+	timeout := time.After(20 * time.Second)
+	for {
+		if acked := f.acked(); len(acked) >= n {
+			return acked
+		}
+		select {
+		case <-f.changed:
+		case <-timeout:
+			t.Fatalf("%d leases are acked, want %d", len(f.acked()), n)
+		}
+	}
+}
+
+// lose ends the session as a broken stream does; ctx's end is the caller's.
+func (f *fakeSession) lose(err error) {
+	f.mu.Lock()
+	f.err = err
+	f.mu.Unlock()
+	close(f.leases)
+}
+
+// logLines collects log messages.
+type logLines struct {
+	slog.Handler
+	mu    sync.Mutex
+	lines []string
+}
+
+func newLog() (*slog.Logger, *logLines) {
+	l := &logLines{Handler: slog.DiscardHandler}
+	return slog.New(l), l
+}
+
+func (l *logLines) Enabled(context.Context, slog.Level) bool { return true }
+func (l *logLines) Handle(_ context.Context, r slog.Record) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, r.Message)
+	return nil
+}
+
+func (l *logLines) count(line string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, have := range l.lines {
+		if have == line {
+			n++
+		}
+	}
+	return n
+}
+
+// served is a sink at work on a session.
+type served struct {
+	*Sink
+	*fakeSession
+	log    *logLines
+	cancel context.CancelFunc
+	done   chan error
+}
+
+// serve makes a sink and has it serve a session. Brokers is cfg's, or the cluster's.
+func serve(t *testing.T, cluster *kfake.Cluster, cfg config.Kafka) *served {
+	t.Helper()
+	if cfg.Brokers == nil {
+		cfg.Brokers = cluster.ListenAddrs()
+	}
+	if cfg.Topic == "" {
+		cfg.Topic = "%{topic}"
+	}
+	logger, lines := newLog()
+	sink, err := New(&cfg, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sink.timing = timing{request: 5 * time.Second, metadata: 5 * time.Second, retryMin: 5 * time.Millisecond, retryMax: 50 * time.Millisecond, refreshes: 20 * time.Millisecond}
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &served{Sink: sink, fakeSession: newSession(), log: lines, cancel: cancel, done: make(chan error, 1)}
+	go func() { s.done <- sink.Serve(ctx, s.fakeSession) }()
+	t.Cleanup(func() {
+		cancel()
+		select {
+		case <-s.done:
+		case <-time.After(10 * time.Second):
+			t.Error("Serve did not return")
+		}
+		if err := sink.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return s
+}
+
+// drain lets the session drain and returns what Serve does.
+func (s *served) drain(t *testing.T) error {
+	t.Helper()
+	close(s.leases)
+	return s.returned(t)
+}
+
+func (s *served) returned(t *testing.T) error {
+	t.Helper()
+	select {
+	case err := <-s.done:
+		s.done <- err // for the cleanup
+		return err
+	case <-time.After(20 * time.Second):
+		t.Fatal("Serve did not return")
+		return nil
+	}
+}
+
+func newCluster(t testing.TB, opts ...kfake.Opt) *kfake.Cluster {
+	t.Helper()
+	cluster, err := kfake.NewCluster(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	return cluster
+}
+
+func partition(topic string, n int32) *spillwayv1.SourcePartition {
+	return &spillwayv1.SourcePartition{Cluster: "source", Topic: topic, Partition: n}
+}
+
+// lease is a batch of records at first, first+1, ...
+func lease(id uint64, source *spillwayv1.SourcePartition, first int64, records ...recordbatch.Record) *delivery.Lease {
+	var payload []byte
+	for i := range records {
+		records[i].OffsetDelta = int64(i)
+		payload = recordbatch.AppendRecord(payload, &records[i])
+	}
+	return delivery.NewLease(id, source, first, first+int64(len(records)), len(records), payload)
+}
+
+func values(vs ...string) []recordbatch.Record {
+	records := make([]recordbatch.Record, len(vs))
+	for i, v := range vs {
+		records[i] = recordbatch.Record{Value: []byte(v), TimestampMs: 1}
+	}
+	return records
+}
+
+// consume reads n records of topics from the beginning.
+func consume(t *testing.T, cluster *kfake.Cluster, n int, topics ...string) []*kgo.Record {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.ConsumeTopics(topics...),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	var all []*kgo.Record
+	for len(all) < n {
+		fetches := client.PollFetches(ctx)
+		if ctx.Err() != nil {
+			t.Fatalf("read %d records of %v, want %d", len(all), topics, n)
+		}
+		fetches.EachRecord(func(r *kgo.Record) { all = append(all, r) })
+	}
+	return all
+}
+
+// textsOf are the values in the order of their offsets.
+func textsOf(records []*kgo.Record, topic string, partition int32) []string {
+	var texts []string
+	for _, r := range records {
+		if r.Topic == topic && r.Partition == partition {
+			texts = append(texts, string(r.Value))
+		}
+	}
+	return texts
+}
+
+// endOffset is the number of records ever written to a partition.
+func endOffset(cluster *kfake.Cluster, topic string, partition int32) int64 {
+	if info := cluster.PartitionInfo(topic, partition); info != nil {
+		return info.HighWatermark
+	}
+	return 0
+}
+
+// proxy forwards connections to a broker until it is cut. A client that follows it must not learn the
+// broker's own address, so the cluster is told to be at the proxy's.
+type proxy struct {
+	net.Listener
+	to string
+
+	mu    sync.Mutex
+	down  bool
+	conns []net.Conn
+	wg    sync.WaitGroup
+}
+
+func (p *proxy) run() {
+	for {
+		in, err := p.Accept()
+		if err != nil {
+			return
+		}
+		p.mu.Lock()
+		out, err := net.Dial("tcp", p.to)
+		if err != nil || p.down {
+			in.Close()
+			if out != nil {
+				out.Close()
+			}
+			p.mu.Unlock()
+			continue
+		}
+		p.conns = append(p.conns, in, out)
+		p.mu.Unlock()
+		p.wg.Go(func() { forward(in, out) })
+		p.wg.Go(func() { forward(out, in) })
+	}
+}
+
+func forward(from, to net.Conn) {
+	defer from.Close()
+	defer to.Close()
+	b := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(b)
+		if err != nil {
+			return
+		}
+		if _, err := to.Write(b[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// cut breaks all connections and refuses new ones, or lets them through again.
+func (p *proxy) cut(down bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.down = down
+	if down {
+		for _, c := range slices.Concat(p.conns) {
+			c.Close()
+		}
+		p.conns = nil
+	}
+}

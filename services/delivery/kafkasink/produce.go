@@ -1,0 +1,398 @@
+package kafkasink
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	apiversionsapi "github.com/segmentio/kafka-go/protocol/apiversions"
+	metadataapi "github.com/segmentio/kafka-go/protocol/metadata"
+	produceapi "github.com/segmentio/kafka-go/protocol/produce"
+	"github.com/segmentio/kafka-go/protocol/rawproduce"
+
+	"github.com/spillwayio/spillway/services/internal/backoff"
+)
+
+const (
+	// maxBufferBytes is what a slot keeps for its next turn.
+	maxBufferBytes = 4 << 20
+	// brokerShare is the part of the time for a request that the broker may wait for its replicas.
+	brokerShare = 0.8
+)
+
+// part is one batch in a request: bytes [start, end) of the slot's buffer.
+type part struct {
+	group      int
+	start, end int
+}
+
+// Probe implements delivery.Prober.
+func (s *Sink) Probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timing.metadata)
+	defer cancel()
+	// Unlike metadata this is never answered from kafka-go's memory.
+	answer, err := s.transport.RoundTrip(ctx, s.addr, &apiversionsapi.Request{})
+	if err != nil {
+		s.refresh()
+		return fmt.Errorf("reach Kafka at %s: %w", s.addr, err)
+	}
+	response := answer.(*apiversionsapi.Response)
+	if response.ErrorCode != 0 {
+		return fmt.Errorf("reach Kafka at %s: %w", s.addr, kafka.Error(response.ErrorCode))
+	}
+	for _, api := range response.ApiKeys {
+		if protocol.ApiKey(api.ApiKey) == protocol.Produce && api.MaxVersion < 3 {
+			return fmt.Errorf("the broker at %s is older than Kafka 0.11", s.addr)
+		}
+	}
+	return nil
+}
+
+// deliver produces all records of a job, for as long as it takes. It returns an error only when ctx ends.
+func (s *Sink) deliver(ctx context.Context, j *job) error {
+	wait := backoff.Backoff{Initial: s.timing.retryMin, Max: s.timing.retryMax}
+	failing := false
+	defer func() {
+		if failing {
+			s.trouble.end(ctx.Err() == nil)
+		}
+	}()
+	for {
+		finished, err := s.turn(ctx, j)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case finished:
+			return nil
+		case err == nil:
+			continue // the next batches
+		case failing:
+			s.trouble.again(err)
+		default:
+			failing = true
+			s.trouble.begin(err)
+		}
+		if err := wait.Wait(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// turn is one attempt, with a slot. An error is a reason to wait before the next.
+func (s *Sink) turn(ctx context.Context, j *job) (finished bool, err error) {
+	var sl *slot
+	select {
+	case sl = <-s.slots:
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	defer func() { s.slots <- sl }()
+	if !j.loaded {
+		j.load(s.topic, s.perRecord)
+	}
+	j.dropRevoked()
+	if j.done() {
+		return true, nil
+	}
+	err = s.attempt(ctx, sl, j)
+	return j.done(), err
+}
+
+// attempt sends one batch to each target partition that has something left. It goes on where some
+// fail, and returns the first failure.
+func (s *Sink) attempt(ctx context.Context, sl *slot, j *job) error {
+	for i := range j.groups {
+		j.groups[i].leader, j.groups[i].sent = -1, 0
+	}
+	failure := s.locate(ctx, j)
+	if err := s.encode(sl, j); err != nil {
+		return err
+	}
+	failure = cmp.Or(failure, s.send(ctx, sl, j))
+	if failure != nil && isStale(failure) {
+		s.refresh()
+	}
+	return failure
+}
+
+// locate asks for partitions and leaders of the topics that something is left for, creating topics if
+// the brokers do so.
+func (s *Sink) locate(ctx context.Context, j *job) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timing.metadata)
+	defer cancel()
+	answer, err := s.transport.RoundTrip(ctx, s.addr, &metadataapi.Request{TopicNames: j.unfinished(nil), AllowAutoTopicCreation: true})
+	if err != nil {
+		return fmt.Errorf("ask %s for metadata: %w", s.addr, err)
+	}
+	var failure error
+	for i := range answer.(*metadataapi.Response).Topics {
+		topic := &answer.(*metadataapi.Response).Topics[i]
+		n, wanted := j.byName[topic.Name]
+		if !wanted {
+			continue
+		}
+		switch code := kafka.Error(topic.ErrorCode); {
+		case code == kafka.InvalidTopic:
+			j.deadLetterTarget(n, fmt.Sprintf("no target topic: the broker refuses the name %q", topic.Name))
+			continue
+		case code == kafka.UnknownTopicOrPartition:
+			failure = cmp.Or(failure, fmt.Errorf("topic %s does not exist and the brokers do not create it (auto.create.topics.enable), or not yet; create it: %w", topic.Name, code))
+			continue
+		case code != 0:
+			failure = cmp.Or(failure, fmt.Errorf("metadata of topic %s: %w", topic.Name, error(code)))
+			continue
+		case len(topic.Partitions) == 0:
+			failure = cmp.Or(failure, fmt.Errorf("metadata of topic %s: it has no partitions: %w", topic.Name, error(kafka.LeaderNotAvailable)))
+			continue
+		}
+		if len(j.topics[n].waiting) > 0 {
+			j.spread(n, len(topic.Partitions), s.partitioner, s.robin.Add(1))
+		}
+		for k := range topic.Partitions {
+			p := &topic.Partitions[k]
+			if int(p.PartitionIndex) >= len(j.topics[n].groups) || j.topics[n].groups[p.PartitionIndex] < 0 {
+				continue
+			}
+			g := &j.groups[j.topics[n].groups[p.PartitionIndex]]
+			g.leader = p.LeaderID
+			if p.LeaderID < 0 && !g.done() {
+				failure = cmp.Or(failure, fmt.Errorf("metadata of %s: %w", j.partName(g), error(cmp.Or(kafka.Error(p.ErrorCode), kafka.LeaderNotAvailable))))
+			}
+		}
+	}
+	return failure
+}
+
+// encode puts a batch for each group that has a leader into the slot's buffer, in the order of leaders
+// and topics.
+func (s *Sink) encode(sl *slot, j *job) error {
+	sl.buffer, sl.parts = sl.buffer[:0], sl.parts[:0]
+	for i := range j.groups {
+		if g := &j.groups[i]; g.leader >= 0 && !g.done() {
+			sl.parts = append(sl.parts, part{group: i})
+		}
+	}
+	slices.SortStableFunc(sl.parts, func(a, b part) int {
+		ga, gb := &j.groups[a.group], &j.groups[b.group]
+		return cmp.Or(cmp.Compare(ga.leader, gb.leader), cmp.Compare(ga.target, gb.target))
+	})
+	for i := range sl.parts {
+		p := &sl.parts[i]
+		g := &j.groups[p.group]
+		limit := g.limit
+		if limit == 0 {
+			limit = math.MaxInt
+		}
+		p.start = len(sl.buffer)
+		var err error
+		if sl.buffer, g.sent, g.sentBytes, err = sl.encoder.append(sl.buffer, j.records, g.records[g.produced:], limit, s.batchBytes(j.topics[g.target].name)); err != nil {
+			return err
+		}
+		p.end = len(sl.buffer)
+	}
+	return nil
+}
+
+// send sends one request to each leader, all at the same time, and takes note of the answers.
+func (s *Sink) send(ctx context.Context, sl *slot, j *job) error {
+	if len(sl.parts) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.timing.request)
+	defer cancel()
+	type result struct {
+		parts    []part
+		response *produceapi.Response
+		err      error
+	}
+	var results []result
+	for first, i := 0, 1; i <= len(sl.parts); i++ {
+		if i == len(sl.parts) || j.groups[sl.parts[i].group].leader != j.groups[sl.parts[first].group].leader {
+			results = append(results, result{parts: sl.parts[first:i]})
+			first = i
+		}
+	}
+	var wg sync.WaitGroup
+	for i := range results {
+		r := &results[i]
+		exchange := func() { r.response, r.err = s.exchange(ctx, j, sl.buffer, r.parts) }
+		if i == len(results)-1 {
+			exchange()
+		} else {
+			wg.Go(exchange)
+		}
+	}
+	wg.Wait()
+
+	var failure error
+	broken := false
+	for i := range results {
+		r := &results[i]
+		if r.err != nil {
+			broken = true
+			failure = cmp.Or(failure, fmt.Errorf("produce to broker %d: %w", j.groups[r.parts[0].group].leader, r.err))
+			continue
+		}
+		failure = cmp.Or(failure, s.settle(j, r.parts, r.response))
+	}
+	if broken || cap(sl.buffer) > maxBufferBytes {
+		// kafka-go may still be reading the buffer of a request that was given up.
+		sl.buffer = nil
+	}
+	if cap(sl.encoder.plain) > maxBufferBytes {
+		sl.encoder.plain = nil
+	}
+	return failure
+}
+
+// exchange sends one request. The parts have the same leader.
+func (s *Sink) exchange(ctx context.Context, j *job, buffer []byte, parts []part) (*produceapi.Response, error) {
+	request := &rawproduce.Request{Acks: int16(kafka.RequireAll), Timeout: int32(s.timing.request.Seconds() * brokerShare * 1000)}
+	last := -1
+	for _, p := range parts {
+		g := &j.groups[p.group]
+		if g.target != last {
+			request.Topics = append(request.Topics, rawproduce.RequestTopic{Topic: j.topics[g.target].name})
+			last = g.target
+		}
+		t := &request.Topics[len(request.Topics)-1]
+		t.Partitions = append(t.Partitions, rawproduce.RequestPartition{
+			Partition: g.partition, RecordSet: protocol.RawRecordSet{Reader: bytes.NewReader(buffer[p.start:p.end])}})
+	}
+	answer, err := s.transport.RoundTrip(ctx, s.addr, request)
+	if err != nil {
+		var wrapped *rawproduce.Error // says that it is about a fetch
+		if errors.As(err, &wrapped) {
+			err = wrapped.Err
+		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("no answer within %s: %w", s.timing.request, err)
+		}
+		return nil, err
+	}
+	return answer.(*produceapi.Response), nil
+}
+
+// settle takes note of the answer for each part and returns the first failure that may pass.
+func (s *Sink) settle(j *job, parts []part, response *produceapi.Response) error {
+	var failure error
+	for i := range response.Topics {
+		topic := &response.Topics[i]
+		n, known := j.byName[topic.Topic]
+		if !known {
+			continue
+		}
+		for k := range topic.Partitions {
+			p := &topic.Partitions[k]
+			groups := j.topics[n].groups
+			if p.Partition < 0 || int(p.Partition) >= len(groups) || groups[p.Partition] < 0 {
+				continue
+			}
+			g := &j.groups[groups[p.Partition]]
+			failure = cmp.Or(failure, s.settleGroup(j, g, p))
+			g.sent = 0
+		}
+	}
+	for _, p := range parts {
+		if g := &j.groups[p.group]; g.sent > 0 {
+			g.sent = 0
+			failure = cmp.Or(failure, fmt.Errorf("produce to %s: the broker's answer does not mention it", j.partName(g)))
+		}
+	}
+	return failure
+}
+
+func (s *Sink) settleGroup(j *job, g *group, p *produceapi.ResponsePartition) error {
+	code := kafka.Error(p.ErrorCode)
+	if code == 0 {
+		g.produced += g.sent
+		if g.limit *= 2; g.limit >= len(g.records) {
+			g.limit = 0
+		}
+		return nil
+	}
+	refusal := code.Error()
+	if p.ErrorMessage != "" {
+		refusal += ": " + p.ErrorMessage
+	}
+	switch code {
+	case kafka.MessageSizeTooLarge, kafka.RecordListTooLarge:
+		if g.sent > 1 {
+			s.lowerBatchBytes(j.topics[g.target].name, g.sentBytes/2)
+			return nil
+		}
+	case kafka.InvalidRecord, kafka.InvalidTimestamp:
+		if g.sent > 1 {
+			g.limit = g.sent / 2
+			return nil
+		}
+	default:
+		return fmt.Errorf("produce to %s: %w", j.partName(g), describe(code, p.ErrorMessage))
+	}
+	if g.sent == 1 {
+		i := int(g.records[g.produced])
+		j.deadLetter(i, fmt.Sprintf("%s refuses the record of %d bytes (key, value, headers): %s", j.partName(g), j.records[i].size(), refusal))
+		g.produced++
+	}
+	return nil
+}
+
+func describe(code kafka.Error, message string) error {
+	if message == "" {
+		return code
+	}
+	return fmt.Errorf("%w: %s", code, message)
+}
+
+// isStale says whether fresh metadata or fresh connections may help.
+func isStale(err error) bool {
+	var code kafka.Error
+	if !errors.As(err, &code) {
+		return true // no answer at all
+	}
+	switch code {
+	case kafka.NotLeaderForPartition, kafka.UnknownTopicOrPartition, kafka.LeaderNotAvailable, kafka.ReplicaNotAvailable,
+		kafka.BrokerNotAvailable, kafka.FencedLeaderEpoch, kafka.UnknownLeaderEpoch, kafka.KafkaStorageError, kafka.NetworkException:
+		return true
+	}
+	return false
+}
+
+// refresh makes kafka-go ask for metadata on its next use, which it otherwise does every few seconds.
+// It has no call for that, but it forgets what it knows together with its connections; those in use
+// stay until their request is answered.
+func (s *Sink) refresh() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := time.Now(); now.Sub(s.refreshed) >= s.timing.refreshes {
+		s.refreshed = now
+		s.transport.CloseIdleConnections()
+	}
+}
+
+// batchBytes is the bound of a batch for a topic.
+func (s *Sink) batchBytes(topic string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if limit, known := s.limits[topic]; known {
+		return limit
+	}
+	return maxBatchBytes
+}
+
+// lowerBatchBytes remembers that a topic takes less, so that not every batch is refused first.
+func (s *Sink) lowerBatchBytes(topic string, limit int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if known, ok := s.limits[topic]; !ok || limit < known {
+		s.limits[topic] = limit
+	}
+}

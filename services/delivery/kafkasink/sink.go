@@ -1,0 +1,317 @@
+// Package kafkasink produces records to Kafka: at least once, and in order per source partition.
+//
+// What is kept of a record: key, value and header values with null and empty told apart, headers with
+// their order and repetitions, the timestamp (unless the target topic sets its own). It is produced with
+// acks=all and acked to the buffer after Kafka's answer, so a lost answer or session can double records
+// but loses none. Brokers must be 0.11 or later.
+//
+// Serve's own goroutine hands out work: the leases of one source partition form jobs, one job of a
+// partition at a time, in the order they were leased (job.go). A job lives on its own goroutine until
+// all its records are produced or dead-lettered (produce.go); while it talks to Kafka it holds one of a
+// fixed number of slots, which bound requests and the memory for encoding. A job that waits for a
+// destination to come back holds none, so a topic that is away does not keep others from going on.
+// Finished leases are acked many at a time, one ack after the other. All these goroutines end before
+// Serve returns; the connections and kafka-go's goroutines end with Close.
+//
+// Memory beyond the leases: two copies of a job's records for each slot, and about 150 bytes for each
+// record of a job that has begun.
+package kafkasink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/compress"
+
+	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/delivery"
+	"github.com/spillwayio/spillway/services/internal/config"
+)
+
+const (
+	// slotCount bounds the jobs that talk to Kafka at the same time.
+	slotCount = 8
+	// maxJobBytes and maxJobRecords bound the leases that go into one job, but for the first.
+	maxJobBytes   = 1 << 20
+	maxJobRecords = 10_000
+	// maxAckLeases and maxAckDeadLetters bound what goes into one ack, but for the first lease.
+	maxAckLeases      = 1000
+	maxAckDeadLetters = 5000
+	// maxBatchBytes bounds a batch before compression; brokers refuse more than 1,048,588 by default.
+	maxBatchBytes = 1_000_000
+)
+
+// Sink is a delivery.Sink. It may serve one session at a time.
+type Sink struct {
+	log         *slog.Logger
+	addr        net.Addr
+	transport   *kafka.Transport
+	topic       template
+	perRecord   bool
+	partitioner partitioner
+	trouble     trouble
+	timing      timing
+
+	slots chan *slot
+	jobs  sync.Pool // of *job, empty
+	robin atomic.Uint32
+
+	mu        sync.Mutex
+	refreshed time.Time      // when the connections were last given up for fresh metadata
+	limits    map[string]int // by topic: bytes of a batch, where the broker wants less than maxBatchBytes
+}
+
+// timing is what tests make shorter.
+type timing struct {
+	request   time.Duration // for the answer to a request
+	metadata  time.Duration // for the answer to a metadata request
+	retryMin  time.Duration
+	retryMax  time.Duration
+	refreshes time.Duration // between two times that metadata is asked for out of turn
+}
+
+// slot is the permission to talk to Kafka, with the memory for it.
+type slot struct {
+	encoder encoder
+	buffer  []byte
+	parts   []part
+}
+
+// New prepares a delivery; it connects to nothing. Close it at the end.
+func New(cfg *config.Kafka, log *slog.Logger) (*Sink, error) {
+	s := &Sink{
+		log:       log,
+		addr:      kafka.TCP(cfg.Brokers...),
+		transport: &kafka.Transport{ClientID: "spillway"},
+		trouble:   trouble{log: log},
+		timing:    timing{request: 30 * time.Second, metadata: 15 * time.Second, retryMin: 100 * time.Millisecond, retryMax: 5 * time.Second, refreshes: time.Second},
+		slots:     make(chan *slot, slotCount),
+		jobs:      sync.Pool{New: func() any { return newJob() }},
+		limits:    make(map[string]int),
+	}
+	if len(cfg.Brokers) == 0 {
+		return nil, errors.New("kafka.brokers is empty: name at least one broker as host:port")
+	}
+	var err error
+	if s.topic, err = parseTemplate(cfg.Topic); err != nil {
+		return nil, fmt.Errorf("kafka.topic: %w", err)
+	}
+	s.perRecord = s.topic.perRecord()
+	if s.partitioner, err = parsePartitioner(cfg.Partitioner); err != nil {
+		return nil, fmt.Errorf("kafka.partitioner: %w", err)
+	}
+	compression := compress.None
+	if cfg.Compression != "" {
+		if err := compression.UnmarshalText([]byte(cfg.Compression)); err != nil {
+			return nil, fmt.Errorf("kafka.compression: %w", err)
+		}
+	}
+	for range slotCount {
+		s.slots <- &slot{encoder: encoder{compression: compression}}
+	}
+	return s, nil
+}
+
+// Ordering implements delivery.Sink.
+func (s *Sink) Ordering() spillwayv1.Ordering { return spillwayv1.Ordering_ORDERING_PARTITION }
+
+// Trouble implements delivery.Troubled.
+func (s *Sink) Trouble() error { return s.trouble.last() }
+
+// Close closes the connections. No session may be served any more.
+func (s *Sink) Close() error {
+	s.transport.CloseIdleConnections()
+	return nil
+}
+
+// sourceKey is a source partition.
+type sourceKey struct {
+	cluster, topic string
+	partition      int32
+	incarnation    uint32
+}
+
+func keyOf(p *spillwayv1.SourcePartition) sourceKey {
+	return sourceKey{p.GetCluster(), p.GetTopic(), p.GetPartition(), p.GetIncarnation()}
+}
+
+// source is a source partition with leases that are not produced yet.
+type source struct {
+	waiting []*delivery.Lease
+	busy    bool // a job of it is under way
+}
+
+// serving is one Serve. Its own goroutine alone touches the fields that are no channels.
+type serving struct {
+	sink    *Sink
+	session delivery.Session
+	wg      sync.WaitGroup
+
+	sources  map[sourceKey]*source
+	finished chan *job
+	toAck    []delivery.AckedLease
+	acking   bool
+	acked    chan error
+}
+
+// Serve implements delivery.Sink.
+func (s *Sink) Serve(ctx context.Context, session delivery.Session) error {
+	ctx, cancel := context.WithCancel(ctx)
+	v := &serving{
+		sink: s, session: session,
+		sources:  make(map[sourceKey]*source),
+		finished: make(chan *job), acked: make(chan error),
+	}
+	err := v.run(ctx)
+	cancel()
+	v.wg.Wait()
+	if lost := session.Err(); lost != nil {
+		return lost
+	}
+	return err
+}
+
+func (v *serving) run(ctx context.Context) error {
+	leases := v.session.Leases()
+	for leases != nil || len(v.sources) > 0 || len(v.toAck) > 0 || v.acking {
+		select {
+		case l, open := <-leases:
+			switch {
+			case open:
+				v.add(ctx, l)
+			case v.session.Err() != nil:
+				return v.session.Err()
+			default:
+				leases = nil
+			}
+		case j := <-v.finished:
+			v.finish(ctx, j)
+		case err := <-v.acked:
+			if err != nil {
+				return err
+			}
+			v.acking = false
+			v.ack(ctx)
+		case a := <-v.session.Adoptions():
+			v.sink.log.Warn("the subscription has state of a delivery to files; it is left alone", "session", a.SessionID, "entries", len(a.Entries))
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// add takes in a lease.
+func (v *serving) add(ctx context.Context, l *delivery.Lease) {
+	key := keyOf(l.Source)
+	src := v.sources[key]
+	if src == nil {
+		src = &source{}
+		v.sources[key] = src
+	}
+	src.waiting = append(src.waiting, l)
+	v.begin(ctx, key, src)
+}
+
+// begin starts the next job of a source partition, unless one is under way.
+func (v *serving) begin(ctx context.Context, key sourceKey, src *source) {
+	if src.busy {
+		return
+	}
+	if len(src.waiting) == 0 {
+		delete(v.sources, key)
+		return
+	}
+	j := v.sink.jobs.Get().(*job)
+	j.source = key
+	bytes, records := 0, 0
+	for _, l := range src.waiting {
+		bytes, records = bytes+len(l.Payload), records+l.RecordCount
+		if len(j.leases) > 0 && (bytes > maxJobBytes || records > maxJobRecords) {
+			break
+		}
+		j.leases = append(j.leases, l)
+	}
+	taken := len(j.leases)
+	left := copy(src.waiting, src.waiting[taken:])
+	clear(src.waiting[left:])
+	src.waiting = src.waiting[:left]
+	src.busy = true
+	v.wg.Go(func() {
+		if v.sink.deliver(ctx, j) != nil {
+			return // ctx ended
+		}
+		select {
+		case v.finished <- j:
+		case <-ctx.Done():
+		}
+	})
+}
+
+// finish takes a finished job's leases to be acked, and goes on with its source partition.
+func (v *serving) finish(ctx context.Context, j *job) {
+	v.toAck = j.appendAcked(v.toAck)
+	key := j.source
+	j.reset()
+	v.sink.jobs.Put(j)
+	v.ack(ctx)
+	src := v.sources[key]
+	src.busy = false
+	v.begin(ctx, key, src)
+}
+
+// ack acks what is finished, unless an ack is under way.
+func (v *serving) ack(ctx context.Context) {
+	if v.acking || len(v.toAck) == 0 {
+		return
+	}
+	n, deadLetters := 0, 0
+	for n < min(len(v.toAck), maxAckLeases) {
+		deadLetters += len(v.toAck[n].DeadLetters)
+		if n > 0 && deadLetters > maxAckDeadLetters {
+			break
+		}
+		n++
+	}
+	leases := v.toAck[:n:n]
+	v.toAck = v.toAck[n:]
+	v.acking = true
+	v.wg.Go(func() {
+		err := v.ackAll(ctx, leases)
+		select {
+		case v.acked <- err:
+		case <-ctx.Done():
+		}
+	})
+}
+
+// ackAll acks leases. When one of them is no longer held all are refused, so then each goes on its own.
+// What is refused is delivered again: at least once.
+func (v *serving) ackAll(ctx context.Context, leases []delivery.AckedLease) error {
+	err := v.session.Ack(ctx, &delivery.Ack{Leases: leases})
+	if !errors.Is(err, delivery.ErrRefused) {
+		return err
+	}
+	refused := 0
+	for i := range leases {
+		if len(leases) > 1 && !leases[i].Lease.Revoked() {
+			err = v.session.Ack(ctx, &delivery.Ack{Leases: leases[i : i+1]})
+			if err == nil {
+				continue
+			}
+			if !errors.Is(err, delivery.ErrRefused) {
+				return err
+			}
+		}
+		refused++
+	}
+	v.sink.log.Warn("the buffer took back batches that were already produced; they will be produced twice", "batches", refused)
+	return nil
+}
