@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"net"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -29,6 +28,7 @@ type fakeSession struct {
 	err     error
 	acks    []*delivery.Ack
 	refuse  map[uint64]bool // leases of which acks are refused
+	hold    chan struct{}   // acks wait until it is closed; may be nil
 	changed chan struct{}   // has room for one: an ack came
 }
 
@@ -36,10 +36,12 @@ func newSession() *fakeSession {
 	return &fakeSession{leases: make(chan *delivery.Lease, 1000), changed: make(chan struct{}, 1)}
 }
 
-func (f *fakeSession) ID() uint64                                 { return 1 }
-func (f *fakeSession) Leases() <-chan *delivery.Lease             { return f.leases }
-func (f *fakeSession) Adoptions() <-chan *delivery.Adoption       { return nil }
-func (f *fakeSession) Nack(*delivery.Lease, time.Duration, error) { panic("the sink gives nothing back") }
+func (f *fakeSession) ID() uint64                           { return 1 }
+func (f *fakeSession) Leases() <-chan *delivery.Lease       { return f.leases }
+func (f *fakeSession) Adoptions() <-chan *delivery.Adoption { return nil }
+func (f *fakeSession) Nack(*delivery.Lease, time.Duration, error) {
+	panic("the sink gives nothing back")
+}
 
 func (f *fakeSession) Err() error {
 	f.mu.Lock()
@@ -48,6 +50,9 @@ func (f *fakeSession) Err() error {
 }
 
 func (f *fakeSession) Ack(_ context.Context, ack *delivery.Ack) error {
+	if f.hold != nil {
+		<-f.hold
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.err != nil {
@@ -145,6 +150,11 @@ type served struct {
 // serve makes a sink and has it serve a session. Brokers is cfg's, or the cluster's.
 func serve(t *testing.T, cluster *kfake.Cluster, cfg config.Kafka) *served {
 	t.Helper()
+	return serveSession(t, cluster, cfg, newSession())
+}
+
+func serveSession(t *testing.T, cluster *kfake.Cluster, cfg config.Kafka, session *fakeSession) *served {
+	t.Helper()
 	if cfg.Brokers == nil {
 		cfg.Brokers = cluster.ListenAddrs()
 	}
@@ -158,7 +168,7 @@ func serve(t *testing.T, cluster *kfake.Cluster, cfg config.Kafka) *served {
 	}
 	sink.timing = timing{request: 5 * time.Second, metadata: 5 * time.Second, retryMin: 5 * time.Millisecond, retryMax: 50 * time.Millisecond, refreshes: 20 * time.Millisecond}
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &served{Sink: sink, fakeSession: newSession(), log: lines, cancel: cancel, done: make(chan error, 1)}
+	s := &served{Sink: sink, fakeSession: session, log: lines, cancel: cancel, done: make(chan error, 1)}
 	go func() { s.done <- sink.Serve(ctx, s.fakeSession) }()
 	t.Cleanup(func() {
 		cancel()
@@ -266,65 +276,59 @@ func endOffset(cluster *kfake.Cluster, topic string, partition int32) int64 {
 	return 0
 }
 
-// proxy forwards connections to a broker until it is cut. A client that follows it must not learn the
-// broker's own address, so the cluster is told to be at the proxy's.
-type proxy struct {
-	net.Listener
-	to string
-
+// gate is the listeners of a cluster that can go away: it then breaks all connections and accepts none.
+type gate struct {
 	mu    sync.Mutex
-	down  bool
+	shut  bool
 	conns []net.Conn
-	wg    sync.WaitGroup
 }
 
-func (p *proxy) run() {
+func (g *gate) listen(network, address string) (net.Listener, error) {
+	l, err := net.Listen(network, address)
+	return &gatedListener{l, g}, err
+}
+
+type gatedListener struct {
+	net.Listener
+	gate *gate
+}
+
+func (l *gatedListener) Accept() (net.Conn, error) {
 	for {
-		in, err := p.Accept()
+		c, err := l.Listener.Accept()
 		if err != nil {
-			return
+			return nil, err
 		}
-		p.mu.Lock()
-		out, err := net.Dial("tcp", p.to)
-		if err != nil || p.down {
-			in.Close()
-			if out != nil {
-				out.Close()
-			}
-			p.mu.Unlock()
-			continue
-		}
-		p.conns = append(p.conns, in, out)
-		p.mu.Unlock()
-		p.wg.Go(func() { forward(in, out) })
-		p.wg.Go(func() { forward(out, in) })
-	}
-}
-
-func forward(from, to net.Conn) {
-	defer from.Close()
-	defer to.Close()
-	b := make([]byte, 32<<10)
-	for {
-		n, err := from.Read(b)
-		if err != nil {
-			return
-		}
-		if _, err := to.Write(b[:n]); err != nil {
-			return
-		}
-	}
-}
-
-// cut breaks all connections and refuses new ones, or lets them through again.
-func (p *proxy) cut(down bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.down = down
-	if down {
-		for _, c := range slices.Concat(p.conns) {
+		l.gate.mu.Lock()
+		shut := l.gate.shut
+		if shut {
 			c.Close()
+		} else {
+			l.gate.conns = append(l.gate.conns, c)
 		}
-		p.conns = nil
+		l.gate.mu.Unlock()
+		if !shut {
+			return c, nil
+		}
 	}
+}
+
+func (g *gate) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.shut = true
+	for _, c := range g.conns {
+		c.Close()
+	}
+	g.conns = nil
+}
+
+func (g *gate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.shut = false
+}
+
+func offsets(first, next int64) *spillwayv1.OffsetRange {
+	return &spillwayv1.OffsetRange{First: first, Next: next}
 }
