@@ -1,4 +1,3 @@
-// Package filesink writes records to files on HDFS or a local directory, each exactly once.
 package filesink
 
 import (

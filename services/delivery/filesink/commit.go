@@ -1,0 +1,336 @@
+package filesink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/spillwayio/spillway/services/delivery"
+)
+
+const (
+	// parallel is how many files of a commit are worked on at a time.
+	parallel = 8
+	// maxBroken is how many files of a bucket may wait for recovery before no more are begun. So a
+	// directory that cannot be written to does not use up names and entries for as long as that lasts.
+	maxBroken = 3
+)
+
+// commit is one round: what is collected becomes durable and settled, and files become final.
+//
+//	rename files to roll that got nothing new ─▶ ack: entries of new files put, of renamed ones deleted
+//	─▶ write ─▶ ack: leases settled, new lengths put ─▶ rename files to roll ─▶ ack: their entries deleted
+//
+// The loop makes it and gets it back with its results; in between run has it, and the stored side of
+// its files.
+type commit struct {
+	began  time.Time
+	shares []*share
+	leases []*heldLease
+	rolls  []*rollRequest
+
+	fatal   error // the session is over
+	failure error // one reason why something was not written, renamed or settled
+	refused bool  // the ack was
+}
+
+// share is what a commit has to do with one file.
+type share struct {
+	file    *file
+	data    []byte
+	records int64 // in data; text without line feeds may have some and yet no data
+	roll    bool  // make it final
+
+	err       error // not written, or not settled
+	renameErr error
+	final     bool // renamed
+}
+
+// start begins a commit of all that is collected and due, and says whether there was something to do.
+func (v *serving) start(ctx context.Context, now time.Time) bool {
+	if v.blocked && !v.draining {
+		v.answerRolls(v.rolls, nil, v.sink.trouble.Err())
+		v.rolls = nil
+		return false
+	}
+	if slices.ContainsFunc(v.leases, func(h *heldLease) bool { return h.lease.Revoked() }) {
+		v.giveBack(errRevoked) // the ack would be refused
+	}
+	c := &commit{began: now, leases: v.leases, rolls: v.rolls}
+	v.leases, v.rolls, v.collected, v.dirty = nil, nil, 0, 0
+	for _, f := range v.files {
+		s := &share{file: f, data: f.buf, records: f.count}
+		s.roll = f.full || v.draining || f.rollDue(&v.sink.cfg.Roll, now) || requested(c.rolls, f)
+		f.buf, f.count = nil, 0
+		if s.roll && f.bucket.file == f {
+			f.bucket.file = nil // what is collected meanwhile goes to the next
+		}
+		if !f.stored && v.adopter.broken(f.bucket) >= maxBroken {
+			s.err = fmt.Errorf("write %s: not begun, as %d files before it wait for recovery", f.entry.Final, maxBroken)
+		}
+		c.shares = append(c.shares, s)
+	}
+	v.rollLeastRecent(c.shares)
+	c.shares = slices.DeleteFunc(c.shares, func(s *share) bool { return s.records == 0 && !s.roll })
+	if len(c.shares) == 0 && len(c.leases) == 0 {
+		v.answerRolls(c.rolls, nil, nil)
+		v.nextRoll = v.soonestRoll()
+		return false
+	}
+	v.running = true
+	v.wg.Go(func() {
+		v.run(ctx, c)
+		v.committed <- c
+	})
+	return true
+}
+
+// run does the work of a commit.
+func (v *serving) run(ctx context.Context, c *commit) {
+	v.rename(ctx, c, func(s *share) bool { return len(s.data) == 0 })
+	ack := &delivery.Ack{State: deletions(c.shares, nil)}
+	var begun []*file
+	for _, s := range c.shares {
+		if f := s.file; len(s.data) > 0 && s.err == nil && !f.stored {
+			if c.fatal = put(ack, f.key, &f.entry); c.fatal != nil {
+				return
+			}
+			begun = append(begun, f)
+		}
+	}
+	if c.fatal = v.ack(ctx, ack); c.fatal != nil {
+		return
+	}
+	for _, f := range begun {
+		f.stored, f.begun = true, c.began
+	}
+	gone := deleted(c.shares)
+
+	v.write(ctx, c)
+	if c.fatal = v.alive(ctx); c.fatal != nil {
+		return
+	}
+	c.spread()
+	if c.fatal = v.settle(ctx, c); c.fatal != nil {
+		return
+	}
+
+	v.rename(ctx, c, func(s *share) bool { return len(s.data) > 0 })
+	c.fatal = v.ack(ctx, &delivery.Ack{State: deletions(c.shares, gone)})
+}
+
+// write writes the shares that have data.
+func (v *serving) write(ctx context.Context, c *commit) {
+	v.each(c.shares, func(s *share) {
+		if len(s.data) == 0 || s.err != nil {
+			return
+		}
+		if s.err = v.alive(ctx); s.err == nil {
+			s.err = v.sink.fs.Write(ctx, s.file.entry.InUse, s.file.entry.Committed, s.data)
+		}
+	})
+}
+
+// spread lets a failure reach all that shares a lease with it: a lease is settled as a whole, and a
+// file's data of this commit counts as a whole. What shares nothing with it goes on.
+func (c *commit) spread() {
+	shares := make(map[*file]*share, len(c.shares))
+	for _, s := range c.shares {
+		shares[s.file] = s
+		if s.err != nil && c.failure == nil {
+			c.failure = s.err
+		}
+	}
+	for again := c.failure != nil; again; {
+		again = false
+		for _, h := range c.leases {
+			if h.failed || !slices.ContainsFunc(h.files, func(f *file) bool { return shares[f].err != nil }) {
+				continue
+			}
+			h.failed, again = true, true
+			for _, f := range h.files {
+				if shares[f].err == nil {
+					shares[f].err = c.failure
+				}
+			}
+		}
+	}
+}
+
+// settle acks what did not fail. After a refused ack nothing of it counts.
+func (v *serving) settle(ctx context.Context, c *commit) error {
+	ack := &delivery.Ack{}
+	for _, h := range c.leases {
+		if !h.failed {
+			ack.Leases = append(ack.Leases, delivery.AckedLease{Lease: h.lease, DeadLetters: h.deadLetters})
+		}
+	}
+	entries := make(map[*share]entry, len(c.shares))
+	for _, s := range c.shares {
+		if s.records == 0 || s.err != nil {
+			continue
+		}
+		e := s.file.entry
+		e.Committed += int64(len(s.data))
+		e.Records += s.records
+		entries[s] = e
+		if s.file.stored {
+			if err := put(ack, s.file.key, &e); err != nil {
+				return err
+			}
+		}
+	}
+	if len(ack.Leases) == 0 {
+		return nil
+	}
+	err := v.ack(ctx, ack)
+	if errors.Is(err, delivery.ErrRefused) {
+		c.failure, c.refused = err, true
+		for _, h := range c.leases {
+			h.failed = true
+		}
+		for s := range entries {
+			s.err = err
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for s, e := range entries {
+		s.file.entry, s.file.committedAt = e, c.began
+	}
+	return nil
+}
+
+// finish takes back what a commit had, and does what its failures ask for.
+func (v *serving) finish(ctx context.Context, c *commit) error {
+	v.running = false
+	if c.fatal != nil {
+		return c.fatal
+	}
+	wrote := false
+	var finals []string
+	for _, s := range c.shares {
+		v.giveBuffer(s.data)
+		if c.failure == nil {
+			c.failure = s.renameErr
+		}
+		switch f := s.file; {
+		case s.err != nil || s.renameErr != nil:
+			v.giveUp(f)
+		case s.roll:
+			if s.final {
+				finals = append(finals, f.entry.Final)
+			}
+			v.drop(f)
+		case !f.stored && f.count == 0: // got records without bytes
+			v.drop(f)
+		}
+		wrote = wrote || s.final || s.err == nil && len(s.data) > 0
+	}
+	for _, h := range c.leases {
+		if h.failed {
+			v.session.Nack(h.lease, 0, c.failure)
+		}
+	}
+	if c.refused {
+		v.sink.log.Warn("a commit was refused; its records will come again", "leases", len(c.leases), "error", c.failure)
+	}
+	switch {
+	case c.failure != nil && !c.refused:
+		v.sink.trouble.failed(c.failure)
+		if !wrote {
+			v.block(ctx)
+		}
+	case wrote:
+		v.sink.trouble.over()
+		v.backoff.Reset()
+	}
+	v.answerRolls(c.rolls, finals, c.failure)
+	v.publish()
+	v.nextRoll = v.soonestRoll()
+	return nil
+}
+
+// giveUp leaves what is committed of f to the adopter. What was collected for f since goes to a new file.
+func (v *serving) giveUp(f *file) {
+	if f.stored {
+		v.adopter.add(&orphan{key: f.key, entry: f.entry, session: v.session.ID(), bucket: f.bucket})
+	}
+	if f.count == 0 {
+		v.drop(f)
+		return
+	}
+	f.key, f.entry = v.names.begin(f.bucket, v.number.Add(1))
+	f.stored = false
+	f.bytes, f.records = int64(len(f.buf)), f.count
+}
+
+// block takes no more leases until the file system answers again.
+func (v *serving) block(ctx context.Context) {
+	if v.blocked {
+		return
+	}
+	v.blocked = true
+	v.wg.Go(func() {
+		for v.backoff.Wait(ctx) == nil {
+			err := v.sink.fs.Probe(ctx)
+			if err == nil {
+				v.usable <- struct{}{}
+				return
+			}
+			if ctx.Err() == nil {
+				v.sink.trouble.failed(err)
+			}
+		}
+	})
+}
+
+// publish makes the files known to OpenFiles.
+func (v *serving) publish() {
+	open := make([]openFile, 0, len(v.files))
+	for _, f := range v.files {
+		if f.stored {
+			open = append(open, openFile{f.entry.InUse, f.entry.Final, f.entry.Committed, f.entry.Records, f.begun, f.committedAt})
+		}
+	}
+	v.sink.mu.Lock()
+	defer v.sink.mu.Unlock()
+	v.sink.open = open
+}
+
+// each calls do with all shares, several at a time.
+func (v *serving) each(shares []*share, do func(*share)) {
+	var g errgroup.Group
+	g.SetLimit(parallel)
+	for _, s := range shares {
+		g.Go(func() error {
+			do(s)
+			return nil
+		})
+	}
+	_ = g.Wait() // they keep their errors themselves
+}
+
+// ack is Session.Ack for one that has something to say.
+func (v *serving) ack(ctx context.Context, ack *delivery.Ack) error {
+	if err := v.alive(ctx); err != nil || len(ack.Leases)+len(ack.State) == 0 {
+		return err
+	}
+	return v.session.Ack(ctx, ack)
+}
+
+// put adds an entry to ack.
+func put(ack *delivery.Ack, key string, e *entry) error {
+	value, err := e.encode()
+	if err != nil {
+		return err
+	}
+	ack.State = append(ack.State, delivery.StateChange{Key: key, Value: value})
+	return nil
+}

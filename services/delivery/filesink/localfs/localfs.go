@@ -1,0 +1,396 @@
+// Package localfs is a filesink.FS on a directory of this machine.
+//
+// What is written is synced, and so is every directory that got or lost a name. A file is locked
+// (flock) while it is written and while it is truncated, and changes its name only by atomic steps. So
+// a file has one place at a time, whoever is at work on it: a writer or an adopter that was stopped
+// for an hour finds its file gone, or is waited for. A copy of the file would not have this: two
+// adopters could each finish one.
+//
+// It holds no lock but a file's, and owns no goroutine.
+package localfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/spillwayio/spillway/services/delivery/filesink"
+)
+
+const (
+	dirMode  = 0o755
+	fileMode = 0o644
+
+	// lockTimeout bounds the wait of Take for a writer that does not finish, lockPoll is the time
+	// between two looks at it.
+	lockTimeout = 10 * time.Second
+	lockPoll    = 10 * time.Millisecond
+)
+
+// FS is a directory. Symbolic links that lead out of it are not followed.
+type FS struct {
+	name   string
+	root   *os.Root
+	probes atomic.Uint64
+}
+
+// New returns the file system below the directory root, an absolute path, which is made when it is
+// not there.
+func New(root string) (*FS, error) {
+	if !filepath.IsAbs(root) {
+		return nil, fmt.Errorf("open directory %q: not an absolute path", root)
+	}
+	if err := os.MkdirAll(root, dirMode); err != nil {
+		return nil, fmt.Errorf("make directory: %w", err)
+	}
+	r, err := os.OpenRoot(root)
+	if err != nil {
+		return nil, fmt.Errorf("open directory: %w", err)
+	}
+	return &FS{name: root, root: r}, nil
+}
+
+// Write implements filesink.FS.
+func (f *FS) Write(ctx context.Context, name string, length int64, data []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	name, err := local(name)
+	if err != nil {
+		return err
+	}
+	flags := os.O_WRONLY
+	if length == 0 {
+		flags |= os.O_CREATE | os.O_EXCL
+		if err := f.makeDirs(path.Dir(name)); err != nil {
+			return fmt.Errorf("write %s: %w", name, err)
+		}
+	}
+	file, err := f.root.OpenFile(name, flags, fileMode)
+	if err != nil {
+		return wrap("write", name, err)
+	}
+	err = f.append(file, name, length, data)
+	if closing := file.Close(); err == nil {
+		err = closing
+	}
+	if err == nil && length == 0 {
+		err = f.syncDir(path.Dir(name))
+	}
+	if err != nil {
+		return wrap("write", name, err)
+	}
+	return nil
+}
+
+// append writes to a file that is at name and has length bytes. It has the lock until it is closed.
+func (f *FS) append(file *os.File, name string, length int64, data []byte) error {
+	if held, err := tryLock(file); err != nil {
+		return err
+	} else if !held {
+		return errors.New("somebody else is at work on the file")
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	// Whoever takes the file renames it first and locks it then. One that is no longer here when it
+	// is locked has been taken, and is not to be written to.
+	if at, err := f.root.Lstat(name); err != nil {
+		return err
+	} else if !os.SameFile(info, at) {
+		return fmt.Errorf("it was taken: %w", fs.ErrNotExist)
+	}
+	if info.Size() != length {
+		return fmt.Errorf("it has %d bytes, want %d", info.Size(), length)
+	}
+	if _, err := file.WriteAt(data, length); err != nil {
+		return err
+	}
+	return file.Sync()
+}
+
+// Take implements filesink.FS.
+func (f *FS) Take(ctx context.Context, from, alias string, length int64) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	from, err := local(from)
+	if err != nil {
+		return err
+	}
+	if alias, err = local(alias); err != nil {
+		return err
+	}
+	if err := f.take(ctx, from, alias, length); err != nil {
+		return wrap("take", from, err)
+	}
+	return nil
+}
+
+func (f *FS) take(ctx context.Context, from, alias string, length int64) error {
+	switch _, err := f.root.Lstat(alias); {
+	case err == nil:
+		// Taken before. What is at from since then is a late writer's beginning.
+		if err := f.root.Remove(from); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	default:
+		if err := f.makeDirs(path.Dir(alias)); err != nil {
+			return err
+		}
+		if err := f.root.Rename(from, alias); err != nil {
+			return err
+		}
+	}
+	if err := f.syncDirs(from, alias); err != nil {
+		return err
+	}
+	file, err := f.root.OpenFile(alias, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	err = cut(ctx, file, length)
+	if closing := file.Close(); err == nil {
+		err = closing
+	}
+	return err
+}
+
+// cut leaves the first length bytes, once nobody writes the file any more.
+func cut(ctx context.Context, file *os.File, length int64) error {
+	if err := waitLock(ctx, file); err != nil {
+		return err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() < length {
+		return fmt.Errorf("it has %d bytes, fewer than the %d committed", info.Size(), length)
+	}
+	if err := file.Truncate(length); err != nil {
+		return err
+	}
+	return file.Sync()
+}
+
+// Rename implements filesink.FS. It links and unlinks, since a rename would overwrite.
+func (f *FS) Rename(ctx context.Context, from, to string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	from, err := local(from)
+	if err != nil {
+		return err
+	}
+	if to, err = local(to); err != nil {
+		return err
+	}
+	if err := f.rename(from, to); err != nil {
+		return wrap("rename", from, err)
+	}
+	return nil
+}
+
+func (f *FS) rename(from, to string) error {
+	if err := f.makeDirs(path.Dir(to)); err != nil {
+		return err
+	}
+	if err := f.root.Link(from, to); err != nil {
+		if !errors.Is(err, fs.ErrExist) || !f.same(from, to) {
+			return err
+		}
+		// A crash came between the two steps.
+	}
+	// The new name is durable before the old one goes.
+	if err := f.syncDir(path.Dir(to)); err != nil {
+		return err
+	}
+	if err := f.root.Remove(from); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return f.syncDir(path.Dir(from))
+}
+
+func (f *FS) same(a, b string) bool {
+	infoA, errA := f.root.Lstat(a)
+	infoB, errB := f.root.Lstat(b)
+	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
+}
+
+// Size implements filesink.FS.
+func (f *FS) Size(ctx context.Context, name string) (int64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	name, err := local(name)
+	if err != nil {
+		return 0, err
+	}
+	info, err := f.root.Lstat(name)
+	if err != nil {
+		return 0, wrap("look at", name, err)
+	}
+	if !info.Mode().IsRegular() {
+		return 0, fmt.Errorf("look at %s: not a regular file (%s)", name, info.Mode().Type())
+	}
+	return info.Size(), nil
+}
+
+// Remove implements filesink.FS.
+func (f *FS) Remove(ctx context.Context, name string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	name, err := local(name)
+	if err != nil {
+		return err
+	}
+	switch err := f.root.Remove(name); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return wrap("remove", name, err)
+	}
+	if err := f.syncDir(path.Dir(name)); err != nil {
+		return wrap("remove", name, err)
+	}
+	return nil
+}
+
+// Probe implements filesink.FS. It does to a small file what is done to the others.
+func (f *FS) Probe(ctx context.Context) error {
+	name := fmt.Sprintf("/.spillway-probe-%d-%d", os.Getpid(), f.probes.Add(1))
+	renamed := name + "-renamed"
+	err := f.Write(ctx, name, 0, []byte("probe"))
+	if err == nil {
+		err = f.Rename(ctx, name, renamed)
+	}
+	removing := errors.Join(f.Remove(ctx, name), f.Remove(ctx, renamed))
+	if err == nil {
+		err = removing
+	}
+	if err != nil {
+		return fmt.Errorf("probe directory %s: %w", f.name, err)
+	}
+	return nil
+}
+
+// Close implements filesink.FS.
+func (f *FS) Close() error { return f.root.Close() }
+
+// makeDirs makes dir and those above it, durably.
+func (f *FS) makeDirs(dir string) error {
+	if info, err := f.root.Stat(dir); err == nil {
+		if !info.IsDir() {
+			return fmt.Errorf("%s is not a directory", dir)
+		}
+		return nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	parent := path.Dir(dir)
+	if err := f.makeDirs(parent); err != nil {
+		return err
+	}
+	if err := f.root.Mkdir(dir, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return f.syncDir(parent)
+}
+
+func (f *FS) syncDirs(a, b string) error {
+	dir, other := path.Dir(a), path.Dir(b)
+	if err := f.syncDir(dir); err != nil || dir == other {
+		return err
+	}
+	return f.syncDir(other)
+}
+
+// syncDir makes names in dir durable.
+func (f *FS) syncDir(dir string) error {
+	d, err := f.root.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	if closing := d.Close(); err == nil {
+		err = closing
+	}
+	return err
+}
+
+// tryLock locks the file against other openings of it, in this process and others, until it is closed.
+func tryLock(file *os.File) (bool, error) {
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	var locking error
+	err = conn.Control(func(fd uintptr) {
+		for {
+			if locking = syscall.Flock(int(fd), syscall.LOCK_EX|syscall.LOCK_NB); locking != syscall.EINTR {
+				return
+			}
+		}
+	})
+	switch {
+	case err != nil:
+		return false, err
+	case locking == syscall.EWOULDBLOCK:
+		return false, nil
+	case locking != nil:
+		return false, fmt.Errorf("lock: %w", locking)
+	}
+	return true, nil
+}
+
+// waitLock is tryLock until it succeeds, ctx ends, or lockTimeout is over.
+func waitLock(ctx context.Context, file *os.File) error {
+	for deadline := time.Now().Add(lockTimeout); ; {
+		held, err := tryLock(file)
+		switch {
+		case err != nil:
+			return err
+		case held:
+			return nil
+		case time.Now().After(deadline):
+			return fmt.Errorf("its writer has not finished within %s", lockTimeout)
+		}
+		select {
+		case <-time.After(lockPoll):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// local is the path below the root.
+func local(name string) (string, error) {
+	if !strings.HasPrefix(name, "/") || name != path.Clean(name) || name == "/" {
+		return "", fmt.Errorf("bad path %q: want an absolute, clean path of a file", name)
+	}
+	return name[1:], nil
+}
+
+// wrap gives the errors that mean something here their names.
+func wrap(what, name string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return fmt.Errorf("%s /%s: %w: %w", what, name, filesink.ErrExist, err)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%s /%s: %w: %w", what, name, filesink.ErrNotExist, err)
+	}
+	return fmt.Errorf("%s /%s: %w", what, name, err)
+}

@@ -1,0 +1,320 @@
+package filesink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/spillwayio/spillway/services/delivery"
+	"github.com/spillwayio/spillway/services/internal/backoff"
+	"github.com/spillwayio/spillway/services/internal/recordbatch"
+)
+
+const (
+	// maxCached bounds the remembered keys of records; each has a bucket.
+	maxCached = 10_000
+	// maxDeadLetters bounds what one unreadable batch says about its offsets one by one.
+	maxDeadLetters = 10_000
+)
+
+var errRevoked = errors.New("given back with others of the same commit that were revoked")
+
+// serving is the work for one session. But for done, requests and what is said to be the
+// adopter's, it belongs to the loop.
+type serving struct {
+	sink    *Sink
+	session delivery.Session
+	names   names
+	number  atomic.Uint64 // of the last name made
+	adopter *adopter
+	wg      sync.WaitGroup // of the commit and of the wait for the file system
+
+	requests chan *rollRequest
+	done     chan struct{} // closed when Serve returns
+
+	// Where records go.
+	buckets map[string]*bucket // by directory, NUL, prefix
+	cached  map[string]*bucket // by key of a record
+	key     []byte             // of the last record
+	last    *bucket            // of that key; nil before the first
+	files   []*file            // all that are not final, or have something collected
+
+	// What is collected for the next commit.
+	leases    []*heldLease
+	leaseSeq  uint64
+	since     time.Time // when the first was taken
+	collected int64     // bytes
+	dirty     int       // files with records
+	free      [][]byte  // buffers to collect in
+	freeBytes int64     // their capacity
+
+	rolls     []*rollRequest
+	nextRoll  time.Time // zero: never
+	draining  bool
+	committed chan *commit  // has room for one
+	running   bool          // a commit is
+	usable    chan struct{} // has room for one: the file system works again
+	blocked   bool          // it does not
+	backoff   backoff.Backoff
+}
+
+// heldLease is a lease with the files that its records went to.
+type heldLease struct {
+	lease       *delivery.Lease
+	files       []*file
+	deadLetters []delivery.DeadLetter
+	failed      bool // the commit's: not settled
+}
+
+func newServing(s *Sink, session delivery.Session) *serving {
+	v := &serving{
+		sink: s, session: session,
+		names:    names{session: session.ID(), suffix: s.cfg.FileSuffix, inUsePrefix: s.cfg.InUsePrefix, inUseSuffix: s.cfg.InUseSuffix},
+		requests: make(chan *rollRequest), done: make(chan struct{}),
+		buckets: make(map[string]*bucket), cached: make(map[string]*bucket),
+		committed: make(chan *commit, 1), usable: make(chan struct{}, 1),
+		backoff: backoff.Backoff{Initial: 200 * time.Millisecond, Max: 10 * time.Second},
+	}
+	v.adopter = newAdopter(v)
+	return v
+}
+
+// loop serves until the session has drained (nil), is lost, or ctx ends.
+func (v *serving) loop(ctx context.Context) error {
+	leases := v.session.Leases()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		if err := v.alive(ctx); err != nil {
+			return err
+		}
+		now := time.Now()
+		if !v.running && v.due(now) && !v.start(ctx, now) && v.draining {
+			return nil // nothing is left
+		}
+		intake := leases
+		if v.blocked || v.running && v.dirty >= v.sink.cfg.MaxOpenFiles {
+			intake = nil
+		}
+		var wake <-chan time.Time
+		if at := v.wakeAt(); !at.IsZero() {
+			timer.Reset(time.Until(at))
+			wake = timer.C
+		}
+		select {
+		case <-ctx.Done():
+		case <-wake:
+		case l, ok := <-intake:
+			if !ok {
+				leases, v.draining = nil, true
+				continue
+			}
+			v.collect(l)
+		case a := <-v.session.Adoptions():
+			v.adopter.adopt(a)
+		case c := <-v.committed:
+			if err := v.finish(ctx, c); err != nil {
+				return err
+			}
+		case <-v.usable:
+			v.blocked = false
+			v.adopter.hurry()
+		case r := <-v.requests:
+			v.rolls = append(v.rolls, r)
+		}
+	}
+}
+
+// alive is nil while the session may touch files.
+func (v *serving) alive(ctx context.Context) error {
+	if err := v.session.Err(); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// due says whether a commit should begin.
+func (v *serving) due(now time.Time) bool {
+	cfg := &v.sink.cfg.Commit
+	switch {
+	case v.draining || len(v.rolls) > 0:
+		return true
+	case v.blocked:
+		return false
+	case v.collected >= int64(cfg.Bytes) || v.dirty >= v.sink.cfg.MaxOpenFiles:
+		return true
+	}
+	at := v.wakeAt()
+	return !at.IsZero() && !now.Before(at)
+}
+
+// wakeAt is when the next commit is due if nothing else happens; zero is never.
+func (v *serving) wakeAt() time.Time {
+	if v.running || v.blocked {
+		return time.Time{}
+	}
+	at := v.nextRoll
+	if len(v.leases) > 0 {
+		if commit := v.since.Add(v.sink.cfg.Commit.Interval); at.IsZero() || commit.Before(at) {
+			at = commit
+		}
+	}
+	return at
+}
+
+// collect adds the records of l to their files' buffers.
+func (v *serving) collect(l *delivery.Lease) {
+	if len(v.leases) == 0 {
+		v.since = time.Now()
+	}
+	if len(v.cached) >= maxCached {
+		v.forgetBuckets()
+	}
+	v.leaseSeq++
+	h := &heldLease{lease: l}
+	next := l.First
+	err := l.Records(func(offset int64, r *recordbatch.Record) error {
+		if offset < next || offset >= l.Next {
+			return fmt.Errorf("%w: offset %d where [%d,%d) is left", recordbatch.ErrMalformed, offset, next, l.Next)
+		}
+		next = offset + 1
+		v.add(h, r)
+		return nil
+	})
+	if err != nil {
+		// The records before the damage are whole, and are delivered.
+		h.deadLetters = deadLetters(next, l.Next, err)
+		v.sink.log.Error("a batch cannot be read; the rest of it is dead-lettered", "source", l.Source,
+			"first_offset", l.First, "from_offset", next, "next_offset", l.Next, "error", err)
+	}
+	v.leases = append(v.leases, h)
+}
+
+// add serializes r into its file's buffer.
+func (v *serving) add(h *heldLease, r *recordbatch.Record) {
+	b := v.bucketOf(h.lease, r)
+	f := b.file
+	if f == nil {
+		f = &file{bucket: b}
+		f.key, f.entry = v.names.begin(b, v.number.Add(1))
+		b.file = f
+		v.files = append(v.files, f)
+	}
+	if f.count == 0 {
+		v.dirty++
+		f.buf = v.takeBuffer()
+	}
+	if f.lease != v.leaseSeq {
+		f.lease = v.leaseSeq
+		h.files = append(h.files, f)
+	}
+	before := len(f.buf)
+	f.buf = v.sink.serializer.appendRecord(f.buf, r)
+	n := int64(len(f.buf) - before)
+	v.collected += n
+	f.count++
+	f.records++
+	f.bytes += n
+	if roll := &v.sink.cfg.Roll; roll.Size > 0 && f.bytes >= int64(roll.Size) || roll.Count > 0 && f.records >= roll.Count {
+		f.full = true
+		b.file = nil
+	}
+}
+
+// bucketOf is the bucket of r. Records mostly come with the same key as the one before.
+func (v *serving) bucketOf(l *delivery.Lease, r *recordbatch.Record) *bucket {
+	layout := v.sink.layout
+	before := len(v.key)
+	v.key = layout.appendKey(v.key, l.Source, r)
+	if v.last != nil && string(v.key[:before]) == string(v.key[before:]) {
+		v.key = v.key[:before]
+		return v.last
+	}
+	v.key = append(v.key[:0], v.key[before:]...)
+	b := v.cached[string(v.key)]
+	if b == nil {
+		dir, prefix := layout.render(l.Source, r)
+		place := dir + "\x00" + prefix
+		if b = v.buckets[place]; b == nil {
+			b = &bucket{dir: dir, prefix: prefix}
+			v.buckets[place] = b
+		}
+		v.cached[string(v.key)] = b
+	}
+	v.last = b
+	return b
+}
+
+// forgetBuckets keeps the buckets that are in use, and no key.
+func (v *serving) forgetBuckets() {
+	clear(v.cached)
+	v.key, v.last = v.key[:0], nil
+	for place, b := range v.buckets {
+		if b.file == nil && v.adopter.broken(b) == 0 {
+			delete(v.buckets, place)
+		}
+	}
+}
+
+// takeBuffer is an empty buffer, a used one if there is.
+func (v *serving) takeBuffer() []byte {
+	n := len(v.free)
+	if n == 0 {
+		return nil
+	}
+	buf := v.free[n-1]
+	v.free = v.free[:n-1]
+	v.freeBytes -= int64(cap(buf))
+	return buf
+}
+
+// giveBuffer keeps buf for takeBuffer, when not enough is kept already.
+func (v *serving) giveBuffer(buf []byte) {
+	size := int64(cap(buf))
+	if size == 0 || v.freeBytes+size > 2*int64(v.sink.cfg.Commit.Bytes) {
+		return
+	}
+	v.free = append(v.free, buf[:0])
+	v.freeBytes += size
+}
+
+// giveBack nacks all collected leases, and forgets their records.
+func (v *serving) giveBack(reason error) {
+	for _, h := range v.leases {
+		v.session.Nack(h.lease, 0, reason)
+	}
+	v.leases, v.collected, v.dirty = nil, 0, 0
+	for _, f := range slices.Clone(v.files) {
+		v.giveBuffer(f.buf)
+		f.buf, f.count = nil, 0
+		f.bytes, f.records = f.entry.Committed, f.entry.Records
+		if !f.stored {
+			v.drop(f)
+		}
+	}
+}
+
+// drop forgets a file.
+func (v *serving) drop(f *file) {
+	if f.bucket.file == f {
+		f.bucket.file = nil
+	}
+	v.files = slices.DeleteFunc(v.files, func(x *file) bool { return x == f })
+}
+
+// deadLetters settles [first, next) with a reason each. When it is very long, which it only is in a
+// compacted topic, the last one stands for the rest.
+func deadLetters(first, next int64, err error) []delivery.DeadLetter {
+	var letters []delivery.DeadLetter
+	for o := first; o < next; o++ {
+		if len(letters) == maxDeadLetters-1 && next-o > 1 {
+			return append(letters, delivery.DeadLetter{Offset: o, Reason: fmt.Sprintf("%v (for all offsets up to %d)", err, next-1)})
+		}
+		letters = append(letters, delivery.DeadLetter{Offset: o, Reason: err.Error()})
+	}
+	return letters
+}

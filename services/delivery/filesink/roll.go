@@ -1,0 +1,132 @@
+package filesink
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spillwayio/spillway/services/delivery"
+	"github.com/spillwayio/spillway/services/internal/config"
+)
+
+// rollRequest asks for the files whose final path begins with prefix to be made final.
+type rollRequest struct {
+	prefix string
+	answer chan rolled // has room for one
+}
+
+// rolled is the answer: the final paths, and why there are not more.
+type rolled struct {
+	paths []string
+	err   error
+}
+
+// requested says whether somebody wants f to be made final.
+func requested(requests []*rollRequest, f *file) bool {
+	return slices.ContainsFunc(requests, func(r *rollRequest) bool { return strings.HasPrefix(f.entry.Final, r.prefix) })
+}
+
+func (v *serving) answerRolls(requests []*rollRequest, finals []string, err error) {
+	for _, r := range requests {
+		a := rolled{err: err}
+		for _, p := range finals {
+			if strings.HasPrefix(p, r.prefix) {
+				a.paths = append(a.paths, p)
+			}
+		}
+		r.answer <- a
+	}
+}
+
+// rollDue says whether time makes f final. Size and count do when records are added.
+func (f *file) rollDue(cfg *config.Roll, now time.Time) bool {
+	at := f.rollAt(cfg)
+	return !at.IsZero() && !now.Before(at)
+}
+
+// rollAt is when time will make f final, if nothing more is written to it; zero is never.
+func (f *file) rollAt(cfg *config.Roll) time.Time {
+	if !f.stored {
+		return time.Time{}
+	}
+	var at time.Time
+	if cfg.Interval > 0 {
+		at = f.begun.Add(cfg.Interval)
+	}
+	if cfg.Idle > 0 && f.count == 0 {
+		if idle := f.committedAt.Add(cfg.Idle); at.IsZero() || idle.Before(at) {
+			at = idle
+		}
+	}
+	return at
+}
+
+// soonestRoll is the first rollAt of all files.
+func (v *serving) soonestRoll() time.Time {
+	var soonest time.Time
+	for _, f := range v.files {
+		if at := f.rollAt(&v.sink.cfg.Roll); !at.IsZero() && (soonest.IsZero() || at.Before(soonest)) {
+			soonest = at
+		}
+	}
+	return soonest
+}
+
+// rollLeastRecent makes final what exceeds MaxOpenFiles, those first that have waited longest for a record.
+func (v *serving) rollLeastRecent(shares []*share) {
+	var open []*share
+	for _, s := range shares {
+		if !s.roll && (s.file.stored || len(s.data) > 0) {
+			open = append(open, s)
+		}
+	}
+	excess := len(open) - v.sink.cfg.MaxOpenFiles
+	if excess <= 0 {
+		return
+	}
+	slices.SortFunc(open, func(a, b *share) int { return cmp.Compare(a.file.lease, b.file.lease) })
+	for _, s := range open[:excess] {
+		s.roll = true
+		if s.file.bucket.file == s.file {
+			s.file.bucket.file = nil
+		}
+	}
+}
+
+// rename makes those shares final that are to be, are committed, and are chosen. A failure, even when
+// the name is taken, is left to the adopter.
+func (v *serving) rename(ctx context.Context, c *commit, chosen func(*share) bool) {
+	v.each(c.shares, func(s *share) {
+		if !s.roll || s.err != nil || !s.file.stored || !chosen(s) {
+			return
+		}
+		if s.renameErr = v.alive(ctx); s.renameErr == nil {
+			s.renameErr = v.sink.fs.Rename(ctx, s.file.entry.InUse, s.file.entry.Final)
+		}
+		s.final = s.renameErr == nil
+	})
+}
+
+// deletions are the changes that delete the entries of final files, but for those that are gone already.
+func deletions(shares []*share, gone map[*share]bool) []delivery.StateChange {
+	var changes []delivery.StateChange
+	for _, s := range shares {
+		if s.final && !gone[s] {
+			changes = append(changes, delivery.StateChange{Key: s.file.key})
+		}
+	}
+	return changes
+}
+
+// deleted are the shares whose files are final by now.
+func deleted(shares []*share) map[*share]bool {
+	gone := make(map[*share]bool)
+	for _, s := range shares {
+		if s.final {
+			gone[s] = true
+		}
+	}
+	return gone
+}

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+)
+
+// generator writes log records to topics. The value of each begins with its number within its topic,
+// from 1, and a blank, so that one can tell afterwards which are missing or doubled.
+type generator struct {
+	brokers    []string
+	topics     []string
+	partitions int   // of topics that do not exist yet
+	count      int64 // for each topic; 0: no end
+	size       int   // of values, in bytes, at least
+	rate       int   // records a second, all topics together; 0: as fast as possible
+
+	written map[string]*atomic.Int64 // by topic: acknowledged by Kafka
+}
+
+func (g *generator) init() {
+	g.written = make(map[string]*atomic.Int64)
+	for _, t := range g.topics {
+		g.written[t] = new(atomic.Int64)
+	}
+}
+
+// run creates the topics and writes until it is done or ctx ends.
+func (g *generator) run(ctx context.Context) error {
+	transport := &kafka.Transport{ClientID: "spillway-generate"}
+	defer transport.CloseIdleConnections()
+	if err := g.createTopics(ctx, transport); err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, topic := range g.topics {
+		group.Go(func() error { return g.fill(ctx, topic, transport) })
+	}
+	return group.Wait()
+}
+
+func (g *generator) createTopics(ctx context.Context, transport *kafka.Transport) error {
+	client := &kafka.Client{Addr: kafka.TCP(g.brokers...), Timeout: 10 * time.Second, Transport: transport}
+	request := &kafka.CreateTopicsRequest{}
+	for _, t := range g.topics {
+		request.Topics = append(request.Topics, kafka.TopicConfig{Topic: t, NumPartitions: g.partitions, ReplicationFactor: -1})
+	}
+	response, err := client.CreateTopics(ctx, request)
+	if err != nil {
+		return fmt.Errorf("create topics on %v: %w", g.brokers, err)
+	}
+	for topic, err := range response.Errors {
+		if err != nil && !errors.Is(err, kafka.TopicAlreadyExists) {
+			return fmt.Errorf("create topic %s: %w", topic, err)
+		}
+	}
+	return nil
+}
+
+// fill writes one topic.
+func (g *generator) fill(ctx context.Context, topic string, transport *kafka.Transport) (err error) {
+	const chunk, tick = 4000, 50 * time.Millisecond
+	w := &kafka.Writer{Addr: kafka.TCP(g.brokers...), Topic: topic, Transport: transport, Balancer: &kafka.RoundRobin{},
+		BatchSize: 1000, BatchTimeout: 5 * time.Millisecond, RequiredAcks: kafka.RequireAll}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	started := time.Now()
+	for n := int64(0); (g.count == 0 || n < g.count) && ctx.Err() == nil; {
+		want := int64(chunk)
+		if g.rate > 0 {
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+				return nil
+			}
+			due := int64(time.Since(started).Seconds() * float64(g.rate) / float64(len(g.topics)))
+			want = min(due-n, chunk)
+		}
+		if g.count > 0 {
+			want = min(want, g.count-n)
+		}
+		if want <= 0 {
+			continue
+		}
+		messages := make([]kafka.Message, want)
+		for i := range messages {
+			n++
+			messages[i] = g.message(topic, n)
+		}
+		// What was begun is finished, so that the numbers have no holes.
+		if err := g.write(context.WithoutCancel(ctx), w, messages); err != nil {
+			return fmt.Errorf("write to topic %s: %w", topic, err)
+		}
+		g.written[topic].Store(n)
+	}
+	return nil
+}
+
+// write tries again while a new topic has no leader yet: then nothing was written.
+func (g *generator) write(ctx context.Context, w *kafka.Writer, messages []kafka.Message) error {
+	for attempt := 0; ; attempt++ {
+		err := w.WriteMessages(ctx, messages...)
+		if attempt == 50 || !errors.Is(err, kafka.UnknownTopicOrPartition) && !errors.Is(err, kafka.LeaderNotAvailable) {
+			return err
+		}
+		var each kafka.WriteErrors
+		if errors.As(err, &each) {
+			var failed []kafka.Message
+			for i, e := range each {
+				if e != nil {
+					failed = append(failed, messages[i])
+				}
+			}
+			messages = failed
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+var (
+	paths  = []string{"/", "/login", "/cart", "/checkout", "/search?q=lamp", "/products/", "/api/v1/orders/", "/static/app.js"}
+	agents = []string{"Mozilla/5.0 (X11; Linux x86_64) Firefox/131.0", "Mozilla/5.0 (iPhone; CPU iPhone OS 18_1 like Mac OS X)", "curl/8.9.1", "okhttp/4.12.0"}
+	status = []int{200, 200, 200, 200, 200, 204, 301, 304, 404, 500}
+)
+
+// message is an access log's line.
+func (g *generator) message(topic string, n int64) kafka.Message {
+	now := time.Now()
+	host := rand.IntN(64)
+	value := make([]byte, 0, g.size+64)
+	value = strconv.AppendInt(value, n, 10)
+	value = append(value, ' ')
+	value = now.UTC().AppendFormat(value, "2006-01-02T15:04:05.000Z")
+	value = fmt.Appendf(value, " 10.0.%d.%d GET %s%d %d %d %q", host, rand.IntN(256), paths[rand.IntN(len(paths))], rand.IntN(10_000),
+		status[rand.IntN(len(status))], 200+rand.IntN(40_000), agents[rand.IntN(len(agents))])
+	for i := 0; len(value) < g.size; i++ {
+		value = append(value, " trace="...)
+		value = strconv.AppendUint(value, rand.Uint64(), 16)
+	}
+	if len(value) > g.size && g.size > 0 {
+		value = value[:max(g.size, 25)] // the number and the time stay
+	}
+	return kafka.Message{Key: fmt.Appendf(nil, "host-%02d", host), Value: value, Time: now,
+		Headers: []kafka.Header{{Key: "host", Value: fmt.Appendf(nil, "web-%02d", host)}}}
+}
+
+func newGenerate() *cobra.Command {
+	g := &generator{}
+	cmd := &cobra.Command{
+		Use:   "generate",
+		Short: "Writes numbered log records to Kafka: for tests and demonstrations",
+		Long: "Writes log records to topics, which are created when they do not exist. Each value begins with the record's\n" +
+			"number within its topic, from 1, and a blank, so that what is missing or doubled elsewhere can be told.",
+		Example: "  spillway generate --brokers localhost:19092 --topics originTopic,testTest --rate 1000\n  spillway generate --brokers localhost:9092 --topics load --count 200000",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := g.check(); err != nil {
+				return &usageError{err}
+			}
+			g.init()
+			started := time.Now()
+			err := g.runWithProgress(cmd)
+			var sum int64
+			for _, topic := range g.topics {
+				n := g.written[topic].Load()
+				sum += n
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: %d records\n", topic, n)
+			}
+			took := time.Since(started)
+			fmt.Fprintf(cmd.OutOrStdout(), "%d records in %s, %.0f a second\n", sum, took.Round(time.Millisecond), float64(sum)/took.Seconds())
+			return err
+		},
+	}
+	cmd.Flags().StringSliceVar(&g.brokers, "brokers", []string{"localhost:9092"}, "bootstrap brokers, separated by commas")
+	cmd.Flags().StringSliceVar(&g.topics, "topics", nil, "topics, separated by commas")
+	cmd.Flags().IntVar(&g.partitions, "partitions", 4, "partitions of topics that are created")
+	cmd.Flags().Int64Var(&g.count, "count", 0, "records for each topic; 0: until it is stopped")
+	cmd.Flags().IntVar(&g.rate, "rate", 0, "records a second, all topics together; 0: as fast as Kafka takes them")
+	cmd.Flags().IntVar(&g.size, "size", 200, "bytes of a value, at least 25")
+	if err := cmd.MarkFlagRequired("topics"); err != nil {
+		panic(err) // the flag is defined above
+	}
+	return cmd
+}
+
+func (g *generator) check() error {
+	switch {
+	case len(g.topics) == 0 || slices.Contains(g.topics, ""):
+		return errors.New("--topics: want names of topics, separated by commas")
+	case g.partitions < 1:
+		return fmt.Errorf("--partitions %d: want 1 or more", g.partitions)
+	case g.count < 0:
+		return fmt.Errorf("--count %d: want 0 or more", g.count)
+	case g.rate < 0:
+		return fmt.Errorf("--rate %d: want 0 or more", g.rate)
+	case g.size < 25:
+		return fmt.Errorf("--size %d: want 25 or more", g.size)
+	}
+	return nil
+}
+
+// runWithProgress says on stderr how far it is, every five seconds.
+func (g *generator) runWithProgress(cmd *cobra.Command) error {
+	ctx, cancel := context.WithCancel(cmd.Context())
+	done := make(chan error, 1)
+	go func() {
+		defer cancel()
+		done <- g.run(ctx)
+	}()
+	ticker := time.NewTicker(5 * time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-ticker.C:
+			for _, topic := range g.topics {
+				fmt.Fprintf(cmd.ErrOrStderr(), "%s: %d records so far\n", topic, g.written[topic].Load())
+			}
+		}
+	}
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"github.com/spillwayio/spillway/services/internal/telemetry"
+)
+
+// logFlags say how a service logs.
+type logFlags struct{ level, format string }
+
+func (f *logFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
+	cmd.Flags().StringVar(&f.format, "log-format", "text", "text or json")
+}
+
+// logger logs to cmd's stderr.
+func (f *logFlags) logger(cmd *cobra.Command) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(f.level)); err != nil {
+		return nil, &usageError{fmt.Errorf("--log-level %q: want debug, info, warn or error", f.level)}
+	}
+	if f.format != "text" && f.format != "json" {
+		return nil, &usageError{fmt.Errorf("--log-format %q: want text or json", f.format)}
+	}
+	return telemetry.NewLogger(cmd.ErrOrStderr(), f.level, f.format == "json"), nil
+}
+
+// serviceFlags are those of the commands that run a service.
+type serviceFlags struct {
+	logFlags
+	config string
+}
+
+func (f *serviceFlags) register(cmd *cobra.Command) {
+	f.logFlags.register(cmd)
+	registerConfig(cmd, &f.config)
+}
+
+func registerConfig(cmd *cobra.Command, path *string) {
+	cmd.Flags().StringVarP(path, "config", "c", "", "file of the pipeline (YAML; docs/configuration.md)")
+	if err := cmd.MarkFlagRequired("config"); err != nil {
+		panic(err) // the flag is defined one line up
+	}
+	if err := cmd.MarkFlagFilename("config", "yaml", "yml"); err != nil {
+		panic(err)
+	}
+}
+
+func registerOutput(cmd *cobra.Command, output *string) {
+	cmd.Flags().StringVarP(output, "output", "o", "table", "table or json")
+}
+
+func checkOutput(output string) error {
+	if output != "table" && output != "json" {
+		return &usageError{fmt.Errorf("--output %q: want table or json", output)}
+	}
+	return nil
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "spillway",
+		Short: "Moves records from Kafka to HDFS and to Kafka",
+		Long: `Spillway moves records from Kafka to HDFS and to Kafka. A durable queue stands between, which
+spills from memory to disk, so that a destination that is away neither loses records nor holds up the others.
+
+Three services make a pipeline, and one file describes it:
+
+  spillway buffer -c pipeline.yaml          the queue
+  spillway ingest -c pipeline.yaml          Kafka → buffer
+  spillway delivery NAME -c pipeline.yaml   buffer → delivery.NAME of the file
+
+To see all of it at work with nothing installed: spillway dev`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
+	})
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(newBuffer(), newIngest(), newDelivery(), newDev(), newCheck(), newGenerate(), newHealth(), newVersion())
+	return root
+}
+
+func newVersion() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Prints the version",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "spillway %s (%s %s/%s)\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
+		},
+	}
+}
+
+// version is the module's, or the commit it was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	version := info.Main.Version
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && (version == "" || version == "(devel)") {
+			version = s.Value
+		}
+	}
+	return version
+}

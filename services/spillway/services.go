@@ -1,0 +1,112 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/spillwayio/spillway/services/internal/config"
+)
+
+// loadConfig reads the file; what is wrong with it is the user's to mend.
+func loadConfig(path string) (*config.Config, error) {
+	cfg, err := config.Load(path)
+	if err != nil {
+		return nil, &usageError{err}
+	}
+	return cfg, nil
+}
+
+func newBuffer() *cobra.Command {
+	var f serviceFlags
+	cmd := &cobra.Command{
+		Use:     "buffer",
+		Short:   "Runs the buffer: the durable queue between ingest and deliveries",
+		Long:    "Runs the buffer of the pipeline's file: its queues in buffer.data_dir, gRPC on buffer.listen,\nmetrics and health on buffer.http. SIGTERM or Ctrl-C makes it write out what is in memory, and end.",
+		Example: "  spillway buffer -c pipeline.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := f.logger(cmd)
+			if err != nil {
+				return err
+			}
+			cfg, err := loadConfig(f.config)
+			if err != nil {
+				return err
+			}
+			if err := cfg.ForBuffer(); err != nil {
+				return &usageError{err}
+			}
+			p, err := newBufferProcess(cfg, log)
+			if err != nil {
+				return err
+			}
+			return p.serve(cmd.Context())
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+func newIngest() *cobra.Command {
+	var f serviceFlags
+	cmd := &cobra.Command{
+		Use:     "ingest",
+		Short:   "Runs the ingest: reads Kafka and appends to the buffer",
+		Long:    "Runs the ingest of the pipeline's file: every source as a member of its consumer group. Several instances\nshare the partitions. SIGTERM or Ctrl-C makes it commit what is safe, leave the groups, and end.",
+		Example: "  spillway ingest -c pipeline.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := f.logger(cmd)
+			if err != nil {
+				return err
+			}
+			cfg, err := loadConfig(f.config)
+			if err != nil {
+				return err
+			}
+			if err := cfg.ForIngest(); err != nil {
+				return &usageError{err}
+			}
+			p, err := newIngestProcess(cfg, log)
+			if err != nil {
+				return err
+			}
+			return p.serve(cmd.Context())
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+func newDelivery() *cobra.Command {
+	var f serviceFlags
+	cmd := &cobra.Command{
+		Use:   "delivery NAME",
+		Short: "Runs the delivery of that name: takes from the buffer and writes to HDFS, files or Kafka",
+		Long: "Runs delivery.NAME of the pipeline's file. Several instances of one delivery share its subscription.\n" +
+			"SIGTERM or Ctrl-C makes it finish what it holds, make its files final, and end.",
+		Example: "  spillway delivery hdfs -c pipeline.yaml",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return &usageError{errOneName}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			log, err := f.logger(cmd)
+			if err != nil {
+				return err
+			}
+			cfg, err := loadConfig(f.config)
+			if err != nil {
+				return err
+			}
+			p, err := newDeliveryProcess(cfg, args[0], log)
+			if err != nil {
+				return err
+			}
+			return p.serve(cmd.Context())
+		},
+	}
+	f.register(cmd)
+	return cmd
+}

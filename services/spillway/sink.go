@@ -1,0 +1,37 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net/url"
+
+	"github.com/spillwayio/spillway/services/delivery"
+	"github.com/spillwayio/spillway/services/delivery/filesink"
+	"github.com/spillwayio/spillway/services/delivery/filesink/hdfsfs"
+	"github.com/spillwayio/spillway/services/delivery/filesink/localfs"
+	"github.com/spillwayio/spillway/services/delivery/kafkasink"
+	"github.com/spillwayio/spillway/services/internal/config"
+)
+
+// newSink makes the destination of a delivery. It connects to nothing yet.
+func newSink(d *config.Delivery, log *slog.Logger) (delivery.Sink, error) {
+	if d.Kafka != nil {
+		return kafkasink.New(d.Kafka, log)
+	}
+	fs, err := newFS(d.HDFS, log)
+	if err != nil {
+		return nil, err
+	}
+	return filesink.New(d.HDFS, fs, log)
+}
+
+func newFS(h *config.HDFS, log *slog.Logger) (filesink.FS, error) {
+	u, err := url.Parse(h.URL)
+	if err != nil {
+		return nil, fmt.Errorf("hdfs.url: %w", err)
+	}
+	if u.Scheme == "file" {
+		return localfs.New(u.Path)
+	}
+	return hdfsfs.New(h.URL, h.User, log)
+}
