@@ -11,5 +11,5 @@
 // from Spillway's counters; those only say when to look.
 //
 // Kafka and HDFS need Java and Maven. Where they are missing nothing runs, which is said on stderr (see it
-// with go test -v) and is a failure when CI=true. SPILLWAY_TEST_SEED repeats the moments of a run's kills.
+// with go test -v) and is a failure when CI=true. E2E_SEED repeats the moments of a run's kills.
 package e2e

@@ -145,7 +145,7 @@ func freeAddr(t *testing.T) string {
 }
 
 // reapEnv names the directory to clean up, and makes the test binary a reaper.
-const reapEnv = "SPILLWAY_E2E_REAP"
+const reapEnv = "E2E_REAP"
 
 // reaper is this binary again, in a session of its own. It waits for the end of its stdin, which only
 // this process holds, and cleans up then.

@@ -1,0 +1,416 @@
+// Package hdfsfs is a filesink.FS on HDFS.
+//
+// What it rests on, measured with colinmarc/hdfs v2.4.0 against HDFS 3.4: only a FileWriter's Close says
+// that bytes are acknowledged; Close may be repeated after ErrReplicating, but after any other error a
+// second one can complete a file with bytes that never were. A Client renews the leases of its files for
+// as long as it lives. So every operation has a client to itself, and a client that saw an error is closed:
+// then the NameNode takes the lease away after its soft limit, a minute, and Take gets the file.
+package hdfsfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"os/user"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/colinmarc/hdfs/v2"
+
+	"github.com/spillwayio/spillway/services/delivery/filesink"
+)
+
+const (
+	// operationTimeout bounds one operation, Take's waiting apart. What hangs longer is cut.
+	operationTimeout = time.Minute
+	dialTimeout      = 10 * time.Second
+	// maxIdle is how many clients are kept for the next operation.
+	maxIdle = 8
+	// takePoll is the time between two attempts to get a file that a writer still holds.
+	takePoll      = time.Second
+	replicateWait = 20 * time.Millisecond
+)
+
+// FS is an HDFS. All its methods but New and Close need the NameNode.
+type FS struct {
+	options hdfs.ClientOptions
+	log     *slog.Logger
+
+	mu     sync.Mutex
+	idle   []*client
+	closed bool
+}
+
+// New takes hdfs://namenode:8020, with several NameNodes separated by commas. An empty user is
+// $HADOOP_USER_NAME, else the one of the process. It connects to nothing yet.
+func New(rawURL, userName string, log *slog.Logger) (*FS, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil || u.Scheme != "hdfs" || u.Host == "" {
+		// url.Parse refuses several hosts with ports.
+		rest, ok := strings.CutPrefix(rawURL, "hdfs://")
+		host, _, _ := strings.Cut(rest, "/")
+		if !ok || host == "" {
+			return nil, fmt.Errorf("HDFS URL %q: want hdfs://namenode:8020", rawURL)
+		}
+		u = &url.URL{Host: host}
+	}
+	if userName == "" {
+		userName = os.Getenv("HADOOP_USER_NAME")
+	}
+	if userName == "" {
+		current, err := user.Current()
+		if err != nil {
+			return nil, fmt.Errorf("find the user to act as on HDFS; set hdfs.user: %w", err)
+		}
+		userName = current.Username
+	}
+	return &FS{log: log, options: hdfs.ClientOptions{Addresses: strings.Split(u.Host, ","), User: userName, UseDatanodeHostname: true}}, nil
+}
+
+// Close implements filesink.FS.
+func (f *FS) Close() error {
+	f.mu.Lock()
+	idle := f.idle
+	f.idle, f.closed = nil, true
+	f.mu.Unlock()
+	for _, c := range idle {
+		c.close()
+	}
+	return nil
+}
+
+// Write implements filesink.FS.
+func (f *FS) Write(ctx context.Context, name string, length int64, data []byte) error {
+	return f.with(ctx, operationTimeout, func(ctx context.Context, c *client) error {
+		w, err := c.open(name, length)
+		if err != nil {
+			return fmt.Errorf("write %s: %w", name, err)
+		}
+		if deadline, ok := ctx.Deadline(); ok {
+			if err := w.SetDeadline(deadline); err != nil {
+				return fmt.Errorf("write %s: %w", name, err)
+			}
+		}
+		if len(data) > 0 { // an empty Write would begin an empty block
+			if _, err := w.Write(data); err != nil {
+				return fmt.Errorf("write %s: %w", name, err)
+			}
+		}
+		for {
+			err := w.Close()
+			if err == nil {
+				return nil
+			}
+			if !hdfs.IsErrReplicating(err) {
+				return fmt.Errorf("complete %s: %w", name, err)
+			}
+			if err := sleep(ctx, replicateWait); err != nil {
+				return fmt.Errorf("complete %s: %w", name, err)
+			}
+		}
+	})
+}
+
+// open opens the file for writing at its end, which must be at length.
+func (c *client) open(name string, length int64) (*hdfs.FileWriter, error) {
+	if length == 0 {
+		if err := c.MkdirAll(path.Dir(name), 0o755); err != nil {
+			return nil, err
+		}
+		w, err := c.Create(name)
+		return w, errOf(err)
+	}
+	info, err := c.Stat(name)
+	if err != nil {
+		return nil, errOf(err)
+	}
+	if info.Size() != length {
+		return nil, fmt.Errorf("the file has %d bytes, not %d", info.Size(), length)
+	}
+	w, err := c.Append(name)
+	return w, errOf(err)
+}
+
+// Take implements filesink.FS. The rename does not shut out a writer, since the NameNode goes by the
+// file's id; the truncate does: it needs the lease.
+func (f *FS) Take(ctx context.Context, from, alias string, length int64) error {
+	return f.with(ctx, 0, func(ctx context.Context, c *client) error {
+		if err := c.rename(from, alias); err != nil {
+			return fmt.Errorf("take %s: %w", from, err)
+		}
+		for said := false; ; {
+			done, err := c.Truncate(alias, length)
+			switch {
+			case done:
+				return nil
+			case err == nil || isHeld(err):
+				if !said {
+					f.log.Info("waiting for the lease of a file's last writer", "file", alias, "length", length)
+				}
+				said = true
+			case errors.Is(err, os.ErrInvalid):
+				return fmt.Errorf("take %s: %s has fewer than %d bytes: %w", from, alias, length, err)
+			default:
+				return fmt.Errorf("take %s: %w", from, errOf(err))
+			}
+			if err := sleep(ctx, takePoll); err != nil {
+				return fmt.Errorf("take %s: %w", from, err)
+			}
+		}
+	})
+}
+
+// rename is the first half of Take. A file at from beside one at alias comes from a writer that created
+// it again after it had been taken; nothing of it was ever acknowledged.
+func (c *client) rename(from, alias string) error {
+	_, err := c.Stat(alias)
+	switch {
+	case err == nil:
+		err = c.Remove(from)
+		if errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+	case errors.Is(err, os.ErrNotExist):
+		err = c.Rename(from, alias)
+	}
+	return errOf(err)
+}
+
+// isHeld says whether a truncate has to wait for a lease or for a block's recovery.
+func isHeld(err error) bool {
+	var remote hdfs.Error
+	if !errors.As(err, &remote) {
+		return false
+	}
+	switch remote.Exception() {
+	case "org.apache.hadoop.hdfs.protocol.AlreadyBeingCreatedException", "org.apache.hadoop.hdfs.protocol.RecoveryInProgressException":
+		return true
+	}
+	return false
+}
+
+// Rename implements filesink.FS.
+func (f *FS) Rename(ctx context.Context, from, to string) error {
+	return f.with(ctx, operationTimeout, func(_ context.Context, c *client) error {
+		if _, err := c.Stat(to); err == nil {
+			return fmt.Errorf("rename %s: %s: %w", from, to, filesink.ErrExist)
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("rename %s: %w", from, errOf(err))
+		}
+		if _, err := c.Stat(from); err != nil {
+			return fmt.Errorf("rename %s: %w", from, errOf(err))
+		}
+		if err := c.MkdirAll(path.Dir(to), 0o755); err != nil {
+			return fmt.Errorf("rename %s: %w", from, err)
+		}
+		if err := c.Rename(from, to); err != nil {
+			return fmt.Errorf("rename %s to %s: %w", from, to, errOf(err))
+		}
+		return nil
+	})
+}
+
+// Size implements filesink.FS.
+func (f *FS) Size(ctx context.Context, name string) (size int64, err error) {
+	err = f.with(ctx, operationTimeout, func(_ context.Context, c *client) error {
+		info, err := c.Stat(name)
+		if err != nil {
+			return fmt.Errorf("stat %s: %w", name, errOf(err))
+		}
+		size = info.Size()
+		return nil
+	})
+	return size, err
+}
+
+// Remove implements filesink.FS.
+func (f *FS) Remove(ctx context.Context, name string) error {
+	return f.with(ctx, operationTimeout, func(_ context.Context, c *client) error {
+		if err := c.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove %s: %w", name, err)
+		}
+		return nil
+	})
+}
+
+// Probe implements filesink.FS. The NameNode refuses to rename even what does not exist while it is
+// in safe mode.
+func (f *FS) Probe(ctx context.Context) error {
+	return f.with(ctx, operationTimeout, func(_ context.Context, c *client) error {
+		err := c.Rename("/.spillway-probe", "/.spillway-probed")
+		if err == nil || errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
+			return nil
+		}
+		return fmt.Errorf("probe %s: %w", strings.Join(f.options.Addresses, ","), err)
+	})
+}
+
+// errOf translates the errors that FS promises.
+func errOf(err error) error {
+	switch {
+	case errors.Is(err, os.ErrExist):
+		return fmt.Errorf("%w: %w", filesink.ErrExist, err)
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("%w: %w", filesink.ErrNotExist, err)
+	}
+	return err
+}
+
+// with runs an operation on a client of its own. When ctx ends or the time is over, the client's
+// connections are cut, so that the operation returns; with returns after it.
+func (f *FS) with(ctx context.Context, timeout time.Duration, operate func(context.Context, *client) error) error {
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	c, err := f.get(ctx)
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, c.cut)
+	err = operate(ctx, c)
+	if cut := !stop(); cut {
+		c.close()
+		if err != nil {
+			err = errors.Join(ctx.Err(), err)
+		}
+		return err
+	}
+	if err == nil || errors.Is(err, filesink.ErrExist) || errors.Is(err, filesink.ErrNotExist) {
+		f.put(c)
+	} else {
+		c.close()
+	}
+	return err
+}
+
+// get returns a client that answers: an idle one, or a new one.
+func (f *FS) get(ctx context.Context) (*client, error) {
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		f.mu.Lock()
+		var c *client
+		if n := len(f.idle); n > 0 {
+			c, f.idle = f.idle[n-1], f.idle[:n-1]
+		}
+		f.mu.Unlock()
+		if c == nil {
+			return f.connect(ctx)
+		}
+		// Its connection may have died meanwhile, and a write must not find that out half way.
+		stop := context.AfterFunc(ctx, c.cut)
+		_, err := c.Stat("/")
+		if stop() && err == nil {
+			return c, nil
+		}
+		c.close()
+	}
+}
+
+func (f *FS) connect(ctx context.Context) (*client, error) {
+	c := &client{conns: make(map[net.Conn]struct{})}
+	options := f.options
+	options.NamenodeDialFunc, options.DatanodeDialFunc = c.dial, c.dial
+	stop := context.AfterFunc(ctx, c.cut)
+	defer stop()
+	var err error
+	if c.Client, err = hdfs.NewClient(options); err != nil {
+		c.cut()
+		return nil, fmt.Errorf("connect to HDFS at %s: %w", strings.Join(options.Addresses, ","), errors.Join(ctx.Err(), err))
+	}
+	return c, nil
+}
+
+func (f *FS) put(c *client) {
+	f.mu.Lock()
+	keep := !f.closed && len(f.idle) < maxIdle
+	if keep {
+		f.idle = append(f.idle, c)
+	}
+	f.mu.Unlock()
+	if !keep {
+		c.close()
+	}
+}
+
+// client is a hdfs.Client whose connections can be cut under it: it knows no contexts.
+type client struct {
+	*hdfs.Client
+
+	mu    sync.Mutex
+	isCut bool
+	conns map[net.Conn]struct{}
+}
+
+var errCut = errors.New("the operation was given up")
+
+func (c *client) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	c.mu.Lock()
+	isCut := c.isCut
+	c.mu.Unlock()
+	if isCut {
+		return nil, errCut
+	}
+	dialer := net.Dialer{Timeout: dialTimeout}
+	conn, err := dialer.DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.isCut {
+		return nil, errors.Join(errCut, conn.Close())
+	}
+	c.conns[conn] = struct{}{}
+	return &trackedConn{conn, c}, nil
+}
+
+// cut ends all that the client does.
+func (c *client) cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.isCut = true
+	for conn := range c.conns {
+		_ = conn.Close() // whoever uses it gets the error
+	}
+}
+
+// close also ends the renewing of leases.
+func (c *client) close() {
+	c.cut()
+	_ = c.Client.Close() // its connection is closed already
+}
+
+type trackedConn struct {
+	net.Conn
+	c *client
+}
+
+// Close implements net.Conn.
+func (t *trackedConn) Close() error {
+	t.c.mu.Lock()
+	delete(t.c.conns, t.Conn)
+	t.c.mu.Unlock()
+	return t.Conn.Close()
+}
+
+// sleep waits for d, or for ctx's error.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
