@@ -1,0 +1,233 @@
+package filesink_test
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/delivery"
+	"github.com/spillwayio/spillway/services/delivery/filesink"
+	"github.com/spillwayio/spillway/services/delivery/filesink/fstest"
+	"github.com/spillwayio/spillway/services/delivery/filesink/localfs"
+	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/recordbatch"
+)
+
+func testConfig() *config.HDFS {
+	return &config.HDFS{
+		URL: "file:///x", Path: "/out/%{topic}/%{kind}", FilePrefix: "%H", FileSuffix: ".log", InUseSuffix: ".tmp", TimeZone: "UTC",
+		MaxOpenFiles: 500, Commit: config.Commit{Bytes: 1 << 20, Interval: time.Second}, Serializer: "text", AppendNewline: true,
+	}
+}
+
+func newSink(t testing.TB, cfg *config.HDFS, fs filesink.FS) *filesink.Sink {
+	t.Helper()
+	sink, err := filesink.New(cfg, fs, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sink
+}
+
+// chaos is a random source that several goroutines share, and how likely faults are now.
+type chaos struct {
+	mu   sync.Mutex
+	rand *rand.Rand
+	rate float64 // 0 to 1, of an operation
+}
+
+func (c *chaos) happens(rate float64) bool { return c.rand.Float64() < rate }
+
+func (c *chaos) fault(dead *atomic.Bool) func(op, path string) fstest.Fault {
+	return func(string, string) fstest.Fault {
+		if dead.Load() {
+			return fstest.Before
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if !c.happens(c.rate) {
+			return fstest.None
+		}
+		return []fstest.Fault{fstest.Before, fstest.After, fstest.Torn}[c.rand.IntN(3)]
+	}
+}
+
+func (c *chaos) fate(ack *delivery.Ack) fate {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.happens(c.rate * 2) {
+		return accepted
+	}
+	return []fate{refused, refused, lostBefore, lostAfter}[c.rand.IntN(4)]
+}
+
+func (c *chaos) intN(n int) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rand.IntN(n)
+}
+
+// TestModel delivers records while the file system fails, acks are refused, sessions are lost and
+// processes die; some that lost their session go on for a while. In the end every record is in one
+// final file of its bucket, once.
+func TestModel(t *testing.T) {
+	seeds := 40
+	if testing.Short() {
+		seeds = 5
+	}
+	for seed := range seeds {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			root := t.TempDir()
+			synctest.Test(t, func(t *testing.T) { runModel(t, root, uint64(seed)) })
+		})
+	}
+}
+
+func runModel(t *testing.T, root string, seed uint64) {
+	disk, err := localfs.New(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	c := &chaos{rand: rand.New(rand.NewPCG(seed, 1)), rate: []float64{0.01, 0.05, 0.2}[seed%3]}
+	b := newFakeBuffer()
+	b.fate = c.fate
+	cfg := testConfig()
+	cfg.Commit = config.Commit{Bytes: config.ByteSize(1 + c.intN(4000)), Interval: time.Duration(1+c.intN(20)) * time.Millisecond}
+	cfg.Roll = config.Roll{Size: config.ByteSize(c.intN(3) * 500), Count: int64(c.intN(3) * 40), Idle: time.Duration(c.intN(3)) * 10 * time.Millisecond, Interval: time.Duration(c.intN(3)) * 50 * time.Millisecond}
+	cfg.MaxOpenFiles = 1 + c.intN(6)
+
+	want := make(map[string]string) // record → bucket
+	for n := range 60 {
+		source := &spillwayv1.SourcePartition{Cluster: "c", Topic: fmt.Sprintf("t%d", n%2), Partition: int32(n % 3)}
+		records := make([]recordbatch.Record, 1+c.intN(20))
+		first := int64(n * 100)
+		for i := range records {
+			value, kind := fmt.Sprintf("%s-%d-%d", source.Topic, source.Partition, first+int64(i)), fmt.Sprintf("k%d", c.intN(3))
+			records[i] = recordbatch.Record{TimestampMs: int64(c.intN(2)) * 3_600_000, Value: []byte(value), Headers: []recordbatch.Header{{Name: []byte("kind"), Value: []byte(kind)}}}
+			want[value] = fmt.Sprintf("/out/%s/%s/%02d.", source.Topic, kind, records[i].TimestampMs/3_600_000)
+		}
+		b.add(source, first, records...)
+	}
+
+	var zombies []func() error
+	var dead *atomic.Bool
+	var sink *filesink.Sink
+	for round := 0; ; round++ {
+		if round == 25 { // enough
+			c.mu.Lock()
+			c.rate = 0
+			c.mu.Unlock()
+		}
+		if sink == nil {
+			dead = new(atomic.Bool)
+			sink = newSink(t, cfg, &fstest.Faulty{FS: disk, Decide: c.fault(dead)})
+		}
+		session := b.open()
+		wait := serve(t, sink, session)
+		switch end := c.intN(4); {
+		case round >= 25:
+			settleAll(t, b, session)
+			if err := wait(); err != nil && session.Err() == nil {
+				t.Fatalf("Serve: %v", err)
+			}
+		case end == 0: // drain
+			time.Sleep(time.Duration(c.intN(30)) * time.Millisecond)
+			session.drain()
+			_ = wait() // a session may be lost at any time
+		case end == 1: // the stream breaks
+			time.Sleep(time.Duration(c.intN(30)) * time.Millisecond)
+			session.lose()
+			_ = wait()
+		case end == 2: // kill -9
+			time.Sleep(time.Duration(c.intN(30)) * time.Millisecond)
+			dead.Store(true)
+			session.lose()
+			_ = wait()
+			sink = nil
+		case end == 3: // the buffer has given up on one that goes on
+			time.Sleep(time.Duration(c.intN(30)) * time.Millisecond)
+			session.lose()
+			zombies, sink = append(zombies, wait), nil
+		}
+		if round >= 25 && b.unsettled() == 0 && b.stateSize() == 0 {
+			break
+		}
+		if round == 40 {
+			t.Fatalf("%d batches are unsettled and %d entries are left", b.unsettled(), b.stateSize())
+		}
+	}
+	for _, wait := range zombies {
+		_ = wait()
+	}
+	check(t, root, want)
+	t.Logf("seed %d: %d sessions, %d nacks, %d records", seed, b.sessions-1000, b.nacks, len(want))
+}
+
+// check reads all final files: each record is in one of them, once, and in one of its bucket.
+func check(t *testing.T, root string, want map[string]string) {
+	t.Helper()
+	seen := make(map[string]string)
+	for p, content := range finals(t, root) {
+		if content == "" {
+			t.Errorf("%s is final and empty", p)
+		}
+		for line := range strings.Lines(content) {
+			value := strings.TrimSuffix(line, "\n")
+			switch bucket, known := want[value]; {
+			case !known:
+				t.Errorf("%s has %q, which is no record", p, line)
+			case seen[value] != "":
+				t.Errorf("record %s is in %s and in %s", value, seen[value], p)
+			case !strings.HasPrefix(p, bucket):
+				t.Errorf("record %s is in %s, want it in %s", value, p, bucket)
+			}
+			seen[value] = p
+		}
+	}
+	for value := range want {
+		if seen[value] == "" {
+			t.Errorf("record %s is lost", value)
+		}
+	}
+}
+
+// finals reads the final files below root.
+func finals(t *testing.T, root string) map[string]string {
+	t.Helper()
+	files := make(map[string]string)
+	for p, content := range allFiles(t, root) {
+		if !strings.HasSuffix(p, ".tmp") && !strings.Contains(p, "/.spillway-probe") {
+			files[p] = content
+		}
+	}
+	return files
+}
+
+func allFiles(t *testing.T, root string) map[string]string {
+	t.Helper()
+	files := make(map[string]string)
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		content, err := os.ReadFile(p)
+		files[strings.TrimPrefix(p, root)] = string(bytes.Clone(content))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
