@@ -50,7 +50,9 @@ type summary struct {
 	hintCRC     uint32
 }
 
-// seal reads a segment and writes its sidecars. Damage is both told and kept in the index.
+// seal reads a segment and writes its sidecars. Damage is both told and kept in the index. What it
+// finds is on disk: a group can be in the kernel's cache only, when its writer was killed before its
+// fsync or the fsync failed.
 func seal(dir string, id int64, damage func(string)) (summary, error) {
 	data, err := os.Open(segmentPath(dir, id, dataSuffix))
 	if err != nil {
@@ -60,6 +62,12 @@ func seal(dir string, id int64, damage func(string)) (summary, error) {
 	info, err := data.Stat()
 	if err != nil {
 		return summary{}, fmt.Errorf("open segment: %w", err)
+	}
+	if err := data.Sync(); err != nil {
+		return summary{}, fmt.Errorf("sync segment: %w", err)
+	}
+	if err := dropCache(data); err != nil {
+		return summary{}, fmt.Errorf("drop cache of segment: %w", err)
 	}
 	index, err := createFile(segmentPath(dir, id, indexSuffix))
 	if err != nil {

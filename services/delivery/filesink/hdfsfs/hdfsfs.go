@@ -145,7 +145,9 @@ func (f *FS) Take(ctx context.Context, from, alias string, length int64) error {
 			return fmt.Errorf("take %s: %w", from, err)
 		}
 		for said := false; ; {
+			hung := time.AfterFunc(operationTimeout, c.cut)
 			done, err := c.Truncate(alias, length)
+			hung.Stop()
 			switch {
 			case done:
 				return nil
@@ -293,6 +295,8 @@ func (f *FS) with(ctx context.Context, timeout time.Duration, operate func(conte
 
 // get returns a client that answers: an idle one, or a new one.
 func (f *FS) get(ctx context.Context) (*client, error) {
+	ctx, cancel := context.WithTimeout(ctx, operationTimeout)
+	defer cancel()
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -317,7 +321,7 @@ func (f *FS) get(ctx context.Context) (*client, error) {
 }
 
 func (f *FS) connect(ctx context.Context) (*client, error) {
-	c := &client{conns: make(map[net.Conn]struct{})}
+	c := &client{cutting: make(chan struct{}), conns: make(map[net.Conn]struct{})}
 	options := f.options
 	options.NamenodeDialFunc, options.DatanodeDialFunc = c.dial, c.dial
 	stop := context.AfterFunc(ctx, c.cut)
@@ -346,6 +350,8 @@ func (f *FS) put(c *client) {
 type client struct {
 	*hdfs.Client
 
+	cutting chan struct{} // closed by cut
+
 	mu    sync.Mutex
 	isCut bool
 	conns map[net.Conn]struct{}
@@ -354,13 +360,16 @@ type client struct {
 var errCut = errors.New("the operation was given up")
 
 func (c *client) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	c.mu.Lock()
-	isCut := c.isCut
-	c.mu.Unlock()
-	if isCut {
-		return nil, errCut
-	}
-	dialer := net.Dialer{Timeout: dialTimeout}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	go func() {
+		select {
+		case <-c.cutting:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err
@@ -378,7 +387,10 @@ func (c *client) dial(ctx context.Context, network, addr string) (net.Conn, erro
 func (c *client) cut() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.isCut = true
+	if !c.isCut {
+		c.isCut = true
+		close(c.cutting)
+	}
 	for conn := range c.conns {
 		_ = conn.Close() // whoever uses it gets the error
 	}

@@ -1,0 +1,288 @@
+package hdfsfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/colinmarc/hdfs/v2"
+	"go.uber.org/goleak"
+
+	"github.com/spillwayio/spillway/services/delivery/filesink"
+	"github.com/spillwayio/spillway/services/delivery/filesink/fstest"
+)
+
+var _ filesink.FS = (*FS)(nil)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// hdfsURL is that of a running HDFS; without one the test is skipped.
+func hdfsURL(t *testing.T) string {
+	t.Helper()
+	url := os.Getenv("E2E_HDFS")
+	if url == "" {
+		t.Skip("needs an HDFS: `make stack-up`, then set E2E_HDFS=hdfs://127.0.0.1:8020")
+	}
+	return url
+}
+
+// newFS is an FS on the running HDFS and a directory of the test's own.
+func newFS(t *testing.T) (*FS, string) {
+	t.Helper()
+	f, err := New(hdfsURL(t), "", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := fmt.Sprintf("/hdfsfs-test/%s-%d", strings.ReplaceAll(t.Name(), "/", "-"), time.Now().UnixNano())
+	return f, dir
+}
+
+// other is a client that is none of the FS's, as another process has it.
+func other(t *testing.T, f *FS) *hdfs.Client {
+	t.Helper()
+	c, err := hdfs.NewClient(f.options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func closeFS(t *testing.T, f *FS) {
+	t.Helper()
+	if err := f.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+}
+
+func TestConformance(t *testing.T) {
+	fstest.Run(t, func(t *testing.T) fstest.FS {
+		f, dir := newFS(t)
+		c := other(t, f)
+		t.Cleanup(func() {
+			if err := c.RemoveAll(dir); err != nil {
+				t.Errorf("remove %s: %v", dir, err)
+			}
+			if err := c.Close(); err != nil {
+				t.Errorf("close client: %v", err)
+			}
+		})
+		return fstest.FS{FS: f, Dir: dir, Read: c.ReadFile}
+	})
+}
+
+// A writer that was killed leaves its file open with bytes beyond what was committed. Take waits for the
+// NameNode to take its lease away, which is a minute.
+func TestTakeFromADeadWriter(t *testing.T) {
+	f, dir := newFS(t)
+	defer closeFS(t, f)
+	t.Parallel()
+	c := other(t, f)
+	from, alias := dir+"/file.tmp", dir+"/file.taken.tmp"
+	if err := f.Write(t.Context(), from, 0, []byte("committed")); err != nil {
+		t.Fatal(err)
+	}
+	w, err := c.Append(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write([]byte("torn")); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil { // it renews its lease no more, and the file stays open
+		t.Fatal(err)
+	}
+	if err := f.Write(t.Context(), from, int64(len("committed")), []byte("x")); err == nil {
+		t.Error("wrote to a file that somebody else has open")
+	}
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	if err := f.Take(ctx, from, alias, int64(len("committed"))); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("taken after %s", time.Since(began).Round(time.Second))
+	c = other(t, f)
+	defer c.Close()
+	if got, err := c.ReadFile(alias); err != nil || string(got) != "committed" {
+		t.Errorf("%s holds %q, %v", alias, got, err)
+	}
+	if _, err := f.Size(t.Context(), from); !errors.Is(err, filesink.ErrNotExist) {
+		t.Errorf("%s is still there: %v", from, err)
+	}
+	// It is closed and ours: it can be renamed and read, and nobody writes to it.
+	if err := f.Rename(t.Context(), alias, dir+"/file"); err != nil {
+		t.Error(err)
+	}
+}
+
+// While a writer lives, Take waits, also when the file has the right length already.
+func TestTakeWaitsForALiveWriter(t *testing.T) {
+	f, dir := newFS(t)
+	defer closeFS(t, f)
+	t.Parallel()
+	c := other(t, f)
+	defer c.Close()
+	from, alias := dir+"/file.tmp", dir+"/file.taken.tmp"
+	if err := f.Write(t.Context(), from, 0, []byte("0123")); err != nil {
+		t.Fatal(err)
+	}
+	w, err := c.Append(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	defer cancel()
+	if err := f.Take(ctx, from, alias, 4); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("Take of a file that is open: %v, want to wait until the context ends", err)
+	}
+	if err := w.Close(); err != nil { // by the file's id: the rename did not shut it out
+		t.Fatal(err)
+	}
+	if err := f.Take(t.Context(), from, alias, 4); err != nil {
+		t.Errorf("Take after the writer closed: %v", err)
+	}
+	if size, err := f.Size(t.Context(), alias); err != nil || size != 4 {
+		t.Errorf("the file has %d bytes, %v; want 4", size, err)
+	}
+}
+
+func TestConcurrentWrites(t *testing.T) {
+	f, dir := newFS(t)
+	defer closeFS(t, f)
+	var wg sync.WaitGroup
+	for i := range 12 {
+		wg.Go(func() {
+			p := fmt.Sprintf("%s/d%d/file", dir, i%3) + fmt.Sprint(i)
+			for n := range 5 {
+				if err := f.Write(t.Context(), p, int64(n*1000), make([]byte, 1000)); err != nil {
+					t.Errorf("write %s: %v", p, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := len(f.idle); n == 0 || n > maxIdle {
+		t.Errorf("%d clients are kept, want 1 to %d", n, maxIdle)
+	}
+}
+
+func TestNewReadsTheURL(t *testing.T) {
+	t.Setenv("HADOOP_USER_NAME", "somebody")
+	for url, want := range map[string]string{
+		"hdfs://nn:8020":           "nn:8020",
+		"hdfs://nn:8020/":          "nn:8020",
+		"hdfs://nn1:8020,nn2:8020": "nn1:8020 nn2:8020",
+		"hdfs://127.0.0.1:9000":    "127.0.0.1:9000",
+	} {
+		f, err := New(url, "", slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Errorf("%s: %v", url, err)
+			continue
+		}
+		if got := strings.Join(f.options.Addresses, " "); got != want {
+			t.Errorf("%s: NameNodes %q, want %q", url, got, want)
+		}
+		if f.options.User != "somebody" {
+			t.Errorf("acts as %q, want $HADOOP_USER_NAME", f.options.User)
+		}
+	}
+	for _, url := range []string{"", "nn:8020", "file:///x", "hdfs://", "hdfs:///path"} {
+		if _, err := New(url, "", slog.New(slog.DiscardHandler)); err == nil {
+			t.Errorf("%q is accepted", url)
+		}
+	}
+	if f, err := New("hdfs://nn:8020", "me", slog.New(slog.DiscardHandler)); err != nil || f.options.User != "me" {
+		t.Errorf("acts as %q, %v; want the configured user", f.options.User, err)
+	}
+}
+
+// A NameNode that accepts connections and says nothing must hold up nobody beyond the context.
+func TestSilentNameNode(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns []net.Conn
+	accepted := make(chan struct{})
+	go func() {
+		defer close(accepted)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conns = append(conns, c)
+		}
+	}()
+	defer func() {
+		l.Close()
+		<-accepted
+		for _, c := range conns {
+			c.Close()
+		}
+	}()
+	f, err := New("hdfs://"+l.Addr().String(), "me", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeFS(t, f)
+	for name, operate := range map[string]func(context.Context) error{
+		"Write":  func(ctx context.Context) error { return f.Write(ctx, "/a", 0, []byte("x")) },
+		"Take":   func(ctx context.Context) error { return f.Take(ctx, "/a", "/b", 0) },
+		"Rename": func(ctx context.Context) error { return f.Rename(ctx, "/a", "/b") },
+		"Size":   func(ctx context.Context) error { _, err := f.Size(ctx, "/a"); return err },
+		"Remove": func(ctx context.Context) error { return f.Remove(ctx, "/a") },
+		"Probe":  f.Probe,
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			began := time.Now()
+			err := operate(ctx)
+			if err == nil || errors.Is(err, filesink.ErrExist) || errors.Is(err, filesink.ErrNotExist) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("returned after %s", took)
+			}
+		})
+	}
+}
+
+// BenchmarkWrite appends 8 MiB to a file on the running HDFS.
+func BenchmarkWrite(b *testing.B) {
+	url := os.Getenv("E2E_HDFS")
+	if url == "" {
+		b.Skip("needs an HDFS: `make stack-up`, then set E2E_HDFS=hdfs://127.0.0.1:8020")
+	}
+	f, err := New(url, "", slog.New(slog.DiscardHandler))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	p := path.Join("/hdfsfs-test", fmt.Sprintf("bench-%d", time.Now().UnixNano()))
+	defer func() {
+		if err := f.Remove(context.Background(), p); err != nil {
+			b.Error(err)
+		}
+	}()
+	data := make([]byte, 8<<20)
+	b.SetBytes(int64(len(data)))
+	for n := range b.N {
+		if err := f.Write(b.Context(), p, int64(n*len(data)), data); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
