@@ -9,6 +9,9 @@ var (
 	ErrGap = errors.New("range leaves a gap behind the appended offset")
 	// ErrFull means that the queue's disk bound is reached.
 	ErrFull = errors.New("queue is full")
+	// ErrNoSpace is wrapped by Store.Append when the file system is full: nothing of the group was
+	// written, and the store goes on.
+	ErrNoSpace = errors.New("no space left for the store")
 	// ErrInvalid is wrapped by refusals of what can never be right.
 	ErrInvalid = errors.New("invalid")
 	// ErrNoSubscription means that the queue has no subscription of that name.

@@ -9,7 +9,9 @@ var ErrDamaged = errors.New("stored bytes are damaged")
 // calls Append; Read, Release and Stats may be called concurrently with it and each other.
 //
 // After an error of Append nothing is known about the group: the caller closes the store and opens
-// it again, and believes what it finds then.
+// it again, and believes what it finds then. ErrNoSpace is the exception: nothing of the group was
+// written, the store goes on, and the caller tries again later. A group of changes alone may still fit
+// then, since a store keeps space in reserve for them.
 type Store interface {
 	// Append writes entries as one group, all or nothing. When it returns nil they are on disk and
 	// survive a power cut; refs[i] locates the payload of entries[i]. The store keeps no slice of the
