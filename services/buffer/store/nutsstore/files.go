@@ -19,6 +19,7 @@ import (
 const (
 	lockName       = "LOCK"
 	retiredName    = "retired"
+	reserveName    = "reserve"
 	bucketMetaName = "bucket.Meta"         // nutsdb's name
 	engineLockName = "nutsdb-flock"        // nutsdb's name
 	mergeManifest  = "merge_manifest.json" // nutsdb's name
@@ -91,20 +92,24 @@ func listDir(dir string) (listing, error) {
 	return l, nil
 }
 
-// createData makes an empty data file durable: all zero, so that nothing in it can be mistaken for an entry.
-func createData(dir string, id, size int64) error {
-	f, err := os.OpenFile(segmentPath(dir, id, dataSuffix), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+// createData makes an empty data file durable: all zero, so that nothing in it can be mistaken for an
+// entry. After an error there is none.
+func (s *Store) createData(id, size int64) (*dataFile, error) {
+	path := segmentPath(s.dir, id, dataSuffix)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	if err != nil {
-		return fmt.Errorf("create segment: %w", err)
+		return nil, fmt.Errorf("create segment: %w", err)
 	}
-	err = f.Truncate(size)
-	if err == nil {
+	if err = f.Truncate(size); err == nil {
 		err = f.Sync()
 	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("create segment %d: %w", id, err)
+	if err == nil {
+		err = syncDir(s.dir)
 	}
-	return syncDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("create segment %d: %w", id, errors.Join(err, f.Close(), os.Remove(path)))
+	}
+	return &dataFile{File: f, size: size, step: min(allocStep, max(s.segmentEnd/4, smallAllocStep))}, nil
 }
 
 // removeData removes a segment's files. The data file is emptied first, which frees its space even
@@ -128,11 +133,13 @@ func diskBytes(dir string, id int64) int64 {
 	var n int64
 	for _, suffix := range []string{dataSuffix, hintSuffix, indexSuffix} {
 		if info, err := os.Stat(segmentPath(dir, id, suffix)); err == nil {
-			n += info.Sys().(*syscall.Stat_t).Blocks * 512
+			n += allocatedBytes(info)
 		}
 	}
 	return n
 }
+
+func allocatedBytes(info fs.FileInfo) int64 { return info.Sys().(*syscall.Stat_t).Blocks * 512 }
 
 func syncDir(dir string) error {
 	f, err := os.Open(dir)

@@ -39,6 +39,9 @@ const (
 
 	indexHeaderSize  = 20
 	indexTrailerSize = 49
+
+	// sidecarBytes is what sidecars need, as a guess: when it is not enough, they are tried again.
+	sidecarBytes = 256 << 10
 )
 
 // summary is what an index says of its segment as a whole.
@@ -54,7 +57,7 @@ type summary struct {
 // finds is on disk: a group can be in the kernel's cache only, when its writer was killed before its
 // fsync or the fsync failed.
 func seal(dir string, id int64, damage func(string)) (summary, error) {
-	data, err := os.Open(segmentPath(dir, id, dataSuffix))
+	data, err := os.OpenFile(segmentPath(dir, id, dataSuffix), os.O_RDWR, 0)
 	if err != nil {
 		return summary{}, fmt.Errorf("open segment: %w", err)
 	}
@@ -114,6 +117,7 @@ func seal(dir string, id int64, damage func(string)) (summary, error) {
 	if sum.dataEnd, err = s.scan(); err != nil {
 		return summary{}, fmt.Errorf("scan segment %d: %w", id, err)
 	}
+	_ = punch(data, sum.dataEnd, info.Size()-sum.dataEnd) // what was allocated and never used; it is only space
 	if sum.hintCRC, err = hint.checksum(); err != nil {
 		return summary{}, err
 	}

@@ -1,9 +1,16 @@
 package nutsstore
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
-// forgetAtOnce bounds how long the keeper keeps Append from writing.
-const forgetAtOnce = 4096
+const (
+	// forgetAtOnce bounds how long the keeper keeps Append from writing.
+	forgetAtOnce = 4096
+	// snapshotsAhead is how many newer segments have a readable snapshot when a segment's changes go.
+	snapshotsAhead = 2
+)
 
 // keep is the keeper: it removes segments that are done with and seals those that are full.
 func (s *Store) keep() {
@@ -23,13 +30,16 @@ func (s *Store) keep() {
 // tidy does one piece of work, and says whether there may be more.
 func (s *Store) tidy() (more bool) {
 	if seg := s.takeRetired(); seg != nil {
-		if err := s.remove(seg); err != nil {
+		if err := s.remove(seg); err != nil && !errors.Is(err, ErrClosed) {
 			s.cfg.Log.Error("segment cannot be removed", "dir", s.dir, "segment", seg.id, "error", err)
 		}
 		return true
 	}
 	if seg := s.unsealed(); seg != nil {
-		_, err := seal(s.dir, seg.id, s.opts.Damage)
+		err := s.reserve.with(sidecarBytes, func() error {
+			_, err := seal(s.dir, seg.id, s.opts.Damage)
+			return err
+		})
 		if err != nil {
 			s.cfg.Log.Error("segment cannot be sealed; the next start does it", "dir", s.dir, "segment", seg.id, "error", err)
 		}
@@ -40,6 +50,7 @@ func (s *Store) tidy() (more bool) {
 		return true
 	}
 	s.tellNumbers()
+	_ = s.reserve.fill() // when there is space again
 	return false
 }
 
@@ -51,7 +62,7 @@ func (s *Store) takeRetired() *segment {
 	newer := 0 // segments with a snapshot above the one looked at
 	for i := len(s.segments) - 1; i >= 0; i-- {
 		seg := s.segments[i]
-		if newer < 2 {
+		if newer < snapshotsAhead {
 			if seg.snapshot > 0 {
 				newer++
 			}
@@ -102,6 +113,9 @@ func (s *Store) remove(seg *segment) error {
 	if err := removeData(s.dir, seg.id); err != nil {
 		return err
 	}
+	if err := syncDir(s.dir); err != nil {
+		return err
+	}
 	keys := seg.batches.withBatches()
 	for len(keys) > 0 {
 		n := min(len(keys), forgetAtOnce)
@@ -110,7 +124,7 @@ func (s *Store) remove(seg *segment) error {
 		}
 		keys = keys[n:]
 	}
-	return syncDir(s.dir)
+	return nil
 }
 
 func (s *Store) forget(keys []uint64) error {
@@ -119,8 +133,9 @@ func (s *Store) forget(keys []uint64) error {
 	if s.failed != nil {
 		return fmt.Errorf("forget keys: %w", s.failed)
 	}
-	rotate := s.full(int64(len(keys)) * entryOverhead)
-	if err := s.write(rotate, func(int64) error { return s.engine.forget(keys, rotate) }); err != nil {
+	n := int64(len(keys)) * entryOverhead
+	rotate := s.full(n)
+	if err := s.write(rotate, n, true, func(int64) error { return s.engine.forget(keys, rotate) }); err != nil {
 		return fmt.Errorf("forget keys: %w", err)
 	}
 	return nil
@@ -138,7 +153,7 @@ func (s *Store) tellNumbers() {
 	if n.equal(s.told) {
 		return
 	}
-	if err := n.write(s.dir); err != nil {
+	if err := s.reserve.with(sidecarBytes, func() error { return n.write(s.dir) }); err != nil {
 		s.cfg.Log.Error("numbers of removed groups cannot be written down", "dir", s.dir, "error", err)
 		return
 	}

@@ -37,8 +37,19 @@ func open(dir string, cfg Config, opts queue.StoreOptions) (*Store, error) {
 	}
 	s := &Store{dir: dir, cfg: cfg, opts: opts, lock: lock,
 		kick: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
-	if err := s.recover(); err != nil {
+	total, err := fileSystemBytes(dir)
+	if err == nil {
+		s.segmentEnd = min(cfg.SegmentBytes, max(total/segmentShare, 1<<20))
+		s.reserve, err = openReserve(dir, cmp.Or(cfg.ReserveBytes, min(DefaultReserveBytes, total/8)))
+	}
+	if err == nil {
+		err = s.recover()
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open store: %w", err), lock.Close())
+	}
+	if err := s.reserve.fill(); err != nil {
+		s.setShort(err) // or something worse, which is met when it is filled for the next batch
 	}
 	go s.keep()
 	s.wake()
@@ -55,7 +66,8 @@ func (s *Store) recover() error {
 	if err := os.Remove(filepath.Join(s.dir, engineLockName)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove nutsdb's lock: %w", err)
 	}
-	if err := ensureFile(filepath.Join(s.dir, bucketMetaName), bucketMeta()); err != nil {
+	err = s.reserve.with(smallAllocStep, func() error { return ensureFile(filepath.Join(s.dir, bucketMetaName), bucketMeta()) })
+	if err != nil {
 		return err
 	}
 	if s.numbers, err = readGroupNumbers(s.dir, s.opts.Damage); err != nil {
@@ -81,22 +93,32 @@ func (s *Store) recover() error {
 
 	// nutsdb cannot read from files beyond its segment size.
 	nominal := max(s.cfg.SegmentBytes, files.nominal)
-	if err := createData(s.dir, active, nominal); err != nil {
+	err = s.reserve.with(smallAllocStep, func() (err error) {
+		s.data, err = s.createData(active, nominal)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	if err := syncDir(filepath.Dir(s.dir)); err != nil {
-		return err
+		return errors.Join(err, s.data.Close())
 	}
 	s.segments = append(s.segments, &segment{id: active})
-	s.engine, err = openEngine(s.dir, nominal, active)
-	return err
+	if s.engine, err = openEngine(s.dir, nominal, active); err != nil {
+		return errors.Join(err, s.data.Close())
+	}
+	return nil
 }
 
 // recoverSegment makes sure that a segment is sealed, and removes one in which nothing was written.
 func (s *Store) recoverSegment(id int64) error {
 	sum, err := readSummary(s.dir, id)
 	if err != nil { // not sealed yet, or a sidecar is damaged: both are written anew
-		if sum, err = seal(s.dir, id, func(string) {}); err != nil {
+		err = s.reserve.with(sidecarBytes, func() error {
+			sum, err = seal(s.dir, id, func(string) {})
+			return err
+		})
+		if err != nil {
 			return err
 		}
 	}

@@ -29,7 +29,9 @@ type segment struct {
 type batches struct {
 	base uint64
 	keys []uint64 // ascending without the bit
-	live int
+	// live is how many are not released, and bytes the size of their payloads.
+	live  int
+	bytes int64
 }
 
 const releasedBit = 1 << 63
@@ -45,6 +47,7 @@ func (b *batches) add(ref queue.Ref) {
 	}
 	b.keys = append(b.keys, b.key(ref))
 	b.live++
+	b.bytes += int64(ref.Length)
 }
 
 // release does nothing when it is not there, or already released.
@@ -61,6 +64,7 @@ func (b *batches) release(ref queue.Ref) {
 	if found && b.keys[i]&releasedBit == 0 {
 		b.keys[i] |= releasedBit
 		b.live--
+		b.bytes -= int64(ref.Length)
 	}
 }
 

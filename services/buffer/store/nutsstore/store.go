@@ -16,6 +16,9 @@
 // segment may go when all its batches are released and two newer segments have a readable snapshot:
 // one of them can then still be damaged, and all changes since the other one are there.
 //
+// A full file system is met before nutsdb writes: then batches are refused, and changes go on, into
+// space kept in reserve (space.go).
+//
 // One goroutine, the keeper, seals segments that are no longer written to, and removes those that are
 // done with. It ends with Close. nutsdb leaves one goroutine and one descriptor behind per Open.
 //
@@ -54,8 +57,11 @@ var (
 
 // Config is how a store lays out its files. It may differ from one Open to the next.
 type Config struct {
-	// SegmentBytes is where a segment ends; 0 is DefaultSegmentBytes. Space is used as it is written.
+	// SegmentBytes is where a segment ends; 0 is DefaultSegmentBytes. On a small file system most of
+	// them end earlier. Space is used in steps of 4 MiB.
 	SegmentBytes int64
+	// ReserveBytes is kept for changes and restarts on a full disk; 0 is DefaultReserveBytes.
+	ReserveBytes int64
 	// Log takes what the keeper cannot return; nil discards.
 	Log *slog.Logger
 }
@@ -66,12 +72,20 @@ type Store struct {
 	cfg  Config
 	opts queue.StoreOptions
 	lock *os.File
+	// segmentEnd is where a segment ends, unless its snapshot is large; the last group may go beyond.
+	segmentEnd int64
 
-	writing sync.Mutex // held for every write through nutsdb; guards the next four
+	writing sync.Mutex // held for every write through nutsdb; guards the next seven
 	engine  *engine
-	next    uint64 // number of the next group
-	failed  error  // why nothing more can be written
+	data    *dataFile // of the active segment
+	next    uint64    // number of the next group
+	failed  error     // why nothing more can be written
 	buf     []byte
+	short   bool // the file system was full, and the reserve is not whole yet
+	// snapshotBytes is the size of the last snapshot.
+	snapshotBytes int64
+
+	reserve *reserve
 
 	mu       sync.Mutex
 	segments []*segment // ascending; the last one is active
@@ -85,29 +99,59 @@ type Store struct {
 	done chan struct{} // closed when it ended
 }
 
-// Append implements queue.Store. After an error that is not ErrTooLarge, every further call fails.
+// Append implements queue.Store. After an error that is neither ErrTooLarge nor queue.ErrNoSpace, every
+// further call fails. Groups without batches may use the reserve.
 func (s *Store) Append(entries []queue.Entry) ([]queue.Ref, error) {
+	batches := false
 	for i := range entries {
 		e := &entries[i]
 		if e.Kind != queue.BatchEntry && (e.Kind != queue.ChangeEntry || len(e.Payload) > 0) {
 			return nil, fmt.Errorf("append entry %d: kind %d cannot be stored, or not with a payload", i, e.Kind)
 		}
+		batches = batches || e.Kind == queue.BatchEntry
 	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	if s.failed != nil {
 		return nil, fmt.Errorf("append group: %w", s.failed)
 	}
+	var refs []queue.Ref
+	var err error
+	if batches && s.short {
+		err = s.reserve.fill() // first
+	}
+	if err == nil {
+		refs, err = s.appendGroup(entries, batches)
+	}
+	if isNoSpace(err) && s.failed == nil {
+		s.becomeShort(err)
+		err = fmt.Errorf("%w: %w", queue.ErrNoSpace, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("append group: %w", err)
+	}
+	if batches && s.short {
+		s.short = false
+		s.cfg.Log.Info("there is space again", "dir", s.dir)
+	}
+	return refs, nil
+}
+
+// appendGroup is Append with space for it, or not. The caller holds writing.
+func (s *Store) appendGroup(entries []queue.Entry, batches bool) ([]queue.Ref, error) {
 	active := s.active()
-	rotate := s.full(groupSize(entries))
+	rotate := s.full(groupSize(entries)) || s.short && s.worthRotating()
 	snapshots := 0
 	if rotate || active.groups.last == 0 {
-		entries = append([]queue.Entry{{Kind: queue.SnapshotEntry, Meta: s.opts.Snapshot()}}, entries...)
+		snapshot := s.opts.Snapshot()
+		s.snapshotBytes = int64(len(snapshot))
+		entries = append([]queue.Entry{{Kind: queue.SnapshotEntry, Meta: snapshot}}, entries...)
 		snapshots = 1
-		rotate = s.full(groupSize(entries)) // an active segment without groups can have tombstones
+		rotate = rotate || s.full(groupSize(entries)) // an active segment without groups can have tombstones
 	}
-	if size := groupSize(entries); size+entryOverhead > s.cfg.SegmentBytes {
-		return nil, fmt.Errorf("append group of %d bytes: %w", size, ErrTooLarge)
+	size := groupSize(entries)
+	if size+entryOverhead > s.cfg.SegmentBytes {
+		return nil, fmt.Errorf("%d bytes: %w", size, ErrTooLarge)
 	}
 
 	number, key := s.next, uint64(ledgerKey)
@@ -118,7 +162,7 @@ func (s *Store) Append(entries []queue.Entry) ([]queue.Ref, error) {
 			key = number
 		}
 	}
-	err := s.write(rotate, func(id int64) error {
+	err := s.write(rotate, size+entryOverhead, !batches, func(id int64) error {
 		s.buf = appendGroup(s.buf[:0], id, number, entries)
 		return s.engine.put(key, s.buf, rotate)
 	})
@@ -126,7 +170,7 @@ func (s *Store) Append(entries []queue.Entry) ([]queue.Ref, error) {
 		s.buf = nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("append group: %w", err)
+		return nil, err
 	}
 	s.next++
 
@@ -157,40 +201,71 @@ func (s *Store) active() *segment {
 
 // full says whether a value of that size needs a new segment.
 func (s *Store) full(size int64) bool {
-	groups := s.active().groups
-	return s.engine.used() > 0 && s.engine.used()+size+entryOverhead > s.cfg.SegmentBytes ||
-		groups.last > 0 && groups.last-groups.first+1 >= groupsPerSegment
+	groups, used := s.active().groups, s.engine.used()
+	return used > 0 && used+size+entryOverhead > s.cfg.SegmentBytes ||
+		groups.last > 0 && (groups.last-groups.first+1 >= groupsPerSegment || used >= max(s.segmentEnd, 16*s.snapshotBytes))
 }
 
-// write runs a write, in a new segment when it rotates, and never again after one that failed:
-// nobody knows what is on disk then. The caller holds writing.
-func (s *Store) write(rotate bool, do func(segment int64) error) error {
+// write runs a write of at most n bytes, in a new segment when it rotates. With dip it may use the
+// reserve. After an error it is either failed or nothing was written. The caller holds writing.
+func (s *Store) write(rotate bool, n int64, dip bool, do func(segment int64) error) error {
 	if s.failed != nil {
 		return s.failed
 	}
-	id := s.active().id
-	var err error
+	var r *reserve
+	if dip {
+		r = s.reserve
+	}
+	id, data, used := s.active().id, s.data, s.engine.used()
+	end := used + n
 	if rotate {
 		id++
-		err = createData(s.dir, id, s.engine.nominal)
+		end = n
+		err := r.with(smallAllocStep, func() (err error) {
+			data, err = s.createData(id, s.engine.nominal)
+			return err
+		})
+		if err != nil {
+			return s.failUnlessNoSpace(err)
+		}
 	}
-	if err == nil {
-		err = do(id)
+	if err := data.allocate(end, r); err != nil {
+		if rotate {
+			err = errors.Join(err, data.Close(), removeData(s.dir, id))
+		}
+		return s.failUnlessNoSpace(err)
 	}
-	if err != nil {
+	if err := do(id); err != nil {
+		if rotate {
+			err = errors.Join(err, data.Close())
+		}
 		s.failed = err
 		return err
 	}
-	if rotate {
-		old := s.active()
-		used := diskBytes(s.dir, old.id)
-		s.mu.Lock()
-		old.diskBytes = used
-		s.segments = append(s.segments, &segment{id: id})
-		s.mu.Unlock()
-		s.wake()
+	if !rotate {
+		return nil
 	}
+	_ = punch(s.data.File, used, s.data.size-used) // what was allocated and never used; it is only space
+	if err := s.data.Close(); err != nil {
+		s.cfg.Log.Error("segment cannot be closed", "dir", s.dir, "segment", id-1, "error", err)
+	}
+	s.data = data
+	old := s.active()
+	oldBytes := diskBytes(s.dir, old.id)
+	s.mu.Lock()
+	old.diskBytes = oldBytes
+	s.segments = append(s.segments, &segment{id: id})
+	s.mu.Unlock()
+	s.wake()
 	return nil
+}
+
+// failUnlessNoSpace makes every later write fail: nobody knows what is on disk.
+func (s *Store) failUnlessNoSpace(err error) error {
+	if !isNoSpace(err) {
+		s.failed = err
+	}
+	return err
 }
 
 // Release implements queue.Store. Refs that are unknown or already released do nothing.
@@ -229,7 +304,7 @@ func (s *Store) Stats() queue.StoreStats {
 		stats.DiskBytes += seg.diskBytes
 	}
 	s.mu.Unlock()
-	stats.DiskBytes += diskBytes(s.dir, active.id)
+	stats.DiskBytes += diskBytes(s.dir, active.id) + s.reserve.have.Load()
 	return stats
 }
 
@@ -244,7 +319,7 @@ func (s *Store) Close() error {
 	}
 	close(s.stop)
 	<-s.done
-	if err := errors.Join(s.engine.close(), s.lock.Close()); err != nil {
+	if err := errors.Join(s.engine.close(), s.data.Close(), s.lock.Close()); err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}
 	return nil

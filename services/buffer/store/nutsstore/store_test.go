@@ -33,10 +33,11 @@ type harness struct {
 	t            testing.TB
 	dir          string
 	segmentBytes int64
+	reserveBytes int64
 }
 
 func newHarness(t testing.TB, segmentBytes int64) *harness {
-	return &harness{t: t, dir: filepath.Join(t.TempDir(), "store"), segmentBytes: segmentBytes}
+	return &harness{t: t, dir: filepath.Join(t.TempDir(), "store"), segmentBytes: segmentBytes, reserveBytes: segmentBytes / 4}
 }
 
 func (h *harness) Open(opts queue.StoreOptions) (queue.Store, error) {
@@ -48,7 +49,7 @@ func (h *harness) Open(opts queue.StoreOptions) (queue.Store, error) {
 }
 
 func (h *harness) open(opts queue.StoreOptions) (*Store, error) {
-	s, err := open(h.dir, Config{SegmentBytes: h.segmentBytes, Log: slog.New(slog.NewTextHandler(h.t.Output(), nil))}, opts)
+	s, err := open(h.dir, Config{SegmentBytes: h.segmentBytes, ReserveBytes: h.reserveBytes, Log: slog.New(slog.NewTextHandler(h.t.Output(), nil))}, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +74,7 @@ func (h *harness) Crash(store queue.Store) {
 		h.t.Errorf("release lock: %v", err)
 	}
 	h.t.Cleanup(func() {
-		if err := s.engine.close(); err != nil && !errors.Is(err, os.ErrNotExist) { // the next Open removed nutsdb's lock
+		if err := errors.Join(s.data.Close(), s.engine.close()); err != nil && !errors.Is(err, os.ErrNotExist) { // the next Open removed nutsdb's lock
 			h.t.Errorf("close nutsdb: %v", err)
 		}
 	})
