@@ -29,7 +29,6 @@ type fakeBuffer struct {
 
 	server *grpc.Server
 	lis    *bufconn.Listener
-	conn   *grpc.ClientConn
 }
 
 // fakeStream is one Consume stream. The test sends with Send and takes what the client said from
