@@ -78,6 +78,8 @@ func (g *storedGroup) recover(seg *segment, snapshot uint64, tell func(queue.Rec
 	for i, e := range g.entries {
 		ref := refOf(g.number, i, e)
 		switch e.Kind {
+		case 0: // dropped
+			continue
 		case queue.BatchEntry:
 			seg.live[ref] = struct{}{}
 		case queue.SnapshotEntry:
@@ -169,16 +171,40 @@ func (s *Store) Append(entries []queue.Entry) ([]queue.Ref, error) {
 	return refs, nil
 }
 
-// dropReleasedLocked drops segments without a live batch, but for the newest one, which has the
-// snapshot and the changes after it.
+// dropReleasedLocked drops segments without a live batch, and of those with few the rest, but for the
+// newest one, which has the snapshot and the changes after it.
 func (m *Memory) dropReleasedLocked() {
 	var kept []*segment
 	for i, seg := range m.segments {
 		if len(seg.live) > 0 || i == len(m.segments)-1 {
 			kept = append(kept, seg)
 		}
+		if i < len(m.segments)-1 {
+			seg.dropReleased()
+		}
 	}
 	m.segments = kept
+}
+
+// dropReleased leaves nothing but the live batches, when they are a quarter or less.
+func (s *segment) dropReleased() {
+	live := int64(0)
+	for ref := range s.live {
+		live += int64(ref.Length)
+	}
+	if live > s.bytes/4 {
+		return
+	}
+	s.bytes = 0
+	for _, g := range s.groups {
+		for i := range g.entries {
+			e := &g.entries[i]
+			if _, ok := s.live[refOf(g.number, i, *e)]; !ok {
+				*e = queue.Entry{}
+			}
+			s.bytes += int64(len(e.Meta) + len(e.Payload))
+		}
+	}
 }
 
 // Read implements queue.Store.
@@ -190,7 +216,7 @@ func (s *Store) Read(ref queue.Ref) ([]byte, error) {
 	}
 	for _, seg := range s.m.segments {
 		for _, g := range seg.groups {
-			if g.number == ref.Group && int(ref.Offset) < len(g.entries) && refOf(g.number, int(ref.Offset), g.entries[ref.Offset]) == ref {
+			if g.number == ref.Group && int(ref.Offset) < len(g.entries) && ref != (queue.Ref{}) && refOf(g.number, int(ref.Offset), g.entries[ref.Offset]) == ref {
 				return bytes.Clone(g.entries[ref.Offset].Payload), nil
 			}
 		}

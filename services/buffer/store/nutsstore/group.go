@@ -14,7 +14,7 @@ import (
 // A group is the value of one nutsdb entry. All numbers are big-endian.
 //
 //	header, 40 bytes                            table, 16 bytes per entry
-//	 0  8  magic "SPWGROUP"                      0  1  kind
+//	 0  8  magic "SPWGROUP"                      0  1  kind; 0: nothing but the row is left
 //	 8  4  version, 1                            1  3  zero
 //	12  4  CRC32C of bytes 16.. of the header    4  4  length of the meta
 //	       and of the table                      8  4  length of the payload

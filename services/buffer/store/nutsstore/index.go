@@ -32,7 +32,7 @@ import (
 //	                            41  4  CRC32C of N.hint
 //	                            45  4  CRC32C of all before it
 //
-// Entries whose bytes are damaged are not in it.
+// Entries whose bytes are damaged or gone are not in it.
 const (
 	indexMagic   = "SPWINDEX"
 	indexVersion = 1
@@ -137,7 +137,7 @@ func seal(dir string, id int64, damage func(string)) (summary, error) {
 func writeIndexGroup(w *bufio.Writer, g *group) (snapshot bool) {
 	readable := uint32(0)
 	for i := range g.entries {
-		if !g.entries[i].damaged {
+		if g.entries[i].inIndex() {
 			readable++
 		}
 	}
@@ -145,7 +145,7 @@ func writeIndexGroup(w *bufio.Writer, g *group) (snapshot bool) {
 	w.Write(binary.BigEndian.AppendUint32(b, readable))
 	for i := range g.entries {
 		e := &g.entries[i]
-		if e.damaged {
+		if !e.inIndex() {
 			continue
 		}
 		snapshot = snapshot || e.kind == queue.SnapshotEntry
@@ -157,6 +157,8 @@ func writeIndexGroup(w *bufio.Writer, g *group) (snapshot bool) {
 	}
 	return snapshot
 }
+
+func (e *groupEntry) inIndex() bool { return !e.damaged && e.kind != goneEntry }
 
 func (s *summary) encode() []byte {
 	b := binary.BigEndian.AppendUint64([]byte{'E'}, s.first)

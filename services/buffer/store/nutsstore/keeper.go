@@ -12,7 +12,8 @@ const (
 	snapshotsAhead = 2
 )
 
-// keep is the keeper: it removes segments that are done with and seals those that are full.
+// keep is the keeper: it removes segments that are done with, seals those that are full, and rewrites
+// those of which little is left.
 func (s *Store) keep() {
 	defer close(s.done)
 	for {
@@ -47,6 +48,12 @@ func (s *Store) tidy() (more bool) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		seg.sealed, seg.sealFailed, seg.diskBytes = err == nil, err != nil, used
+		return true
+	}
+	if seg := s.takeSparse(); seg != nil {
+		if err := s.compact(seg); err != nil && !errors.Is(err, ErrClosed) {
+			s.cfg.Log.Warn("segment cannot be rewritten without what is released", "dir", s.dir, "segment", seg.id, "error", err)
+		}
 		return true
 	}
 	s.tellNumbers()
@@ -116,7 +123,11 @@ func (s *Store) remove(seg *segment) error {
 	if err := syncDir(s.dir); err != nil {
 		return err
 	}
-	keys := seg.batches.withBatches()
+	return s.forgetAll(seg.batches.withBatches())
+}
+
+// forgetAll makes nutsdb forget keys, piece by piece.
+func (s *Store) forgetAll(keys []uint64) error {
 	for len(keys) > 0 {
 		n := min(len(keys), forgetAtOnce)
 		if err := s.forget(keys[:n]); err != nil {

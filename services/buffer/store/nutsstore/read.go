@@ -43,6 +43,9 @@ func (s *Store) readGroup(seg *segment, number uint64) (*group, error) {
 	if seg.removed {
 		return nil, errors.New("it was released")
 	}
+	if seg.moved != nil {
+		return readMoved(s.dir, seg, number)
+	}
 	value, err := s.engine.get(number)
 	if err == nil {
 		g, err := decodeGroup(value)

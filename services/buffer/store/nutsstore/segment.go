@@ -1,6 +1,7 @@
 package nutsstore
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 
@@ -18,10 +19,12 @@ type segment struct {
 	sealFailed bool   // and is sealed when the store is opened again
 	batches    batches
 	diskBytes  int64 // except of the active segment
+	notBelow   int64 // rewriting it did not help when so many bytes were live; 0 when it was not tried
 
 	// reading is held while its files are read, and to remove them.
 	reading sync.RWMutex
 	removed bool
+	moved   []movedGroup // ascending; nil as long as it was not rewritten since the store was opened
 }
 
 // batches is the batches of a segment and whether they are released, in 8 bytes each: the group as
@@ -52,20 +55,43 @@ func (b *batches) add(ref queue.Ref) {
 
 // release does nothing when it is not there, or already released.
 func (b *batches) release(ref queue.Ref) {
-	i, found := slices.BinarySearchFunc(b.keys, b.key(ref), func(a, key uint64) int {
-		switch a &^= releasedBit; {
-		case a < key:
-			return -1
-		case a > key:
-			return 1
-		}
-		return 0
-	})
-	if found && b.keys[i]&releasedBit == 0 {
+	if i := b.findLive(ref); i >= 0 {
 		b.keys[i] |= releasedBit
 		b.live--
 		b.bytes -= int64(ref.Length)
 	}
+}
+
+// findLive returns the index of a batch that is not released, or -1.
+func (b *batches) findLive(ref queue.Ref) int {
+	if ref.Group < b.base {
+		return -1
+	}
+	i, found := slices.BinarySearchFunc(b.keys, b.key(ref), func(a, key uint64) int {
+		return cmp.Compare(a&^releasedBit, key)
+	})
+	if !found || b.keys[i]&releasedBit != 0 {
+		return -1
+	}
+	return i
+}
+
+func (b *batches) isLive(ref queue.Ref) bool { return b.findLive(ref) >= 0 }
+
+// liveBut says whether there is a live batch besides those of refs.
+func (b *batches) liveBut(refs []queue.Ref) bool {
+	n := 0
+	for _, ref := range refs {
+		if b.isLive(ref) {
+			n++
+		}
+	}
+	return n < b.live
+}
+
+// dropReleased forgets the released batches.
+func (b *batches) dropReleased() {
+	b.keys = slices.Clip(slices.DeleteFunc(b.keys, func(k uint64) bool { return k&releasedBit != 0 }))
 }
 
 // withBatches returns the numbers of the groups that have a batch: the keys in nutsdb's index.

@@ -158,8 +158,8 @@ func (s *Store) becomeShort(why error) {
 }
 
 func (s *Store) setShort(why error) {
-	if !s.short {
-		s.short = true
+	if !s.short.Load() {
+		s.short.Store(true)
 		s.cfg.Log.Warn("the file system is full: no batch is stored until there is space", "dir", s.dir, "reserve_bytes", s.reserve.have.Load(), "error", why)
 	}
 }

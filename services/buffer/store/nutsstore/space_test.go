@@ -212,6 +212,46 @@ func TestFullDiskIsEmptiedByReleases(t *testing.T) {
 	})
 }
 
+// TestFullDiskIsRewritten: batches that stay pending, one in each segment and more, do not hold the
+// space of those that are released.
+func TestFullDiskIsRewritten(t *testing.T) {
+	onFullFileSystems(t, func(t *testing.T, dir string) {
+		h, s, refs := fullStore(t, dir)
+		kept := make(map[int]queue.Ref)
+		for i := range refs {
+			if i%4 == 0 {
+				kept[i] = refs[i]
+				continue
+			}
+			h.mustAppend(s, change(fmt.Sprintf("ack %d", i)))
+			s.Release(refs[i : i+1])
+		}
+		accepted := 0
+		for tries := 0; accepted < len(refs)/2; tries++ {
+			more, err := s.Append([]queue.Entry{batch("next", noise(0, 1<<20))})
+			if err != nil && !errors.Is(err, queue.ErrNoSpace) || tries > 2*len(refs) {
+				t.Fatalf("append after three of four were released: %v; accepted %d in %d tries", err, accepted, tries)
+			}
+			if accepted += len(more); err != nil {
+				h.Settle(s)
+			}
+		}
+		for range 2 {
+			for i, ref := range kept {
+				if got, err := s.Read(ref); err != nil || !bytes.Equal(got, noise(uint64(i), 1<<20)) {
+					t.Errorf("read of batch %d: %v, or wrong bytes", i, err)
+				}
+			}
+			h.mustClose(s)
+			var r *recovery
+			if s, r = h.mustOpen(); len(r.damage) > 0 {
+				t.Errorf("damage: %q", r.damage)
+			}
+		}
+		h.mustClose(s)
+	})
+}
+
 // TestReserveEnds: when the reserve is used up, changes are refused, too, and the store still goes on.
 func TestReserveEnds(t *testing.T) {
 	dir := mount(t, "-t", "tmpfs", "-o", fmt.Sprintf("size=%d", fullBytes), "spillway")

@@ -32,6 +32,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/spillwayio/spillway/services/buffer/queue"
 )
@@ -75,17 +76,17 @@ type Store struct {
 	// segmentEnd is where a segment ends, unless its snapshot is large; the last group may go beyond.
 	segmentEnd int64
 
-	writing sync.Mutex // held for every write through nutsdb; guards the next seven
+	writing sync.Mutex // held for every write through nutsdb; guards the next six
 	engine  *engine
 	data    *dataFile // of the active segment
 	next    uint64    // number of the next group
 	failed  error     // why nothing more can be written
 	buf     []byte
-	short   bool // the file system was full, and the reserve is not whole yet
 	// snapshotBytes is the size of the last snapshot.
 	snapshotBytes int64
 
 	reserve *reserve
+	short   atomic.Bool // the file system was full; set while writing is held
 
 	mu       sync.Mutex
 	segments []*segment // ascending; the last one is active
@@ -117,7 +118,7 @@ func (s *Store) Append(entries []queue.Entry) ([]queue.Ref, error) {
 	}
 	var refs []queue.Ref
 	var err error
-	if batches && s.short {
+	if batches && s.short.Load() {
 		err = s.reserve.fill() // first
 	}
 	if err == nil {
@@ -130,8 +131,8 @@ func (s *Store) Append(entries []queue.Entry) ([]queue.Ref, error) {
 	if err != nil {
 		return nil, fmt.Errorf("append group: %w", err)
 	}
-	if batches && s.short {
-		s.short = false
+	if batches && s.short.Load() {
+		s.short.Store(false)
 		s.cfg.Log.Info("there is space again", "dir", s.dir)
 	}
 	return refs, nil
@@ -140,7 +141,7 @@ func (s *Store) Append(entries []queue.Entry) ([]queue.Ref, error) {
 // appendGroup is Append with space for it, or not. The caller holds writing.
 func (s *Store) appendGroup(entries []queue.Entry, batches bool) ([]queue.Ref, error) {
 	active := s.active()
-	rotate := s.full(groupSize(entries)) || s.short && s.worthRotating()
+	rotate := s.full(groupSize(entries)) || s.short.Load() && s.worthRotating()
 	snapshots := 0
 	if rotate || active.groups.last == 0 {
 		snapshot := s.opts.Snapshot()

@@ -47,6 +47,84 @@ func testRelease(t *testing.T, b *bench) {
 	b.crash()
 }
 
+func testSparse(t *testing.T, b *bench) {
+	b.open()
+	const segments, perSegment = 12, 16
+	payload := func(i int) []byte { return noise(i, SegmentBytes/perSegment) }
+	var kept, released []queue.Ref
+	var names []string
+	payloads := make(map[queue.Ref][]byte)
+	for i := range segments * perSegment {
+		name := fmt.Sprintf("b%d", i)
+		refs := b.append(batch(name, payload(i)), batch("other", payload(i)), change("c"))
+		released = append(released, refs[1])
+		if i%perSegment != 3 {
+			released = append(released, refs[0])
+			continue
+		}
+		kept, names = append(kept, refs[0]), append(names, name)
+		payloads[refs[0]] = payload(i)
+	}
+	full := b.s.Stats()
+	wantKept := func(when string) {
+		t.Helper()
+		for ref, want := range payloads {
+			b.wantPayload(ref, want)
+		}
+		if left := b.s.Stats(); left.DiskBytes > full.DiskBytes/3 {
+			t.Errorf("stats %s: %+v, before the release: %+v", when, left, full)
+		}
+	}
+	wantRecovered := func() {
+		t.Helper()
+		var got []string
+		for _, r := range b.recovered {
+			if _, ok := payloads[r.Ref]; ok && r.Kind == queue.BatchEntry {
+				got = append(got, string(r.Meta))
+			}
+		}
+		if !slices.Equal(got, names) {
+			t.Errorf("recovered %q under their old refs, want %q", got, names)
+		}
+	}
+	b.s.Release(released)
+	b.h.Settle(b.s)
+	wantKept("after the release")
+	for _, ref := range released[:perSegment] {
+		if _, err := b.s.Read(ref); errors.Is(err, queue.ErrDamaged) {
+			t.Errorf("read of a released batch: %v", err)
+		}
+	}
+	b.crash()
+	wantRecovered()
+	b.s.Release(released) // as the queue does, of those that came back
+	b.append(change("c"))
+	b.h.Settle(b.s)
+	wantKept("after a crash")
+
+	// Once more, now that there is little left: and then all of it.
+	b.s.Release(kept[:len(kept)/2])
+	for _, ref := range kept[:len(kept)/2] {
+		delete(payloads, ref)
+	}
+	names = names[len(kept)/2:]
+	b.h.Settle(b.s)
+	b.reopen()
+	wantRecovered()
+	wantKept("after half of the rest was released")
+	b.s.Release(append(released, kept...))
+	for range 3 {
+		b.append(batch("next", payload(0)))
+		b.crash()
+		b.s.Release(append(released, kept...))
+	}
+	b.append(change("c"))
+	b.h.Settle(b.s)
+	if left := b.s.Stats(); left.DiskBytes > 4*SegmentBytes {
+		t.Errorf("stats after everything was released: %+v", left)
+	}
+}
+
 func testChangesOnly(t *testing.T, b *bench) {
 	b.open()
 	for i := range 200 {

@@ -43,6 +43,7 @@ func Run(t *testing.T, newHarness func(t *testing.T, segmentBytes int64) Harness
 		{"older batches come before the snapshot", SegmentBytes, testOlderBatches},
 		{"crash and reopen again and again", SegmentBytes, testCrashes},
 		{"released segments give space back", SegmentBytes, testRelease},
+		{"a few pending batches do not hold their segments", SegmentBytes, testSparse},
 		{"changes alone do not pile up", SegmentBytes, testChangesOnly},
 		{"release twice, or something unknown", SegmentBytes, testReleaseTwice},
 		{"an error of Recover fails Open", SegmentBytes, testRecoverError},
