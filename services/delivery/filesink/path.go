@@ -209,7 +209,7 @@ func (l *layout) render(source *spillwayv1.SourcePartition, r *recordbatch.Recor
 		}
 		segments[i] = shorten(s, maxDir)
 	}
-	if dir == "/" || dir == "" {
+	if len(l.dir) == 1 && l.dir[0].kind == literal && l.dir[0].text == "/" { // not when escapes yield nothing
 		segments = nil
 	}
 	dir = ""
