@@ -61,6 +61,8 @@ func (k checker) url(at, url string) {
 	switch {
 	case slices.Contains(strings.Split(directory, "/"), ".."):
 		k.key(at, "has '..' in its directory %q", directory)
+	case scheme == "hdfs" && strings.Trim(directory, "/") != "":
+		k.key(at, "has a directory, %q; want it in path", directory)
 	case scheme == "hdfs":
 		for nameNode := range strings.SplitSeq(authority, ",") {
 			if host, port, ok := splitAddress(nameNode); !ok || host == "" || port == 0 {

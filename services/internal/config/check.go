@@ -26,6 +26,9 @@ type checker struct {
 
 func (k checker) check() {
 	k.addresses("buffers", k.c.Buffers)
+	if n := len(k.c.Buffers); n > 1 {
+		k.key("buffers", "several buffers (shards) are not supported yet; there are %d", n)
+	}
 	k.ports("ingest", k.c.Ingest.Listen, k.c.Ingest.HTTP)
 	atLeast(k, "ingest.memory", k.c.Ingest.Memory, 1)
 	for name, s := range k.c.Ingest.Sources {

@@ -155,7 +155,11 @@ func TestEnvironment(t *testing.T) {
 		"SPILLWAY_BUFFER_SERVICE_PORT_GRPC=7400",
 		"SPILLWAY_BUFFER_PORT=tcp://10.0.0.1:7400",
 		"SPILLWAY_BUFFER_PORT_7400_TCP_ADDR=10.0.0.1",
-		"SPILLWAY_BUFFERS=b1:7400, b2:7400",
+		"SPILLWAY_BUFFERS= b1:7400, ",
+		"SPILLWAY_INGEST__SOURCES__S__BROKERS=k1:9092, k2:9092",
+		"SPILLWAY_INGEST__SOURCES__S__GROUP=g",
+		"SPILLWAY_INGEST__SOURCES__S__TOPICS=t",
+		"SPILLWAY_INGEST__SOURCES__S__QUEUE=my-queue",
 		"SPILLWAY_BUFFER__DATA_DIR=/b=c",
 		"SPILLWAY_BUFFER__QUEUES__MY_QUEUE__SUBSCRIPTIONS__X__REQUIRED=false",
 		"SPILLWAY_BUFFER__QUEUES__MY_QUEUE__DISK__BYTES=1GiB",
@@ -166,7 +170,8 @@ func TestEnvironment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	assertEqual(t, c.Buffers, []string{"b1:7400", "b2:7400"})
+	assertEqual(t, c.Buffers, []string{"b1:7400"})
+	assertEqual(t, c.Ingest.Sources["s"].Brokers, []string{"k1:9092", "k2:9092"})
 	if c.Buffer.DataDir != "/b=c" {
 		t.Errorf("data_dir is %q", c.Buffer.DataDir)
 	}

@@ -10,6 +10,9 @@ import (
 // escapes are the letters that may follow a % in a template of a file delivery.
 const escapes = "aAbBcdDeHIjklmMnpsStyYzZ"
 
+// hosts are the names that may stand in %[name].
+var hosts = []string{"localhost", "IP", "FQDN"}
+
 // skeleton returns the template with "x" in the place of every escape, so that what is left is the
 // text that is there for every record. An escape is %{name}, %[name], or % and one of letters.
 func skeleton(template, letters string) (string, error) {
@@ -46,6 +49,9 @@ func escapeSize(s, letters string) (int, error) {
 		}
 		if end == 1 {
 			return 0, fmt.Errorf("has an empty %%%s", s[:2])
+		}
+		if s[0] == '[' && !slices.Contains(hosts, s[1:end]) {
+			return 0, fmt.Errorf("has an unknown escape %q; want %%[localhost], %%[IP] or %%[FQDN]", "%"+s[:end+1])
 		}
 		return end + 1, nil
 	case strings.IndexByte(letters, s[0]) >= 0 || s[0] == '%' && letters != "":

@@ -6,6 +6,8 @@ import (
 	"io"
 	"regexp"
 	"strconv"
+	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -92,11 +94,14 @@ var (
 	unknownAnchor = regexp.MustCompile(`^unknown anchor '(.*)' referenced$`)
 )
 
-// syntax adds an error of the YAML parser, which names the line of all but one of them.
+// syntax adds an error of the YAML parser, which names no line when it is the first one, when an anchor
+// is unknown, and when there are bytes that no text has.
 func (r *report) syntax(err error, data []byte) {
-	p, message := place{}, err.Error()
+	p, message := place{line: 1}, err.Error()
 	if m := yamlError.FindStringSubmatch(message); m != nil {
-		p.line, _ = strconv.Atoi(m[1]) // digits or nothing
+		if line, err := strconv.Atoi(m[1]); err == nil {
+			p.line = line
+		}
 		message = m[2]
 	}
 	if m := unknownAnchor.FindStringSubmatch(message); m != nil {
@@ -104,8 +109,27 @@ func (r *report) syntax(err error, data []byte) {
 			p.line = 1 + bytes.Count(before, []byte("\n"))
 		}
 	}
+	if i := bytes.IndexFunc(data, notText); i >= 0 {
+		p.line = 1 + bytes.Count(data[:i], []byte("\n"))
+		message += "; is it a text file?"
+	}
+	lines := bytes.Split(data, []byte("\n"))
+	switch line := lines[min(p.line, len(lines))-1]; {
+	case !strings.HasPrefix(message, "found character that cannot start any token") && !strings.HasPrefix(message, "did not find expected"):
+	case bytes.ContainsRune(line[:len(line)-len(bytes.TrimLeft(line, " \t"))], '\t'):
+		message += "; indent with blanks, not with tabs"
+	case unquoted.Match(line):
+		message += "; a text that begins with one of % * & @ ` : needs quotes"
+	}
 	r.at(p, "not YAML: %s", message)
 }
+
+func notText(c rune) bool {
+	return c == utf8.RuneError || c < ' ' && c != '\n' && c != '\r' && c != '\t'
+}
+
+// unquoted is a value, in a list or behind a key, that begins with what has a meaning in YAML.
+var unquoted = regexp.MustCompile("[-:,\\[{] *[%*&@`:]")
 
 type treeBuilder struct {
 	*report
