@@ -107,7 +107,7 @@ what was under way when it began. The exit status is 1 when a record is lost, or
 The admin API answers on the usual ports when they are free:
   grpcurl -plaintext localhost:7400 spillway.v1.BufferAdminService/ListSubscriptions`,
 		Example: "  spillway dev\n  spillway dev --duration 60s --break-kafka 10s..30s",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if err := checkOutput(output); err != nil {
 				return err
@@ -120,8 +120,11 @@ The admin API answers on the usual ports when they are free:
 			if d.outage, err = parseInterval(breakKafka, duration); err != nil {
 				return &usageError{err}
 			}
-			if rate < 1 || duration < 0 {
-				return &usageError{errors.New("--rate must be at least 1 and --duration not negative")}
+			if rate < 1 {
+				return &usageError{fmt.Errorf("--rate %d: want 1 or more", rate)}
+			}
+			if duration < 0 {
+				return &usageError{fmt.Errorf("--duration %s: want 0 or more", duration)}
 			}
 			remove, err := d.makeDir(dir)
 			if err != nil {
@@ -160,10 +163,10 @@ func parseInterval(s string, duration time.Duration) (interval, error) {
 	var i interval
 	var err error
 	if i.from, err = time.ParseDuration(from); err != nil {
-		return i, fmt.Errorf("--break-kafka: %w", err)
+		return i, fmt.Errorf("--break-kafka %q: want FROM..TO, as in 10s..40s: %w", s, err)
 	}
 	if i.to, err = time.ParseDuration(to); err != nil {
-		return i, fmt.Errorf("--break-kafka: %w", err)
+		return i, fmt.Errorf("--break-kafka %q: want FROM..TO, as in 10s..40s: %w", s, err)
 	}
 	if i.from < 0 || i.to <= i.from {
 		return i, fmt.Errorf("--break-kafka %s: the end must be after the beginning", s)
@@ -407,13 +410,7 @@ func (d *dev) stats(ctx context.Context) (*devStats, error) {
 }
 
 // in is the number of records generated so far.
-func (d *dev) in() int64 {
-	var n int64
-	for _, w := range d.generator.written {
-		n += w.Load()
-	}
-	return n
-}
+func (d *dev) in() int64 { return d.generator.sum() }
 
 // drain waits until all that was generated is delivered.
 func (d *dev) drain() (*devStats, error) {

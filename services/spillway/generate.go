@@ -13,6 +13,8 @@ import (
 	"github.com/segmentio/kafka-go"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/spillwayio/spillway/services/internal/kafkaclient"
 )
 
 // generator writes log records to topics. The value of each begins with its number within its topic,
@@ -35,6 +37,15 @@ func (g *generator) init() {
 	}
 }
 
+// sum is the number of records written so far.
+func (g *generator) sum() int64 {
+	var n int64
+	for _, w := range g.written {
+		n += w.Load()
+	}
+	return n
+}
+
 // run creates the topics and writes until it is done or ctx ends.
 func (g *generator) run(ctx context.Context) error {
 	transport := &kafka.Transport{ClientID: "spillway-generate"}
@@ -50,10 +61,22 @@ func (g *generator) run(ctx context.Context) error {
 }
 
 func (g *generator) createTopics(ctx context.Context, transport *kafka.Transport) error {
+	// When no broker answers, asking for metadata says why, and creating topics does not.
+	probe := kafkaclient.New(g.brokers, "spillway-generate")
+	defer probe.Close()
+	cluster, err := probe.Cluster(ctx, g.topics)
+	if err != nil {
+		return err
+	}
 	client := &kafka.Client{Addr: kafka.TCP(g.brokers...), Timeout: 10 * time.Second, Transport: transport}
 	request := &kafka.CreateTopicsRequest{}
 	for _, t := range g.topics {
-		request.Topics = append(request.Topics, kafka.TopicConfig{Topic: t, NumPartitions: g.partitions, ReplicationFactor: -1})
+		if cluster.Partitions[t] == 0 {
+			request.Topics = append(request.Topics, kafka.TopicConfig{Topic: t, NumPartitions: g.partitions, ReplicationFactor: -1})
+		}
+	}
+	if len(request.Topics) == 0 {
+		return nil
 	}
 	response, err := client.CreateTopics(ctx, request)
 	if err != nil {
@@ -163,7 +186,7 @@ func newGenerate() *cobra.Command {
 		Long: "Writes log records to topics, which are created when they do not exist. Each value begins with the record's\n" +
 			"number within its topic, from 1, and a blank, so that what is missing or doubled elsewhere can be told.",
 		Example: "  spillway generate --brokers localhost:19092 --topics originTopic,testTest --rate 1000\n  spillway generate --brokers localhost:9092 --topics load --count 200000",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := g.check(); err != nil {
 				return &usageError{err}
@@ -171,11 +194,12 @@ func newGenerate() *cobra.Command {
 			g.init()
 			started := time.Now()
 			err := g.runWithProgress(cmd)
-			var sum int64
+			sum := g.sum()
+			if err != nil && sum == 0 {
+				return err
+			}
 			for _, topic := range g.topics {
-				n := g.written[topic].Load()
-				sum += n
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: %d records\n", topic, n)
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: %d records\n", topic, g.written[topic].Load())
 			}
 			took := time.Since(started)
 			fmt.Fprintf(cmd.OutOrStdout(), "%d records in %s, %.0f a second\n", sum, took.Round(time.Millisecond), float64(sum)/took.Seconds())
@@ -188,9 +212,6 @@ func newGenerate() *cobra.Command {
 	cmd.Flags().Int64Var(&g.count, "count", 0, "records for each topic; 0: until it is stopped")
 	cmd.Flags().IntVar(&g.rate, "rate", 0, "records a second, all topics together; 0: as fast as Kafka takes them")
 	cmd.Flags().IntVar(&g.size, "size", 200, "bytes of a value, at least 25")
-	if err := cmd.MarkFlagRequired("topics"); err != nil {
-		panic(err) // the flag is defined above
-	}
 	return cmd
 }
 

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
+	"os"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -15,8 +18,8 @@ import (
 type logFlags struct{ level, format string }
 
 func (f *logFlags) register(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
-	cmd.Flags().StringVar(&f.format, "log-format", "text", "text or json")
+	cmd.Flags().StringVar(&f.level, "log-level", cmp.Or(os.Getenv("SPILLWAY_LOG_LEVEL"), "info"), "debug, info, warn or error; or $SPILLWAY_LOG_LEVEL")
+	cmd.Flags().StringVar(&f.format, "log-format", cmp.Or(os.Getenv("SPILLWAY_LOG_FORMAT"), "text"), "text or json; or $SPILLWAY_LOG_FORMAT")
 }
 
 // logger logs to cmd's stderr.
@@ -43,10 +46,7 @@ func (f *serviceFlags) register(cmd *cobra.Command) {
 }
 
 func registerConfig(cmd *cobra.Command, path *string) {
-	cmd.Flags().StringVarP(path, "config", "c", "", "file of the pipeline (YAML; docs/configuration.md)")
-	if err := cmd.MarkFlagRequired("config"); err != nil {
-		panic(err) // the flag is defined one line up
-	}
+	cmd.Flags().StringVarP(path, "config", "c", os.Getenv("SPILLWAY_CONFIG"), "file of the pipeline (YAML; docs/configuration.md); or $SPILLWAY_CONFIG")
 	if err := cmd.MarkFlagFilename("config", "yaml", "yml"); err != nil {
 		panic(err)
 	}
@@ -79,9 +79,20 @@ Three services make a pipeline, and one file describes it:
 To see all of it at work with nothing installed: spillway dev`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Version:       version(),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+				return &usageError{fmt.Errorf("unknown command %q; did you mean %s?", args[0], strings.Join(near, " or "))}
+			}
+			return &usageError{fmt.Errorf("unknown command %q; see spillway --help", args[0])}
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.SuggestionsMinimumDistance = 2
+	root.SetVersionTemplate(versionText() + "\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
 	})
@@ -90,16 +101,28 @@ To see all of it at work with nothing installed: spillway dev`,
 	return root
 }
 
+// noArgs is noArgs, which would call an argument a command.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return &usageError{fmt.Errorf("%s takes no argument, and %q is one; see %[1]s --help", cmd.CommandPath(), args[0])}
+	}
+	return nil
+}
+
 func newVersion() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Prints the version",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "spillway %s (%s %s/%s)\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionText())
 			return err
 		},
 	}
+}
+
+func versionText() string {
+	return fmt.Sprintf("spillway %s (%s %s/%s)", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 // version is the module's, or the commit it was built from.

@@ -43,8 +43,9 @@ type process struct {
 	httpLis net.Listener
 }
 
-// newProcess listens on both ports and makes the service. serve must follow.
-func newProcess(log *slog.Logger, grpcAddr, httpAddr string, make func(deps) (service, error)) (*process, error) {
+// newProcess makes the service and listens on both ports, which are the keys listen and http of part in
+// the configuration. serve must follow.
+func newProcess(log *slog.Logger, part, grpcAddr, httpAddr string, make func(deps) (service, error)) (*process, error) {
 	p := &process{log: log, rpc: rpc.NewServer(log), http: telemetry.NewHTTP()}
 	var err error
 	if p.service, err = make(deps{log: log, registerer: p.http.Registry, onReady: p.onReady()}); err != nil {
@@ -52,10 +53,10 @@ func newProcess(log *slog.Logger, grpcAddr, httpAddr string, make func(deps) (se
 	}
 	p.service.Register(p.rpc.GRPC)
 	if p.grpcLis, err = net.Listen("tcp", grpcAddr); err != nil {
-		return nil, fmt.Errorf("listen for gRPC: %w", err)
+		return nil, fmt.Errorf("%s.listen: %w", part, err)
 	}
 	if p.httpLis, err = net.Listen("tcp", httpAddr); err != nil {
-		return nil, errors.Join(fmt.Errorf("listen for HTTP: %w", err), p.grpcLis.Close())
+		return nil, errors.Join(fmt.Errorf("%s.http: %w", part, err), p.grpcLis.Close())
 	}
 	return p, nil
 }
@@ -83,8 +84,11 @@ func (p *process) serve(ctx context.Context) error {
 	defer closePorts()
 	runCtx, stop := context.WithCancel(ctx)
 	defer stop()
-	stopSaying := context.AfterFunc(ctx, func() { p.log.Info("stopping; a second signal ends it at once") })
-	defer stopSaying()
+	said := make(chan struct{})
+	stopSaying := context.AfterFunc(ctx, func() {
+		defer close(said)
+		p.log.Info("stopping; a second signal ends it at once")
+	})
 
 	var g errgroup.Group
 	listen := func(serve func(context.Context, net.Listener) error, lis net.Listener) {
@@ -100,6 +104,9 @@ func (p *process) serve(ctx context.Context) error {
 		return p.service.Run(runCtx)
 	})
 	err := g.Wait()
+	if !stopSaying() {
+		<-said
+	}
 	if err == nil {
 		p.log.Info("stopped")
 	}
@@ -107,13 +114,13 @@ func (p *process) serve(ctx context.Context) error {
 }
 
 func newBufferProcess(cfg *config.Config, log *slog.Logger) (*process, error) {
-	return newProcess(log.With("service", "buffer"), cfg.Buffer.Listen, cfg.Buffer.HTTP, func(d deps) (service, error) {
+	return newProcess(log.With("service", "buffer"), "buffer", cfg.Buffer.Listen, cfg.Buffer.HTTP, func(d deps) (service, error) {
 		return buffer.New(cfg.Buffer, buffer.Deps{Log: d.log, Registerer: d.registerer, OnReady: d.onReady})
 	})
 }
 
 func newIngestProcess(cfg *config.Config, log *slog.Logger) (*process, error) {
-	return newProcess(log.With("service", "ingest"), cfg.Ingest.Listen, cfg.Ingest.HTTP, func(d deps) (service, error) {
+	return newProcess(log.With("service", "ingest"), "ingest", cfg.Ingest.Listen, cfg.Ingest.HTTP, func(d deps) (service, error) {
 		return ingest.New(cfg.Ingest, cfg.Buffers, ingest.Deps{Log: d.log, Registerer: d.registerer, OnReady: d.onReady})
 	})
 }
@@ -123,7 +130,7 @@ func newDeliveryProcess(cfg *config.Config, name string, log *slog.Logger) (*pro
 	if err != nil {
 		return nil, &usageError{err}
 	}
-	return newProcess(log.With("service", "delivery"), d.Listen, d.HTTP, func(deps deps) (service, error) {
+	return newProcess(log.With("service", "delivery"), "delivery."+name, d.Listen, d.HTTP, func(deps deps) (service, error) {
 		sink, err := newSink(d, deps.log.With("delivery", name))
 		if err != nil {
 			return nil, fmt.Errorf("delivery.%s: %w", name, err)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/spf13/cobra"
 
 	"github.com/spillwayio/spillway/services/internal/config"
@@ -8,6 +10,9 @@ import (
 
 // loadConfig reads the file; what is wrong with it is the user's to mend.
 func loadConfig(path string) (*config.Config, error) {
+	if path == "" {
+		return nil, &usageError{errors.New("want --config FILE, the file of the pipeline")}
+	}
 	cfg, err := config.Load(path)
 	if err != nil {
 		return nil, &usageError{err}
@@ -22,7 +27,7 @@ func newBuffer() *cobra.Command {
 		Short:   "Runs the buffer: the durable queue between ingest and deliveries",
 		Long:    "Runs the buffer of the pipeline's file: its queues in buffer.data_dir, gRPC on buffer.listen,\nmetrics and health on buffer.http. SIGTERM or Ctrl-C makes it write out what is in memory, and end.",
 		Example: "  spillway buffer -c pipeline.yaml",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log, err := f.logger(cmd)
 			if err != nil {
@@ -53,7 +58,7 @@ func newIngest() *cobra.Command {
 		Short:   "Runs the ingest: reads Kafka and appends to the buffer",
 		Long:    "Runs the ingest of the pipeline's file: every source as a member of its consumer group. Several instances\nshare the partitions. SIGTERM or Ctrl-C makes it commit what is safe, leave the groups, and end.",
 		Example: "  spillway ingest -c pipeline.yaml",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log, err := f.logger(cmd)
 			if err != nil {

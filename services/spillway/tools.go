@@ -35,7 +35,7 @@ func newCheck() *cobra.Command {
 		Short:   "Reads the pipeline's file and says what is wrong with it",
 		Long:    "Reads the pipeline's file as the services do, with the SPILLWAY_ variables of the environment, and prints its parts.\nNothing is connected to. The exit status is 2 when something is wrong.",
 		Example: "  spillway check -c pipeline.yaml",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput(output); err != nil {
 				return err
@@ -45,6 +45,14 @@ func newCheck() *cobra.Command {
 				return err
 			}
 			parts := partsOf(cfg)
+			if len(parts) == 0 {
+				return &usageError{fmt.Errorf("%s: describes no source, no queue and no delivery", path)}
+			}
+			if len(cfg.Buffer.Queues) > 0 {
+				if err := cfg.ForBuffer(); err != nil {
+					return &usageError{err}
+				}
+			}
 			if output == "json" {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"file": path, "parts": parts})
 			}
@@ -87,11 +95,15 @@ func partsOf(cfg *config.Config) []part {
 	return parts
 }
 
+// newHealth is what health checks of containers run: the image has nothing else in it.
 func newHealth() *cobra.Command {
 	var timeout time.Duration
 	cmd := &cobra.Command{
-		Use:     "health URL",
-		Short:   "Asks a service whether it is ready: for health checks where there is no curl",
+		Use:   "health URL",
+		Short: "Asks a service whether it is ready: for health checks where there is no curl",
+		Long: `Asks a service by HTTP, and prints the answer. The exit status is 0 when it is 200, else 1.
+/readyz says whether the service is ready, and why not; /healthz whether its process runs. The ports are buffer.http (7401),
+ingest.http (7411) and delivery.NAME.http (7421).`,
 		Example: "  spillway health http://localhost:7401/readyz",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -103,8 +115,8 @@ func newHealth() *cobra.Command {
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
 			request, err := http.NewRequestWithContext(ctx, http.MethodGet, args[0], nil)
-			if err != nil {
-				return &usageError{err}
+			if err != nil || request.URL.Scheme != "http" && request.URL.Scheme != "https" || request.URL.Host == "" {
+				return &usageError{fmt.Errorf("%q: want a URL, as in http://localhost:7401/readyz", args[0])}
 			}
 			client := &http.Client{Transport: &http.Transport{}} // without the proxy of the environment
 			response, err := client.Do(request)
