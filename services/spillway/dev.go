@@ -79,6 +79,7 @@ type dev struct {
 
 	source, target *kfake.Cluster
 	targetLis      *breakable
+	listeners      map[string]net.Listener // reserved for the services, by address
 	cfg            *config.Config
 	generator      *generator
 	conn           *grpc.ClientConn // to the buffer
@@ -112,7 +113,7 @@ The admin API answers on the usual ports when they are free:
 			if err := checkOutput(output); err != nil {
 				return err
 			}
-			d := &dev{rate: rate, out: cmd.OutOrStdout(), json: output == "json"}
+			d := &dev{listeners: make(map[string]net.Listener), rate: rate, out: cmd.OutOrStdout(), json: output == "json"}
 			if d.json {
 				d.out = cmd.ErrOrStderr() // stdout is for the account alone
 			}
@@ -215,6 +216,11 @@ func (d *dev) run(ctx context.Context, duration time.Duration) (*account, error)
 	}
 	defer d.source.Close()
 	defer d.target.Close()
+	defer func() {
+		for _, lis := range d.listeners { // of services that did not start
+			_ = lis.Close()
+		}
+	}()
 	if err := d.configure(); err != nil {
 		return nil, err
 	}
@@ -263,7 +269,7 @@ func (d *dev) configure() error {
 	ports := []int{7400, 7401, 7410, 7411, 7420, 7421, 7422, 7423}
 	addrs := make([]string, len(ports))
 	for i, port := range ports {
-		addr, err := freeAddr(port)
+		addr, err := d.reserve(port)
 		if err != nil {
 			return err
 		}
@@ -283,15 +289,25 @@ func (d *dev) configure() error {
 	return err
 }
 
-// freeAddr is the port on the loopback interface when it is free, else another.
-func freeAddr(port int) (string, error) {
+// reserve listens on the port on the loopback interface when it is free, else on another, and returns the
+// address. The service takes the listener over, so that nobody takes the port in between.
+func (d *dev) reserve(port int) (string, error) {
 	lis, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		if lis, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 			return "", fmt.Errorf("find a free port: %w", err)
 		}
 	}
-	return lis.Addr().String(), lis.Close()
+	addr := lis.Addr().String()
+	d.listeners[addr] = lis
+	return addr, nil
+}
+
+// listen hands over a reserved listener.
+func (d *dev) listen(addr string) (net.Listener, error) {
+	lis := d.listeners[addr]
+	delete(d.listeners, addr)
+	return lis, nil
 }
 
 // devServices are the running services, in the order they are stopped.
@@ -309,10 +325,10 @@ func (d *dev) startServices(log *slog.Logger) (devServices, error) {
 		name string
 		make func() (*process, error)
 	}{
-		{"ingest", func() (*process, error) { return newIngestProcess(d.cfg, log) }},
-		{"delivery files", func() (*process, error) { return newDeliveryProcess(d.cfg, "files", log) }},
-		{"delivery test", func() (*process, error) { return newDeliveryProcess(d.cfg, "test", log) }},
-		{"buffer", func() (*process, error) { return newBufferProcess(d.cfg, log) }},
+		{"ingest", func() (*process, error) { return newIngestProcess(d.cfg, log, d.listen) }},
+		{"delivery files", func() (*process, error) { return newDeliveryProcess(d.cfg, "files", log, d.listen) }},
+		{"delivery test", func() (*process, error) { return newDeliveryProcess(d.cfg, "test", log, d.listen) }},
+		{"buffer", func() (*process, error) { return newBufferProcess(d.cfg, log, d.listen) }},
 	} {
 		p, err := s.make()
 		if err != nil {

@@ -43,19 +43,24 @@ type process struct {
 	httpLis net.Listener
 }
 
+// listenFunc listens on an address of the configuration.
+type listenFunc func(addr string) (net.Listener, error)
+
+func listenTCP(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
+
 // newProcess makes the service and listens on both ports, which are the keys listen and http of part in
 // the configuration. serve must follow.
-func newProcess(log *slog.Logger, part, grpcAddr, httpAddr string, make func(deps) (service, error)) (*process, error) {
+func newProcess(log *slog.Logger, listen listenFunc, part, grpcAddr, httpAddr string, make func(deps) (service, error)) (*process, error) {
 	p := &process{log: log, rpc: rpc.NewServer(log), http: telemetry.NewHTTP()}
 	var err error
 	if p.service, err = make(deps{log: log, registerer: p.http.Registry, onReady: p.onReady()}); err != nil {
 		return nil, err
 	}
 	p.service.Register(p.rpc.GRPC)
-	if p.grpcLis, err = net.Listen("tcp", grpcAddr); err != nil {
+	if p.grpcLis, err = listen(grpcAddr); err != nil {
 		return nil, fmt.Errorf("%s.listen: %w", part, err)
 	}
-	if p.httpLis, err = net.Listen("tcp", httpAddr); err != nil {
+	if p.httpLis, err = listen(httpAddr); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s.http: %w", part, err), p.grpcLis.Close())
 	}
 	return p, nil
@@ -113,24 +118,24 @@ func (p *process) serve(ctx context.Context) error {
 	return err
 }
 
-func newBufferProcess(cfg *config.Config, log *slog.Logger) (*process, error) {
-	return newProcess(log.With("service", "buffer"), "buffer", cfg.Buffer.Listen, cfg.Buffer.HTTP, func(d deps) (service, error) {
+func newBufferProcess(cfg *config.Config, log *slog.Logger, listen listenFunc) (*process, error) {
+	return newProcess(log.With("service", "buffer"), listen, "buffer", cfg.Buffer.Listen, cfg.Buffer.HTTP, func(d deps) (service, error) {
 		return buffer.New(cfg.Buffer, buffer.Deps{Log: d.log, Registerer: d.registerer, OnReady: d.onReady})
 	})
 }
 
-func newIngestProcess(cfg *config.Config, log *slog.Logger) (*process, error) {
-	return newProcess(log.With("service", "ingest"), "ingest", cfg.Ingest.Listen, cfg.Ingest.HTTP, func(d deps) (service, error) {
+func newIngestProcess(cfg *config.Config, log *slog.Logger, listen listenFunc) (*process, error) {
+	return newProcess(log.With("service", "ingest"), listen, "ingest", cfg.Ingest.Listen, cfg.Ingest.HTTP, func(d deps) (service, error) {
 		return ingest.New(cfg.Ingest, cfg.Buffers, ingest.Deps{Log: d.log, Registerer: d.registerer, OnReady: d.onReady})
 	})
 }
 
-func newDeliveryProcess(cfg *config.Config, name string, log *slog.Logger) (*process, error) {
+func newDeliveryProcess(cfg *config.Config, name string, log *slog.Logger, listen listenFunc) (*process, error) {
 	d, err := cfg.ForDelivery(name)
 	if err != nil {
 		return nil, &usageError{err}
 	}
-	return newProcess(log.With("service", "delivery"), "delivery."+name, d.Listen, d.HTTP, func(deps deps) (service, error) {
+	return newProcess(log.With("service", "delivery"), listen, "delivery."+name, d.Listen, d.HTTP, func(deps deps) (service, error) {
 		sink, err := newSink(d, deps.log.With("delivery", name))
 		if err != nil {
 			return nil, fmt.Errorf("delivery.%s: %w", name, err)

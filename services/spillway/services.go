@@ -40,7 +40,7 @@ func newBuffer() *cobra.Command {
 			if err := cfg.ForBuffer(); err != nil {
 				return &usageError{err}
 			}
-			p, err := newBufferProcess(cfg, log)
+			p, err := newBufferProcess(cfg, log, listenTCP)
 			if err != nil {
 				return err
 			}
@@ -71,7 +71,7 @@ func newIngest() *cobra.Command {
 			if err := cfg.ForIngest(); err != nil {
 				return &usageError{err}
 			}
-			p, err := newIngestProcess(cfg, log)
+			p, err := newIngestProcess(cfg, log, listenTCP)
 			if err != nil {
 				return err
 			}
@@ -105,7 +105,7 @@ func newDelivery() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			p, err := newDeliveryProcess(cfg, args[0], log)
+			p, err := newDeliveryProcess(cfg, args[0], log, listenTCP)
 			if err != nil {
 				return err
 			}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// runEnv makes the test binary be spillway: what tests of signals and exit statuses start.
+const runEnv = "SPILLWAY_LOG_TEST_RUN" // a name that the configuration passes over
+
+func TestMain(m *testing.M) {
+	if os.Getenv(runEnv) != "" {
+		os.Exit(run())
+	}
+	goleak.VerifyTestMain(m,
+		// nutsdb leaves these behind.
+		goleak.IgnoreAnyFunction("github.com/antlabs/timer.(*timeWheel).Run"),
+		goleak.IgnoreAnyFunction("github.com/nutsdb/nutsdb.(*ttlManager).run"),
+		goleak.IgnoreAnyFunction("github.com/nutsdb/nutsdb.(*DB).doWrites"))
+}
+
+// limit bounds what may take long on a busy machine.
+const limit = 2 * time.Minute
+
+// result is what a command left behind.
+type result struct {
+	status         int
+	stdout, stderr string
+}
+
+// spillway runs a command in this process.
+func spillway(t *testing.T, args ...string) result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	var stdout, stderr bytes.Buffer
+	status := execute(ctx, args, &stdout, &stderr)
+	return result{status, stdout.String(), stderr.String()}
+}
+
+// writeFile writes a file in a directory of the test's own and returns its path.
+func writeFile(t *testing.T, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// child is spillway as a process of its own.
+type child struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	out  output
+	done chan struct{} // closed when it has ended
+}
+
+// output is what a child wrote so far.
+type output struct {
+	mu   sync.Mutex
+	buf  bytes.Buffer
+	more chan struct{} // has room for one
+}
+
+// Write implements io.Writer.
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.buf.Write(p)
+	select {
+	case o.more <- struct{}{}:
+	default:
+	}
+	return len(p), nil
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+func start(t *testing.T, args ...string) *child {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &child{t: t, cmd: exec.Command(self, args...), done: make(chan struct{})}
+	c.out.more = make(chan struct{}, 1)
+	c.cmd.Env = append(os.Environ(), runEnv+"=1")
+	c.cmd.Stdout, c.cmd.Stderr = &c.out, &c.out
+	if err := c.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(c.done)
+		_ = c.cmd.Wait() // its status is looked at
+	}()
+	t.Cleanup(func() {
+		_ = c.cmd.Process.Kill() // in most cases it has ended
+		<-c.done
+		if t.Failed() {
+			t.Logf("%s wrote:\n%s", strings.Join(args, " "), &c.out)
+		}
+	})
+	return c
+}
+
+// wait waits until it has written text, and returns all it wrote.
+func (c *child) wait(text string) string {
+	c.t.Helper()
+	timeout := time.NewTimer(limit)
+	defer timeout.Stop()
+	for {
+		if out := c.out.String(); strings.Contains(out, text) {
+			return out
+		}
+		select {
+		case <-c.out.more:
+		case <-c.done:
+			if out := c.out.String(); strings.Contains(out, text) {
+				return out
+			}
+			c.t.Fatalf("it ended with %v and had not written %q", c.cmd.ProcessState, text)
+		case <-timeout.C:
+			c.t.Fatalf("it has not written %q after %s", text, limit)
+		}
+	}
+}
+
+func (c *child) signal(s syscall.Signal) {
+	c.t.Helper()
+	if err := c.cmd.Process.Signal(s); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// status waits for its end.
+func (c *child) status() int {
+	c.t.Helper()
+	select {
+	case <-c.done:
+	case <-time.After(limit):
+		c.t.Fatalf("it has not ended after %s", limit)
+	}
+	return c.cmd.ProcessState.ExitCode()
+}
