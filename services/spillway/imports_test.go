@@ -23,6 +23,7 @@ var adapters = map[string][]string{
 	"github.com/segmentio/kafka-go":      {"ingest", "internal/kafkaclient", "delivery/kafkasink", "spillway"},
 	"github.com/twmb/franz-go/pkg/kfake": {"spillway"}, // the embedded Kafka of dev
 	"github.com/spf13/cobra":             {"spillway"},
+	"github.com/bufbuild/protocompile":   {"internal/rpc"},
 	"go.yaml.in/yaml/v3":                 {"internal/config"},
 }
 

@@ -13,7 +13,6 @@ import (
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/reflection"
 )
 
 // MaxMessageBytes bounds a message in both directions: a batch of one record of the largest size
@@ -54,7 +53,7 @@ func NewServer(log *slog.Logger) *Server {
 	}
 	s.SetServing(false)
 	healthv1.RegisterHealthServer(s.GRPC, s.Health)
-	reflection.Register(s.GRPC)
+	registerReflection(s.GRPC)
 	return s
 }
 
