@@ -104,8 +104,8 @@ func FuzzPaths(f *testing.F) {
 					t.Errorf("a segment of %d bytes", len(segment))
 				}
 			}
-			if again, _ := l.render(source, r); again != dir || string(l.appendKey(nil, source, r)) != string(l.appendKey(nil, source, r)) {
-				t.Error("rendering is not repeatable")
+			if again, _ := l.render(source, r); again != dir {
+				t.Errorf("rendering it again yields %q, and %q before", again, dir)
 			}
 		}
 	})

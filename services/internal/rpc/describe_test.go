@@ -29,15 +29,15 @@ func TestReflectionHasComments(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, b := range response.GetFileDescriptorResponse().GetFileDescriptorProto() {
-			d := new(descriptorpb.FileDescriptorProto)
-			if err := proto.Unmarshal(b, d); err != nil {
-				t.Fatal(err)
-			}
-			return d // those it imports follow
+		files := response.GetFileDescriptorResponse().GetFileDescriptorProto()
+		if len(files) == 0 {
+			t.Fatalf("no file for %s: %v", symbol, response)
 		}
-		t.Fatalf("no file for %s: %v", symbol, response)
-		return nil
+		d := new(descriptorpb.FileDescriptorProto) // those it imports follow
+		if err := proto.Unmarshal(files[0], d); err != nil {
+			t.Fatal(err)
+		}
+		return d
 	}
 
 	d := file("spillway.v1.BufferService")
