@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -227,6 +228,8 @@ func TestRefusedAckLeavesTheOtherLeasesHeld(t *testing.T) {
 func TestAckCarriesDeadLettersAndState(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, stream, c := newSession(t, memory)
+		log := &logBuffer{}
+		s.log = slog.New(slog.NewTextHandler(log, nil))
 		stream.credit()
 		stream.lease(none(1, "a", "b"))
 		l := <-s.Leases()
@@ -249,6 +252,9 @@ func TestAckCarriesDeadLettersAndState(t *testing.T) {
 		}
 		if c.records.Load() != 1 || c.deadLetters.Load() != 1 {
 			t.Errorf("counted %d records, %d dead letters", c.records.Load(), c.deadLetters.Load())
+		}
+		if log.count(`msg="records are dead-lettered" source=`) != 1 || log.count("records=1 first_offset=101 reason=bad") != 1 {
+			t.Errorf("the log is %s", log.b.String())
 		}
 	})
 }

@@ -279,6 +279,10 @@ func (s *session) answered(m *spillwayv1.AckResult) error {
 			s.releaseLocked(l.Lease)
 		}
 		s.counters.settled(l)
+		if n := len(l.DeadLetters); n > 0 { // a line for each batch, since nothing else names the records
+			s.log.Error("records are dead-lettered", "source", l.Lease.Source, "records", n,
+				"first_offset", l.DeadLetters[0].Offset, "reason", l.DeadLetters[0].Reason)
+		}
 	}
 	p.result <- nil
 	if s.acked != nil {
