@@ -47,7 +47,7 @@ func TestParseInterval(t *testing.T) {
 // TestDevSurvivesAnOutage is the demonstration, shorter: its account must be right, and the outage must
 // have been one.
 func TestDevSurvivesAnOutage(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "new")
+	dir := filepath.Join(t.TempDir(), "new %41 #? \"ü")
 	got := spillway(t, "dev", "--duration", "6s", "--break-kafka", "1s..4s", "--rate", "1000", "--output", "json", "--dir", dir)
 	if got.status != 0 {
 		t.Fatalf("dev: %+v", got)

@@ -1,9 +1,8 @@
 package main
 
 import (
-	"fmt"
 	"log/slog"
-	"net/url"
+	"strings"
 
 	"github.com/spillwayio/spillway/services/delivery"
 	"github.com/spillwayio/spillway/services/delivery/filesink"
@@ -26,12 +25,9 @@ func newSink(d *config.Delivery, log *slog.Logger) (delivery.Sink, error) {
 }
 
 func newFS(h *config.HDFS, log *slog.Logger) (filesink.FS, error) {
-	u, err := url.Parse(h.URL)
-	if err != nil {
-		return nil, fmt.Errorf("hdfs.url: %w", err)
-	}
-	if u.Scheme == "file" {
-		return localfs.New(u.Path)
+	// Not parsed as a URL: '%', '#' and '?' are what they are in a directory's name.
+	if directory, ok := strings.CutPrefix(h.URL, "file://"); ok {
+		return localfs.New(directory)
 	}
 	return hdfsfs.New(h.URL, h.User, log)
 }
