@@ -91,9 +91,9 @@ func TestUnreachable(t *testing.T) {
 buffers: ["127.0.0.1:1"]
 ingest: {listen: "127.0.0.1:0", http: "127.0.0.1:0", sources: {s: {brokers: ["127.0.0.1:1"], group: g, topics: [t], queue: q}}}
 delivery:
-  files: {listen: "127.0.0.1:0", http: "127.0.0.1:0", subscription: q/s, hdfs: {url: "file://%s", path: /}}
-  hdfs: {listen: "127.0.0.1:0", http: "127.0.0.1:0", subscription: q/s, hdfs: {url: "hdfs://127.0.0.1:1", user: u, path: /}}
-  kafka: {listen: "127.0.0.1:0", http: "127.0.0.1:0", subscription: q/s, kafka: {brokers: ["127.0.0.1:1"]}}
+  files: {listen: "127.0.0.1:0", http: "127.0.0.1:0", subscription: q/files, hdfs: {url: "file://%s", path: /}}
+  hdfs: {listen: "127.0.0.1:0", http: "127.0.0.1:0", subscription: q/hdfs, hdfs: {url: "hdfs://127.0.0.1:1", user: u, path: /}}
+  kafka: {listen: "127.0.0.1:0", http: "127.0.0.1:0", subscription: q/kafka, kafka: {brokers: ["127.0.0.1:1"]}}
 `, t.TempDir()))
 	for _, test := range []struct{ command, log, ready string }{
 		{"ingest", "no way to Kafka; retrying", "source s: "},

@@ -41,6 +41,7 @@ func (k checker) check() {
 	for name, d := range k.c.Delivery {
 		k.delivery("delivery."+name, d)
 	}
+	k.subscriptionsOfTheirOwn()
 }
 
 func (k checker) source(at string, s *Source) {
@@ -90,6 +91,18 @@ func (k checker) delivery(at string, d *Delivery) {
 		k.key(at, "has two destinations, hdfs and kafka; want one")
 	case d.HDFS == nil && d.Kafka == nil:
 		k.key(at, "has no destination; want hdfs or kafka")
+	}
+}
+
+// subscriptionsOfTheirOwn is what deliveries need: those that share one get a part of the records each.
+func (k checker) subscriptionsOfTheirOwn() {
+	taken := make(map[string]string)
+	for _, name := range slices.Sorted(maps.Keys(k.c.Delivery)) {
+		subscription := k.c.Delivery[name].Subscription
+		if other, ok := taken[subscription]; ok && subscription != "" {
+			k.key("delivery."+name+".subscription", "%q is that of delivery %s, too; each needs one of its own to get all records", subscription, other)
+		}
+		taken[subscription] = name
 	}
 }
 

@@ -217,7 +217,7 @@ func TestServicesSayWhatTheyMiss(t *testing.T) {
 	}
 	ingest := parse("ingest: {sources: {s: {brokers: [k:1], group: g, topics: [t], queue: elsewhere}}}")
 	buffer := parse("buffer: {queues: {q: {subscriptions: {s: }}}}")
-	delivery := parse("delivery: {copy: {subscription: else/where, kafka: {brokers: [k:1]}}, files: {subscription: else/where, hdfs: {url: file:///x, path: /}}}")
+	delivery := parse("delivery: {copy: {subscription: else/where, kafka: {brokers: [k:1]}}, files: {subscription: else/there, hdfs: {url: file:///x, path: /}}}")
 	forDelivery := func(c *Config, name string) string { _, err := c.ForDelivery(name); return errText(err) }
 	for _, test := range []struct{ got, want string }{
 		{errText(ingest.ForIngest()), ""},
