@@ -75,6 +75,7 @@ type sample struct {
 	memory  int64
 	limit   int64
 	disk    int64
+	spilled int64 // records, so far
 	files   progress
 	test    progress
 }
@@ -95,7 +96,7 @@ func (d *dev) sample(ctx context.Context) (*sample, error) {
 	}
 	now := time.Now()
 	return &sample{at: now, elapsed: now.Sub(d.started), down: d.targetLis.isBroken(), in: d.in(),
-		memory: s.queue.MemoryBytes, limit: s.queue.MemoryBytesLimit, disk: s.queue.DiskBytes, files: of(devFiles), test: of(devTest)}, nil
+		memory: s.queue.MemoryBytes, limit: s.queue.MemoryBytesLimit, disk: s.queue.DiskBytes, spilled: s.queue.SpilledRecords, files: of(devFiles), test: of(devTest)}, nil
 }
 
 func (s *sample) testKafka() string {
@@ -111,16 +112,16 @@ func (s *sample) rate(now, then int64, before *sample) float64 {
 }
 
 func (s *sample) line(before *sample) string {
-	return fmt.Sprintf("%4.0fs  in %.0f/s  window %s  disk %s  files %.0f/s backlog %d  test Kafka (%s) %.0f/s backlog %d",
-		s.elapsed.Seconds(), s.rate(s.in, before.in, before), mib(s.memory), mib(s.disk),
+	return fmt.Sprintf("%4.0fs  in %.0f/s  window %s  disk %s, %d spilled  files %.0f/s backlog %d  test Kafka (%s) %.0f/s backlog %d",
+		s.elapsed.Seconds(), s.rate(s.in, before.in, before), mib(s.memory), mib(s.disk), s.spilled,
 		s.rate(s.files.delivered, before.files.delivered, before), s.files.backlog,
 		s.testKafka(), s.rate(s.test.delivered, before.test.delivered, before), s.test.backlog)
 }
 
 func (s *sample) table(before *sample) string {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%.0fs   in: %d records, %.0f/s   window: %s of %s   disk: %s   test Kafka: %s\n\n",
-		s.elapsed.Seconds(), s.in, s.rate(s.in, before.in, before), mib(s.memory), mib(s.limit), mib(s.disk), s.testKafka())
+	fmt.Fprintf(&b, "%.0fs   in: %d records, %.0f/s   window: %s of %s   disk: %s, %d records spilled   test Kafka: %s\n\n",
+		s.elapsed.Seconds(), s.in, s.rate(s.in, before.in, before), mib(s.memory), mib(s.limit), mib(s.disk), s.spilled, s.testKafka())
 	w := tabwriter.NewWriter(&b, 0, 0, 3, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "SUBSCRIPTION\tDELIVERED\tPER SECOND\tBACKLOG\tOLDEST\t")
 	for _, r := range []struct {
