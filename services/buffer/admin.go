@@ -79,7 +79,8 @@ func (a *admin) ListSubscriptions(_ context.Context, r *spillwayv1.ListSubscript
 func fromSubscription(queueName string, v queue.SubscriptionView) *spillwayv1.Subscription {
 	s := &spillwayv1.Subscription{Name: queueName + "/" + v.Name, Topics: v.Topics, Required: v.Required, Paused: v.Paused, Configured: v.Configured,
 		PendingRecords: v.PendingRecords, PendingBytes: v.PendingBytes, LeasedBatches: int64(v.Leased), Sessions: int32(v.Sessions),
-		DeliveredRecords: v.Delivered, DeadLetteredRecords: v.DeadLettered, RedeliveredBatches: v.Redelivered}
+		DeliveredRecords: v.Delivered, DeadLetteredRecords: v.DeadLettered, RedeliveredBatches: v.Redelivered,
+		DeferredOffsets: v.Deferred, DroppedOffsets: v.Dropped, LostOffsets: v.Lost, OnFull: spillwayv1.OnFull(v.OnFull), LimitBytes: v.Limit}
 	if !v.OldestPending.IsZero() {
 		s.OldestPendingAge = durationpb.New(time.Since(v.OldestPending))
 	}

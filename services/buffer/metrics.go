@@ -28,6 +28,9 @@ var (
 	descSubSessions    = desc("subscription_sessions", "Live sessions.", "subscription")
 	descSubDelivered   = desc("subscription_delivered_records_total", "Records delivered since the queue was opened.", "subscription")
 	descSubDead        = desc("subscription_dead_lettered_records_total", "Records dead-lettered since the queue was opened.", "subscription")
+	descSubDeferred    = desc("subscription_deferred_offsets", "Offsets that are pending and not held: to be refetched from Kafka.", "subscription")
+	descSubDropped     = desc("subscription_dropped_offsets_total", "Offsets dropped by policy since the queue was opened.", "subscription")
+	descSubLost        = desc("subscription_lost_offsets_total", "Offsets that Kafka no longer had, since the queue was opened.", "subscription")
 	descSubRedelivered = desc("subscription_redelivered_batches_total", "Batches leased again since the queue was opened.", "subscription")
 )
 
@@ -62,6 +65,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			send(descSubSessions, prometheus.GaugeValue, int64(v.Sessions), sub)
 			send(descSubDelivered, prometheus.CounterValue, v.Delivered, sub)
 			send(descSubDead, prometheus.CounterValue, v.DeadLettered, sub)
+			send(descSubDeferred, prometheus.GaugeValue, v.Deferred, sub)
+			send(descSubDropped, prometheus.CounterValue, v.Dropped, sub)
+			send(descSubLost, prometheus.CounterValue, v.Lost, sub)
 			send(descSubRedelivered, prometheus.CounterValue, v.Redelivered, sub)
 		}
 	})

@@ -16,8 +16,8 @@ import (
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
-// damagedRetry is when a batch whose stored bytes are damaged is tried again.
-const damagedRetry = 30 * time.Second
+// unreadableRetry is when a batch is tried again that could not be read from the store.
+const unreadableRetry = 30 * time.Second
 
 // server is the data plane.
 type server struct {
@@ -26,7 +26,7 @@ type server struct {
 }
 
 // appendStream is one Append stream. Sends come from two goroutines: the one that appends, and the
-// handler's, which reports safe offsets.
+// handler's, which reports safe offsets and asks for refetches.
 type appendStream struct {
 	grpc  spillwayv1.BufferService_AppendServer
 	q     *queue.Queue
@@ -66,7 +66,7 @@ func (v *server) Append(stream spillwayv1.BufferService_AppendServer) error {
 	if err != nil {
 		return toStatus(err)
 	}
-	a := &appendStream{grpc: stream, q: q, watch: q.Watch(), open: open}
+	a := &appendStream{grpc: stream, q: q, watch: q.Watch(open.Cluster, open.Client), open: open}
 	defer a.watch.Close()
 	log := v.s.deps.Log.With("queue", open.Queue, "client", open.Client, "cluster", open.Cluster)
 	log.Info("ingest connected")
@@ -76,7 +76,7 @@ func (v *server) Append(stream spillwayv1.BufferService_AppendServer) error {
 	defer a.finish()
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	go func() { cancel(a.receive()) }() // ends with the stream, which ends with this function
-	err = a.reportSafe(ctx)
+	err = a.tell(ctx)
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -103,9 +103,10 @@ func (a *appendStream) receive() error {
 		if err != nil {
 			return err
 		}
+		refetch := m.RefetchId
 		switch m := m.Message.(type) {
 		case *spillwayv1.AppendRequest_Batch:
-			err = a.batch(m.Batch)
+			err = a.batch(m.Batch, refetch)
 		case *spillwayv1.AppendRequest_Assign:
 			err = a.assign(m.Assign)
 		case *spillwayv1.AppendRequest_Revoke:
@@ -114,7 +115,7 @@ func (a *appendStream) receive() error {
 				a.watch.Remove(id)
 			}
 		case *spillwayv1.AppendRequest_Settle:
-			err = a.settle(m.Settle)
+			err = a.settle(m.Settle, refetch)
 		default:
 			err = fmt.Errorf("%w message %T", queue.ErrInvalid, m)
 		}
@@ -161,7 +162,7 @@ func (a *appendStream) assign(m *spillwayv1.AssignPartition) error {
 		Source: fromPartition(at.Partition), Known: at.Known, ResumeOffset: at.Resume, SafeOffset: at.Safe}}})
 }
 
-func (a *appendStream) batch(b *spillwayv1.Batch) error {
+func (a *appendStream) batch(b *spillwayv1.Batch, refetch uint64) error {
 	id, err := a.partition(b.Source)
 	if err != nil {
 		return err
@@ -173,12 +174,12 @@ func (a *appendStream) batch(b *spillwayv1.Batch) error {
 		err = fmt.Errorf("%w batch [%d,%d): codec %s", queue.ErrInvalid, b.FirstOffset, b.NextOffset, b.Codec)
 	} else {
 		known, err = a.q.Append(a.grpc.Context(), queue.Batch{Partition: id, Range: queue.Range{First: b.FirstOffset, Next: b.NextOffset},
-			Records: b.RecordCount, Codec: int32(b.Codec), CRC: b.PayloadCrc32C, MaxTimestampMs: b.MaxTimestampMs, Payload: b.Payload})
+			Records: b.RecordCount, Codec: int32(b.Codec), CRC: b.PayloadCrc32C, MaxTimestampMs: b.MaxTimestampMs, Payload: b.Payload}, refetch)
 	}
-	return a.answer(b.Source, &spillwayv1.OffsetRange{First: b.FirstOffset, Next: b.NextOffset}, known, err)
+	return a.answer(b.Source, &spillwayv1.OffsetRange{First: b.FirstOffset, Next: b.NextOffset}, refetch, known, err)
 }
 
-func (a *appendStream) settle(m *spillwayv1.SettleRange) error {
+func (a *appendStream) settle(m *spillwayv1.SettleRange, refetch uint64) error {
 	id, err := a.partition(m.Source)
 	if err != nil {
 		return err
@@ -186,32 +187,39 @@ func (a *appendStream) settle(m *spillwayv1.SettleRange) error {
 	if m.Range == nil || m.Outcome == spillwayv1.Outcome_OUTCOME_DROPPED {
 		err = fmt.Errorf("%w settle: want a range, and an outcome other than %s", queue.ErrInvalid, m.Outcome)
 	} else {
-		err = a.q.Settle(id, queue.Range{First: m.Range.First, Next: m.Range.Next}, queue.Outcome(m.Outcome), m.Reason)
+		err = a.q.Settle(id, queue.Range{First: m.Range.First, Next: m.Range.Next}, queue.Outcome(m.Outcome), m.Reason, refetch)
 	}
-	return a.answer(m.Source, m.Range, false, err)
+	return a.answer(m.Source, m.Range, refetch, false, err)
 }
 
 // answer reports the result of a batch or settle. Errors about the queue as a whole end the stream.
-func (a *appendStream) answer(source *spillwayv1.SourcePartition, r *spillwayv1.OffsetRange, known bool, err error) error {
+func (a *appendStream) answer(source *spillwayv1.SourcePartition, r *spillwayv1.OffsetRange, refetch uint64, known bool, err error) error {
 	if isGone(err) {
 		return err
 	}
-	m := &spillwayv1.Appended{Source: source, Range: r, Duplicate: known}
+	m := &spillwayv1.Appended{Source: source, Range: r, Duplicate: known, RefetchId: refetch}
 	if err != nil {
 		m.Status = status.Convert(toStatus(err)).Proto()
 	}
 	return a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Appended{Appended: m}})
 }
 
-func (a *appendStream) reportSafe(ctx context.Context) error {
+// tell reports safe offsets and asks for refetches until the queue is closed or ctx ends.
+func (a *appendStream) tell(ctx context.Context) error {
 	for {
-		risen, err := a.watch.Risen(ctx)
+		risen, refetches, err := a.watch.Next(ctx)
 		if err != nil {
 			return err
 		}
 		for id, offset := range risen {
 			if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Safe{
 				Safe: &spillwayv1.SafeOffset{Source: fromPartition(id), Offset: offset}}}); err != nil {
+				return err
+			}
+		}
+		for _, r := range refetches {
+			if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Refetch{
+				Refetch: &spillwayv1.Refetch{Id: r.ID, Source: fromPartition(r.Partition), Range: fromRange(r.Range)}}}); err != nil {
 				return err
 			}
 		}
@@ -239,7 +247,7 @@ func (v *server) Consume(stream spillwayv1.BufferService_ConsumeServer) error {
 	defer session.Close()
 	log := v.s.deps.Log.With("subscription", open.Subscription, "session", session.ID, "consumer", open.Consumer)
 	log.Info("session opened", "ordering", open.Ordering)
-	c := &consumeStream{grpc: stream, q: q, session: session, damaged: func(l *queue.Lease, err error) {
+	c := &consumeStream{grpc: stream, q: q, session: session, unreadable: func(err error) {
 		log.Error("batch cannot be read from the store; it is tried again later", "error", err)
 	}}
 	if err := stream.Send(&spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_Opened{Opened: &spillwayv1.ConsumeOpened{
@@ -259,10 +267,10 @@ func (v *server) Consume(stream spillwayv1.BufferService_ConsumeServer) error {
 
 // consumeStream is one session's stream.
 type consumeStream struct {
-	grpc    spillwayv1.BufferService_ConsumeServer
-	q       *queue.Queue
-	session *queue.Session
-	damaged func(*queue.Lease, error)
+	grpc       spillwayv1.BufferService_ConsumeServer
+	q          *queue.Queue
+	session    *queue.Session
+	unreadable func(error)
 }
 
 func (c *consumeStream) receive() error {
@@ -345,10 +353,14 @@ func (c *consumeStream) message(e queue.Event) *spillwayv1.ConsumeResponse {
 	case e.Lease != nil:
 		l := e.Lease
 		if err := c.q.Load(l); err != nil {
-			if c.session.Holds(l.ID) { // else it was settled and let go of in the meantime
-				c.damaged(l, err)
+			switch {
+			case !c.session.Holds(l.ID): // it was settled and let go of in the meantime
+			case errors.Is(err, queue.ErrDamaged):
+				c.session.Damaged(l.ID, err)
+			default:
+				c.unreadable(err)
+				c.session.Nack(l.ID, unreadableRetry)
 			}
-			c.session.Nack(l.ID, damagedRetry)
 			_ = c.session.AddCredit(max(l.Size(), 1)) // a dead session needs none
 			return nil
 		}

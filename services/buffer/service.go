@@ -73,10 +73,8 @@ func New(cfg config.Buffer, deps Deps) (*Service, error) {
 		}
 		for _, sub := range slices.Sorted(maps.Keys(q.Subscriptions)) {
 			sc := q.Subscriptions[sub]
-			qc.Subscriptions = append(qc.Subscriptions, queue.SubscriptionConfig{Name: sub, Topics: sc.Topics, Required: sc.Required})
-			if sc.OnFull != "" && sc.OnFull != "block" {
-				deps.Log.Warn("on_full is not in force yet: the subscription blocks when the disk bound is reached", "subscription", name+"/"+sub, "on_full", sc.OnFull)
-			}
+			qc.Subscriptions = append(qc.Subscriptions, queue.SubscriptionConfig{Name: sub, Topics: sc.Topics, Required: sc.Required,
+				OnFull: onFull[sc.OnFull], Limit: int64(sc.Limit)})
 		}
 		s.queues[name] = &managedQueue{name: name, cfg: qc, dir: filepath.Join(cfg.DataDir, name), state: "opening"}
 	}
@@ -87,6 +85,8 @@ func New(cfg config.Buffer, deps Deps) (*Service, error) {
 	}
 	return s, nil
 }
+
+var onFull = map[string]queue.OnFull{"": queue.Block, "block": queue.Block, "drop_oldest": queue.DropOldest, "defer": queue.Defer}
 
 // Register adds the buffer's gRPC services.
 func (s *Service) Register(r grpc.ServiceRegistrar) {

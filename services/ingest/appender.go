@@ -21,16 +21,20 @@ type appender struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	stream spillwayv1.BufferService_AppendClient
+	source *source                       // who answers refetches; may be nil
 	routes map[topicPartition]*partition // fixed
 	done   chan struct{}                 // closed when receive has ended
+	wg     sync.WaitGroup                // of the refetches
 
-	sendMu sync.Mutex
+	sendMu    sync.Mutex
+	refetchMu sync.Mutex
+	refetches map[uint64]*partition // by Refetch.id
 }
 
 // openAppender opens a stream and returns when the buffer has accepted it. Its owner must close it.
-func openAppender(ctx context.Context, conn *grpc.ClientConn, open *spillwayv1.AppendOpen, partitions []*partition) (*appender, error) {
+func openAppender(ctx context.Context, conn *grpc.ClientConn, open *spillwayv1.AppendOpen, s *source, partitions []*partition) (*appender, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	a := &appender{ctx: ctx, cancel: cancel, routes: make(map[topicPartition]*partition), done: make(chan struct{})}
+	a := &appender{ctx: ctx, cancel: cancel, source: s, routes: make(map[topicPartition]*partition), refetches: make(map[uint64]*partition), done: make(chan struct{})}
 	for _, p := range partitions {
 		a.routes[p.topicPartition] = p
 	}
@@ -92,9 +96,20 @@ func (a *appender) receive() {
 func (a *appender) route(m *spillwayv1.AppendResponse) error {
 	var source *spillwayv1.SourcePartition
 	switch m := m.Message.(type) {
+	case *spillwayv1.AppendResponse_Refetch:
+		if a.source != nil {
+			a.wg.Go(func() { a.source.refetch(a, m.Refetch) })
+		}
+		return nil
 	case *spillwayv1.AppendResponse_Assigned:
 		source = m.Assigned.Source
 	case *spillwayv1.AppendResponse_Appended:
+		if id := m.Appended.RefetchId; id != 0 {
+			if p := a.refetchOf(id); p != nil {
+				return p.onAppended(m.Appended)
+			}
+			return nil
+		}
 		source = m.Appended.Source
 	case *spillwayv1.AppendResponse_Safe:
 		source = m.Safe.Source
@@ -114,8 +129,9 @@ func (a *appender) route(m *spillwayv1.AppendResponse) error {
 	return nil
 }
 
-// close ends the stream and returns when receive has ended.
+// close ends the stream and returns when receive and the refetches have ended.
 func (a *appender) close() {
 	a.cancel(context.Canceled)
 	<-a.done
+	a.wg.Wait()
 }

@@ -135,7 +135,7 @@ func (s *source) open() *spillwayv1.AppendOpen {
 
 // probeBuffer returns nil when the buffer accepts a stream.
 func (s *source) probeBuffer(ctx context.Context, conn *grpc.ClientConn) error {
-	a, err := openAppender(ctx, conn, s.open(), nil)
+	a, err := openAppender(ctx, conn, s.open(), nil, nil)
 	if err != nil {
 		conn.ResetConnectBackoff() // the waiting is done here
 		return err
@@ -248,7 +248,7 @@ func (s *source) setPartitions(partitions []*partition, running bool) {
 
 // read reads all partitions over one stream to the buffer, and returns why that broke.
 func (s *source) read(ctx context.Context, conn *grpc.ClientConn, partitions []*partition) error {
-	a, err := openAppender(ctx, conn, s.open(), partitions)
+	a, err := openAppender(ctx, conn, s.open(), s, partitions)
 	if err != nil {
 		return err
 	}

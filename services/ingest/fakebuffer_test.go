@@ -30,6 +30,10 @@ type fakeBuffer struct {
 	refuse     error // answer to batches
 	breakAfter int   // batches until the stream is broken; 0: never
 	streams    int
+	refetch    *spillwayv1.Refetch // asked for when a stream opens
+	refetched  fakePartition       // the answers to it
+	refuseOnce error               // answer to the first of them
+	accepted   map[int64]bool      // where those begin that were accepted
 }
 
 type fakePartition struct {
@@ -50,7 +54,7 @@ func startBuffer(t *testing.T) *fakeBuffer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fakeBuffer{t: t, addr: lis.Addr().String(), partitions: make(map[topicPartition]*fakePartition)}
+	f := &fakeBuffer{t: t, addr: lis.Addr().String(), partitions: make(map[topicPartition]*fakePartition), accepted: make(map[int64]bool)}
 	server := rpc.NewServer(slog.New(slog.DiscardHandler))
 	spillwayv1.RegisterBufferServiceServer(server.GRPC, f)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -74,6 +78,14 @@ func (f *fakeBuffer) Append(stream spillwayv1.BufferService_AppendServer) error 
 	f.mu.Unlock()
 	if err := stream.Send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Opened{Opened: &spillwayv1.AppendOpened{}}}); err != nil {
 		return err
+	}
+	f.mu.Lock()
+	refetch := f.refetch
+	f.mu.Unlock()
+	if refetch != nil {
+		if err := stream.Send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Refetch{Refetch: refetch}}); err != nil {
+			return err
+		}
 	}
 	for {
 		m, err := stream.Recv()
@@ -100,6 +112,9 @@ func (f *fakeBuffer) Append(stream spillwayv1.BufferService_AppendServer) error 
 func (f *fakeBuffer) handle(m *spillwayv1.AppendRequest) []*spillwayv1.AppendResponse {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if m.RefetchId != 0 {
+		return f.handleRefetched(m)
+	}
 	switch m := m.Message.(type) {
 	case *spillwayv1.AppendRequest_Assign:
 		answer := &spillwayv1.PartitionAssigned{Source: m.Assign.Source}
@@ -128,6 +143,35 @@ func (f *fakeBuffer) handle(m *spillwayv1.AppendRequest) []*spillwayv1.AppendRes
 		return f.answer(r.Source, r.Range, err)
 	}
 	return nil
+}
+
+// handleRefetched answers what is refetched. Ranges may come again after a refusal.
+func (f *fakeBuffer) handleRefetched(m *spillwayv1.AppendRequest) []*spillwayv1.AppendResponse {
+	p := &f.refetched
+	r := m.GetSettle().GetRange()
+	b := m.GetBatch()
+	if b != nil {
+		r = &spillwayv1.OffsetRange{First: b.FirstOffset, Next: b.NextOffset}
+	}
+	a := &spillwayv1.Appended{Source: b.GetSource(), Range: r, RefetchId: m.RefetchId}
+	err := f.refuseOnce
+	f.refuseOnce = nil
+	switch {
+	case err != nil:
+	case f.accepted[r.First]:
+		a.Duplicate = true
+	case b != nil:
+		err = p.store(b)
+	default:
+		p.settled = append(p.settled, m.GetSettle())
+	}
+	if err != nil {
+		a.Status = status.Convert(err).Proto()
+	} else {
+		f.accepted[r.First] = true
+		p.next = max(p.next, r.Next)
+	}
+	return []*spillwayv1.AppendResponse{{Message: &spillwayv1.AppendResponse_Appended{Appended: a}}}
 }
 
 func key(s *spillwayv1.SourcePartition) topicPartition {

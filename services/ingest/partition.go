@@ -51,13 +51,18 @@ type partition struct {
 	fetching   *backoff.Trouble
 	full       *backoff.Trouble
 
+	// Of a refetch only.
+	refetching uint64 // Refetch.id; 0: it is read for the group
+	until      int64  // where it ends
+
 	assigned chan *spillwayv1.PartitionAssigned // has room for one
 
-	mu       sync.Mutex
-	inFlight []sent // in the order of the answers to come
-	refused  error  // since the last assignment
-	delay    time.Duration
-	answered chan struct{} // closed when inFlight is empty; nil when nobody waits
+	mu        sync.Mutex
+	inFlight  []sent // in the order of the answers to come
+	confirmed int64  // of a refetch: everything before it is accepted
+	refused   error  // since the last assignment
+	delay     time.Duration
+	answered  chan struct{} // closed when inFlight is empty; nil when nobody waits
 }
 
 // sent is a range without an answer.
@@ -177,7 +182,10 @@ func (p *partition) onAppended(m *spillwayv1.Appended) error {
 	p.source.memory.change(-s.held)
 	if err == nil {
 		p.full.Over()
-		if !m.Duplicate {
+		if p.refused == nil {
+			p.confirmed = s.next
+		}
+		if !m.Duplicate && p.refetching == 0 {
 			p.source.records.Add(s.records)
 			p.source.bytes.Add(s.bytes)
 		}
@@ -267,12 +275,15 @@ func (r *reader) drop() {
 // empty says whether the batch in the making covers no offset.
 func (r *reader) empty() bool { return r.first == r.p.position.Load() }
 
-// read returns the buffer's refusal, or an error when the stream is broken.
+// read returns the buffer's refusal, or an error when the stream is broken; nil at the end of a refetch.
 func (r *reader) read() error {
 	p := r.p
 	for {
 		if err := p.refusal(); err != nil {
 			return err
+		}
+		if p.refetching != 0 && p.position.Load() >= p.until {
+			return r.flush()
 		}
 		if !r.empty() && time.Since(r.since) >= p.source.cfg.Batch.Linger {
 			if err := r.flush(); err != nil {
@@ -354,16 +365,28 @@ func (r *reader) take(fetched *kafkaclient.Fetched) error {
 		r.since = time.Now()
 	}
 	next, err := fetched.Each(func(offset int64, rec *recordbatch.Record) error {
+		if r.p.refetching != 0 && offset >= r.p.until {
+			return errEnd
+		}
 		if err := r.add(offset, rec); err != nil {
 			return &brokenError{err}
 		}
 		return nil
 	})
+	if errors.Is(err, errEnd) {
+		next, err = r.p.until, nil
+	}
+	if r.p.refetching != 0 {
+		next = min(next, r.p.until)
+	}
 	if r.p.position.Load() < next {
 		r.p.position.Store(next)
 	}
 	return err
 }
+
+// errEnd stops going through what was fetched at the end of a refetch.
+var errEnd = errors.New("end of the refetch")
 
 func (r *reader) add(offset int64, rec *recordbatch.Record) error {
 	p, limits := r.p, &r.p.source.cfg.Batch
@@ -450,6 +473,7 @@ func (r *reader) send(out sent, m *spillwayv1.AppendRequest) error {
 	p.inFlight = append(p.inFlight, out)
 	p.mu.Unlock()
 	r.known = true
+	m.RefetchId = p.refetching
 	return r.a.send(m)
 }
 
@@ -464,6 +488,17 @@ func (r *reader) outOfRange(cause error) error {
 		return p.fetching.Failed(r.a.ctx, err)
 	}
 	switch position := p.position.Load(); {
+	case p.refetching != 0:
+		gone := p.until // the partition is shorter: it was created again
+		if position < first {
+			gone = min(first, p.until)
+		} else if position <= next {
+			return p.fetching.Failed(r.a.ctx, cause)
+		}
+		reason := fmt.Sprintf("Kafka has offsets %d to %d and was asked for %d to %d again", first, next-1, position, p.until-1)
+		p.log.Error("lost", "offsets", gone-position, "reason", reason)
+		p.position.Store(gone)
+		return r.settle(spillwayv1.Outcome_OUTCOME_LOST, reason)
 	case position > next:
 		return p.fetching.Failed(r.a.ctx, fmt.Errorf("%w: the partition ends at %d; was topic %s deleted and created again? Give the source a new queue, or wait until the topic has grown", cause, next, p.topic))
 	case position < first && r.known:

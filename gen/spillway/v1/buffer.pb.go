@@ -91,7 +91,9 @@ type AppendRequest struct {
 	//	*AppendRequest_Revoke
 	//	*AppendRequest_Batch
 	//	*AppendRequest_Settle
-	Message       isAppendRequest_Message `protobuf_oneof:"message"`
+	Message isAppendRequest_Message `protobuf_oneof:"message"`
+	// With batch and settle: the Refetch that it answers; 0 for what the consumer group brought.
+	RefetchId     uint64 `protobuf:"varint,6,opt,name=refetch_id,json=refetchId,proto3" json:"refetch_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -176,6 +178,13 @@ func (x *AppendRequest) GetSettle() *SettleRange {
 		}
 	}
 	return nil
+}
+
+func (x *AppendRequest) GetRefetchId() uint64 {
+	if x != nil {
+		return x.RefetchId
+	}
+	return 0
 }
 
 type isAppendRequest_Message interface {
@@ -378,7 +387,8 @@ type SettleRange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The partition.
 	Source *SourcePartition `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
-	// The offsets; must begin where the partition's appended offsets end.
+	// The offsets; must begin where the partition's appended offsets end, or with refetch_id lie in the
+	// range that was asked for.
 	Range *OffsetRange `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
 	// OUTCOME_LOST, OUTCOME_DEAD_LETTERED or OUTCOME_FILTERED (nothing there: compacted or control offsets).
 	Outcome Outcome `protobuf:"varint,3,opt,name=outcome,proto3,enum=spillway.v1.Outcome" json:"outcome,omitempty"`
@@ -457,6 +467,7 @@ type AppendResponse struct {
 	//	*AppendResponse_Assigned
 	//	*AppendResponse_Appended
 	//	*AppendResponse_Safe
+	//	*AppendResponse_Refetch
 	Message       isAppendResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -535,6 +546,15 @@ func (x *AppendResponse) GetSafe() *SafeOffset {
 	return nil
 }
 
+func (x *AppendResponse) GetRefetch() *Refetch {
+	if x != nil {
+		if x, ok := x.Message.(*AppendResponse_Refetch); ok {
+			return x.Refetch
+		}
+	}
+	return nil
+}
+
 type isAppendResponse_Message interface {
 	isAppendResponse_Message()
 }
@@ -559,6 +579,11 @@ type AppendResponse_Safe struct {
 	Safe *SafeOffset `protobuf:"bytes,4,opt,name=safe,proto3,oneof"`
 }
 
+type AppendResponse_Refetch struct {
+	// Records that the buffer no longer has, or never had, and a subscription needs.
+	Refetch *Refetch `protobuf:"bytes,5,opt,name=refetch,proto3,oneof"`
+}
+
 func (*AppendResponse_Opened) isAppendResponse_Message() {}
 
 func (*AppendResponse_Assigned) isAppendResponse_Message() {}
@@ -566,6 +591,8 @@ func (*AppendResponse_Assigned) isAppendResponse_Message() {}
 func (*AppendResponse_Appended) isAppendResponse_Message() {}
 
 func (*AppendResponse_Safe) isAppendResponse_Message() {}
+
+func (*AppendResponse_Refetch) isAppendResponse_Message() {}
 
 // AppendOpened says that the stream may be used.
 type AppendOpened struct {
@@ -690,7 +717,9 @@ type Appended struct {
 	// Absent when accepted. RESOURCE_EXHAUSTED with RetryInfo: the queue is full, send it again later.
 	// FAILED_PRECONDITION: the range does not begin where the partition's appended offsets end; go
 	// back to Assign. INVALID_ARGUMENT and DATA_LOSS: the batch is malformed or damaged.
-	Status        *status.Status `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"`
+	Status *status.Status `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"`
+	// AppendRequest.refetch_id of what was sent.
+	RefetchId     uint64 `protobuf:"varint,5,opt,name=refetch_id,json=refetchId,proto3" json:"refetch_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -753,6 +782,80 @@ func (x *Appended) GetStatus() *status.Status {
 	return nil
 }
 
+func (x *Appended) GetRefetchId() uint64 {
+	if x != nil {
+		return x.RefetchId
+	}
+	return 0
+}
+
+// Refetch asks for a range of offsets to be read from Kafka once more, outside of the consumer group.
+// It is answered by batches and settles with its id that cover the range in order; those that Kafka no
+// longer has are settled as lost. An ingest that cannot answer just does not: after a while, and when
+// the stream ends, another one is asked.
+type Refetch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Chosen by the buffer.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The partition; of the stream's cluster.
+	Source *SourcePartition `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	// The offsets.
+	Range         *OffsetRange `protobuf:"bytes,3,opt,name=range,proto3" json:"range,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Refetch) Reset() {
+	*x = Refetch{}
+	mi := &file_spillway_v1_buffer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Refetch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Refetch) ProtoMessage() {}
+
+func (x *Refetch) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Refetch.ProtoReflect.Descriptor instead.
+func (*Refetch) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Refetch) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Refetch) GetSource() *SourcePartition {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *Refetch) GetRange() *OffsetRange {
+	if x != nil {
+		return x.Range
+	}
+	return nil
+}
+
 // SafeOffset says that everything before it needs Kafka no more.
 type SafeOffset struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -766,7 +869,7 @@ type SafeOffset struct {
 
 func (x *SafeOffset) Reset() {
 	*x = SafeOffset{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[9]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +881,7 @@ func (x *SafeOffset) String() string {
 func (*SafeOffset) ProtoMessage() {}
 
 func (x *SafeOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[9]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +894,7 @@ func (x *SafeOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SafeOffset.ProtoReflect.Descriptor instead.
 func (*SafeOffset) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{9}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SafeOffset) GetSource() *SourcePartition {
@@ -827,7 +930,7 @@ type ConsumeRequest struct {
 
 func (x *ConsumeRequest) Reset() {
 	*x = ConsumeRequest{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +942,7 @@ func (x *ConsumeRequest) String() string {
 func (*ConsumeRequest) ProtoMessage() {}
 
 func (x *ConsumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +955,7 @@ func (x *ConsumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeRequest.ProtoReflect.Descriptor instead.
 func (*ConsumeRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{10}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ConsumeRequest) GetMessage() isConsumeRequest_Message {
@@ -961,7 +1064,7 @@ type ConsumeOpen struct {
 
 func (x *ConsumeOpen) Reset() {
 	*x = ConsumeOpen{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -973,7 +1076,7 @@ func (x *ConsumeOpen) String() string {
 func (*ConsumeOpen) ProtoMessage() {}
 
 func (x *ConsumeOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -986,7 +1089,7 @@ func (x *ConsumeOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeOpen.ProtoReflect.Descriptor instead.
 func (*ConsumeOpen) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{11}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ConsumeOpen) GetSubscription() string {
@@ -1021,7 +1124,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1033,7 +1136,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1046,7 +1149,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{12}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Credit) GetBytes() int64 {
@@ -1071,7 +1174,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1083,7 +1186,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1096,7 +1199,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{13}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Ack) GetId() uint64 {
@@ -1135,7 +1238,7 @@ type AckedLease struct {
 
 func (x *AckedLease) Reset() {
 	*x = AckedLease{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1147,7 +1250,7 @@ func (x *AckedLease) String() string {
 func (*AckedLease) ProtoMessage() {}
 
 func (x *AckedLease) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1160,7 +1263,7 @@ func (x *AckedLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckedLease.ProtoReflect.Descriptor instead.
 func (*AckedLease) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{14}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AckedLease) GetLeaseId() uint64 {
@@ -1197,7 +1300,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1209,7 +1312,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1222,7 +1325,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{15}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeadLetter) GetOffset() int64 {
@@ -1252,7 +1355,7 @@ type StateChange struct {
 
 func (x *StateChange) Reset() {
 	*x = StateChange{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1264,7 +1367,7 @@ func (x *StateChange) String() string {
 func (*StateChange) ProtoMessage() {}
 
 func (x *StateChange) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1277,7 +1380,7 @@ func (x *StateChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateChange.ProtoReflect.Descriptor instead.
 func (*StateChange) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{16}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StateChange) GetKey() string {
@@ -1309,7 +1412,7 @@ type Nack struct {
 
 func (x *Nack) Reset() {
 	*x = Nack{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1321,7 +1424,7 @@ func (x *Nack) String() string {
 func (*Nack) ProtoMessage() {}
 
 func (x *Nack) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1334,7 +1437,7 @@ func (x *Nack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nack.ProtoReflect.Descriptor instead.
 func (*Nack) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{17}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Nack) GetLeaseId() uint64 {
@@ -1369,7 +1472,7 @@ type Extend struct {
 
 func (x *Extend) Reset() {
 	*x = Extend{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1381,7 +1484,7 @@ func (x *Extend) String() string {
 func (*Extend) ProtoMessage() {}
 
 func (x *Extend) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1394,7 +1497,7 @@ func (x *Extend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extend.ProtoReflect.Descriptor instead.
 func (*Extend) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{18}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Extend) GetLeaseIds() []uint64 {
@@ -1423,7 +1526,7 @@ type ConsumeResponse struct {
 
 func (x *ConsumeResponse) Reset() {
 	*x = ConsumeResponse{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1435,7 +1538,7 @@ func (x *ConsumeResponse) String() string {
 func (*ConsumeResponse) ProtoMessage() {}
 
 func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1448,7 +1551,7 @@ func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeResponse.ProtoReflect.Descriptor instead.
 func (*ConsumeResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{19}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ConsumeResponse) GetMessage() isConsumeResponse_Message {
@@ -1555,7 +1658,7 @@ type ConsumeOpened struct {
 
 func (x *ConsumeOpened) Reset() {
 	*x = ConsumeOpened{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1567,7 +1670,7 @@ func (x *ConsumeOpened) String() string {
 func (*ConsumeOpened) ProtoMessage() {}
 
 func (x *ConsumeOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,7 +1683,7 @@ func (x *ConsumeOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeOpened.ProtoReflect.Descriptor instead.
 func (*ConsumeOpened) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{20}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ConsumeOpened) GetSessionId() uint64 {
@@ -1614,7 +1717,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1626,7 +1729,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1639,7 +1742,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{21}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Lease) GetLeaseId() uint64 {
@@ -1684,7 +1787,7 @@ type AckResult struct {
 
 func (x *AckResult) Reset() {
 	*x = AckResult{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +1799,7 @@ func (x *AckResult) String() string {
 func (*AckResult) ProtoMessage() {}
 
 func (x *AckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +1812,7 @@ func (x *AckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckResult.ProtoReflect.Descriptor instead.
 func (*AckResult) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{22}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AckResult) GetId() uint64 {
@@ -1739,7 +1842,7 @@ type Adopt struct {
 
 func (x *Adopt) Reset() {
 	*x = Adopt{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1751,7 +1854,7 @@ func (x *Adopt) String() string {
 func (*Adopt) ProtoMessage() {}
 
 func (x *Adopt) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1764,7 +1867,7 @@ func (x *Adopt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Adopt.ProtoReflect.Descriptor instead.
 func (*Adopt) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{23}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Adopt) GetSessionId() uint64 {
@@ -1794,7 +1897,7 @@ type StateEntry struct {
 
 func (x *StateEntry) Reset() {
 	*x = StateEntry{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1806,7 +1909,7 @@ func (x *StateEntry) String() string {
 func (*StateEntry) ProtoMessage() {}
 
 func (x *StateEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1819,7 +1922,7 @@ func (x *StateEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateEntry.ProtoReflect.Descriptor instead.
 func (*StateEntry) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{24}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StateEntry) GetKey() string {
@@ -1847,7 +1950,7 @@ type Revoked struct {
 
 func (x *Revoked) Reset() {
 	*x = Revoked{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1859,7 +1962,7 @@ func (x *Revoked) String() string {
 func (*Revoked) ProtoMessage() {}
 
 func (x *Revoked) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1872,7 +1975,7 @@ func (x *Revoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoked.ProtoReflect.Descriptor instead.
 func (*Revoked) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{25}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Revoked) GetLeaseIds() []uint64 {
@@ -1886,13 +1989,15 @@ var File_spillway_v1_buffer_proto protoreflect.FileDescriptor
 
 const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\n" +
-	"\x18spillway/v1/buffer.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x18spillway/v1/record.proto\"\x99\x02\n" +
+	"\x18spillway/v1/buffer.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x18spillway/v1/record.proto\"\xb8\x02\n" +
 	"\rAppendRequest\x12-\n" +
 	"\x04open\x18\x01 \x01(\v2\x17.spillway.v1.AppendOpenH\x00R\x04open\x126\n" +
 	"\x06assign\x18\x02 \x01(\v2\x1c.spillway.v1.AssignPartitionH\x00R\x06assign\x126\n" +
 	"\x06revoke\x18\x03 \x01(\v2\x1c.spillway.v1.RevokePartitionH\x00R\x06revoke\x12*\n" +
 	"\x05batch\x18\x04 \x01(\v2\x12.spillway.v1.BatchH\x00R\x05batch\x122\n" +
-	"\x06settle\x18\x05 \x01(\v2\x18.spillway.v1.SettleRangeH\x00R\x06settleB\t\n" +
+	"\x06settle\x18\x05 \x01(\v2\x18.spillway.v1.SettleRangeH\x00R\x06settle\x12\x1d\n" +
+	"\n" +
+	"refetch_id\x18\x06 \x01(\x04R\trefetchIdB\t\n" +
 	"\amessage\"T\n" +
 	"\n" +
 	"AppendOpen\x12\x14\n" +
@@ -1907,12 +2012,13 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12.\n" +
 	"\x05range\x18\x02 \x01(\v2\x18.spillway.v1.OffsetRangeR\x05range\x12.\n" +
 	"\aoutcome\x18\x03 \x01(\x0e2\x14.spillway.v1.OutcomeR\aoutcome\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xf2\x01\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xa4\x02\n" +
 	"\x0eAppendResponse\x123\n" +
 	"\x06opened\x18\x01 \x01(\v2\x19.spillway.v1.AppendOpenedH\x00R\x06opened\x12<\n" +
 	"\bassigned\x18\x02 \x01(\v2\x1e.spillway.v1.PartitionAssignedH\x00R\bassigned\x123\n" +
 	"\bappended\x18\x03 \x01(\v2\x15.spillway.v1.AppendedH\x00R\bappended\x12-\n" +
-	"\x04safe\x18\x04 \x01(\v2\x17.spillway.v1.SafeOffsetH\x00R\x04safeB\t\n" +
+	"\x04safe\x18\x04 \x01(\v2\x17.spillway.v1.SafeOffsetH\x00R\x04safe\x120\n" +
+	"\arefetch\x18\x05 \x01(\v2\x14.spillway.v1.RefetchH\x00R\arefetchB\t\n" +
 	"\amessage\"\x0e\n" +
 	"\fAppendOpened\"\xa5\x01\n" +
 	"\x11PartitionAssigned\x124\n" +
@@ -1920,12 +2026,18 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\x05known\x18\x02 \x01(\bR\x05known\x12#\n" +
 	"\rresume_offset\x18\x03 \x01(\x03R\fresumeOffset\x12\x1f\n" +
 	"\vsafe_offset\x18\x04 \x01(\x03R\n" +
-	"safeOffset\"\xba\x01\n" +
+	"safeOffset\"\xd9\x01\n" +
 	"\bAppended\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12.\n" +
 	"\x05range\x18\x02 \x01(\v2\x18.spillway.v1.OffsetRangeR\x05range\x12\x1c\n" +
 	"\tduplicate\x18\x03 \x01(\bR\tduplicate\x12*\n" +
-	"\x06status\x18\x04 \x01(\v2\x12.google.rpc.StatusR\x06status\"Z\n" +
+	"\x06status\x18\x04 \x01(\v2\x12.google.rpc.StatusR\x06status\x12\x1d\n" +
+	"\n" +
+	"refetch_id\x18\x05 \x01(\x04R\trefetchId\"\x7f\n" +
+	"\aRefetch\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x124\n" +
+	"\x06source\x18\x02 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12.\n" +
+	"\x05range\x18\x03 \x01(\v2\x18.spillway.v1.OffsetRangeR\x05range\"Z\n" +
 	"\n" +
 	"SafeOffset\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12\x16\n" +
@@ -2017,7 +2129,7 @@ func file_spillway_v1_buffer_proto_rawDescGZIP() []byte {
 }
 
 var file_spillway_v1_buffer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_spillway_v1_buffer_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_spillway_v1_buffer_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_spillway_v1_buffer_proto_goTypes = []any{
 	(Ordering)(0),               // 0: spillway.v1.Ordering
 	(*AppendRequest)(nil),       // 1: spillway.v1.AppendRequest
@@ -2029,80 +2141,84 @@ var file_spillway_v1_buffer_proto_goTypes = []any{
 	(*AppendOpened)(nil),        // 7: spillway.v1.AppendOpened
 	(*PartitionAssigned)(nil),   // 8: spillway.v1.PartitionAssigned
 	(*Appended)(nil),            // 9: spillway.v1.Appended
-	(*SafeOffset)(nil),          // 10: spillway.v1.SafeOffset
-	(*ConsumeRequest)(nil),      // 11: spillway.v1.ConsumeRequest
-	(*ConsumeOpen)(nil),         // 12: spillway.v1.ConsumeOpen
-	(*Credit)(nil),              // 13: spillway.v1.Credit
-	(*Ack)(nil),                 // 14: spillway.v1.Ack
-	(*AckedLease)(nil),          // 15: spillway.v1.AckedLease
-	(*DeadLetter)(nil),          // 16: spillway.v1.DeadLetter
-	(*StateChange)(nil),         // 17: spillway.v1.StateChange
-	(*Nack)(nil),                // 18: spillway.v1.Nack
-	(*Extend)(nil),              // 19: spillway.v1.Extend
-	(*ConsumeResponse)(nil),     // 20: spillway.v1.ConsumeResponse
-	(*ConsumeOpened)(nil),       // 21: spillway.v1.ConsumeOpened
-	(*Lease)(nil),               // 22: spillway.v1.Lease
-	(*AckResult)(nil),           // 23: spillway.v1.AckResult
-	(*Adopt)(nil),               // 24: spillway.v1.Adopt
-	(*StateEntry)(nil),          // 25: spillway.v1.StateEntry
-	(*Revoked)(nil),             // 26: spillway.v1.Revoked
-	(*Batch)(nil),               // 27: spillway.v1.Batch
-	(*SourcePartition)(nil),     // 28: spillway.v1.SourcePartition
-	(*OffsetRange)(nil),         // 29: spillway.v1.OffsetRange
-	(Outcome)(0),                // 30: spillway.v1.Outcome
-	(*status.Status)(nil),       // 31: google.rpc.Status
-	(*durationpb.Duration)(nil), // 32: google.protobuf.Duration
+	(*Refetch)(nil),             // 10: spillway.v1.Refetch
+	(*SafeOffset)(nil),          // 11: spillway.v1.SafeOffset
+	(*ConsumeRequest)(nil),      // 12: spillway.v1.ConsumeRequest
+	(*ConsumeOpen)(nil),         // 13: spillway.v1.ConsumeOpen
+	(*Credit)(nil),              // 14: spillway.v1.Credit
+	(*Ack)(nil),                 // 15: spillway.v1.Ack
+	(*AckedLease)(nil),          // 16: spillway.v1.AckedLease
+	(*DeadLetter)(nil),          // 17: spillway.v1.DeadLetter
+	(*StateChange)(nil),         // 18: spillway.v1.StateChange
+	(*Nack)(nil),                // 19: spillway.v1.Nack
+	(*Extend)(nil),              // 20: spillway.v1.Extend
+	(*ConsumeResponse)(nil),     // 21: spillway.v1.ConsumeResponse
+	(*ConsumeOpened)(nil),       // 22: spillway.v1.ConsumeOpened
+	(*Lease)(nil),               // 23: spillway.v1.Lease
+	(*AckResult)(nil),           // 24: spillway.v1.AckResult
+	(*Adopt)(nil),               // 25: spillway.v1.Adopt
+	(*StateEntry)(nil),          // 26: spillway.v1.StateEntry
+	(*Revoked)(nil),             // 27: spillway.v1.Revoked
+	(*Batch)(nil),               // 28: spillway.v1.Batch
+	(*SourcePartition)(nil),     // 29: spillway.v1.SourcePartition
+	(*OffsetRange)(nil),         // 30: spillway.v1.OffsetRange
+	(Outcome)(0),                // 31: spillway.v1.Outcome
+	(*status.Status)(nil),       // 32: google.rpc.Status
+	(*durationpb.Duration)(nil), // 33: google.protobuf.Duration
 }
 var file_spillway_v1_buffer_proto_depIdxs = []int32{
 	2,  // 0: spillway.v1.AppendRequest.open:type_name -> spillway.v1.AppendOpen
 	3,  // 1: spillway.v1.AppendRequest.assign:type_name -> spillway.v1.AssignPartition
 	4,  // 2: spillway.v1.AppendRequest.revoke:type_name -> spillway.v1.RevokePartition
-	27, // 3: spillway.v1.AppendRequest.batch:type_name -> spillway.v1.Batch
+	28, // 3: spillway.v1.AppendRequest.batch:type_name -> spillway.v1.Batch
 	5,  // 4: spillway.v1.AppendRequest.settle:type_name -> spillway.v1.SettleRange
-	28, // 5: spillway.v1.AssignPartition.source:type_name -> spillway.v1.SourcePartition
-	28, // 6: spillway.v1.RevokePartition.source:type_name -> spillway.v1.SourcePartition
-	28, // 7: spillway.v1.SettleRange.source:type_name -> spillway.v1.SourcePartition
-	29, // 8: spillway.v1.SettleRange.range:type_name -> spillway.v1.OffsetRange
-	30, // 9: spillway.v1.SettleRange.outcome:type_name -> spillway.v1.Outcome
+	29, // 5: spillway.v1.AssignPartition.source:type_name -> spillway.v1.SourcePartition
+	29, // 6: spillway.v1.RevokePartition.source:type_name -> spillway.v1.SourcePartition
+	29, // 7: spillway.v1.SettleRange.source:type_name -> spillway.v1.SourcePartition
+	30, // 8: spillway.v1.SettleRange.range:type_name -> spillway.v1.OffsetRange
+	31, // 9: spillway.v1.SettleRange.outcome:type_name -> spillway.v1.Outcome
 	7,  // 10: spillway.v1.AppendResponse.opened:type_name -> spillway.v1.AppendOpened
 	8,  // 11: spillway.v1.AppendResponse.assigned:type_name -> spillway.v1.PartitionAssigned
 	9,  // 12: spillway.v1.AppendResponse.appended:type_name -> spillway.v1.Appended
-	10, // 13: spillway.v1.AppendResponse.safe:type_name -> spillway.v1.SafeOffset
-	28, // 14: spillway.v1.PartitionAssigned.source:type_name -> spillway.v1.SourcePartition
-	28, // 15: spillway.v1.Appended.source:type_name -> spillway.v1.SourcePartition
-	29, // 16: spillway.v1.Appended.range:type_name -> spillway.v1.OffsetRange
-	31, // 17: spillway.v1.Appended.status:type_name -> google.rpc.Status
-	28, // 18: spillway.v1.SafeOffset.source:type_name -> spillway.v1.SourcePartition
-	12, // 19: spillway.v1.ConsumeRequest.open:type_name -> spillway.v1.ConsumeOpen
-	13, // 20: spillway.v1.ConsumeRequest.credit:type_name -> spillway.v1.Credit
-	14, // 21: spillway.v1.ConsumeRequest.ack:type_name -> spillway.v1.Ack
-	18, // 22: spillway.v1.ConsumeRequest.nack:type_name -> spillway.v1.Nack
-	19, // 23: spillway.v1.ConsumeRequest.extend:type_name -> spillway.v1.Extend
-	0,  // 24: spillway.v1.ConsumeOpen.ordering:type_name -> spillway.v1.Ordering
-	15, // 25: spillway.v1.Ack.leases:type_name -> spillway.v1.AckedLease
-	17, // 26: spillway.v1.Ack.state_changes:type_name -> spillway.v1.StateChange
-	29, // 27: spillway.v1.AckedLease.filtered:type_name -> spillway.v1.OffsetRange
-	16, // 28: spillway.v1.AckedLease.dead_letters:type_name -> spillway.v1.DeadLetter
-	32, // 29: spillway.v1.Nack.delay:type_name -> google.protobuf.Duration
-	21, // 30: spillway.v1.ConsumeResponse.opened:type_name -> spillway.v1.ConsumeOpened
-	22, // 31: spillway.v1.ConsumeResponse.lease:type_name -> spillway.v1.Lease
-	23, // 32: spillway.v1.ConsumeResponse.ack_result:type_name -> spillway.v1.AckResult
-	24, // 33: spillway.v1.ConsumeResponse.adopt:type_name -> spillway.v1.Adopt
-	26, // 34: spillway.v1.ConsumeResponse.revoked:type_name -> spillway.v1.Revoked
-	32, // 35: spillway.v1.ConsumeOpened.lease_duration:type_name -> google.protobuf.Duration
-	27, // 36: spillway.v1.Lease.batch:type_name -> spillway.v1.Batch
-	29, // 37: spillway.v1.Lease.settled:type_name -> spillway.v1.OffsetRange
-	31, // 38: spillway.v1.AckResult.status:type_name -> google.rpc.Status
-	25, // 39: spillway.v1.Adopt.entries:type_name -> spillway.v1.StateEntry
-	1,  // 40: spillway.v1.BufferService.Append:input_type -> spillway.v1.AppendRequest
-	11, // 41: spillway.v1.BufferService.Consume:input_type -> spillway.v1.ConsumeRequest
-	6,  // 42: spillway.v1.BufferService.Append:output_type -> spillway.v1.AppendResponse
-	20, // 43: spillway.v1.BufferService.Consume:output_type -> spillway.v1.ConsumeResponse
-	42, // [42:44] is the sub-list for method output_type
-	40, // [40:42] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	11, // 13: spillway.v1.AppendResponse.safe:type_name -> spillway.v1.SafeOffset
+	10, // 14: spillway.v1.AppendResponse.refetch:type_name -> spillway.v1.Refetch
+	29, // 15: spillway.v1.PartitionAssigned.source:type_name -> spillway.v1.SourcePartition
+	29, // 16: spillway.v1.Appended.source:type_name -> spillway.v1.SourcePartition
+	30, // 17: spillway.v1.Appended.range:type_name -> spillway.v1.OffsetRange
+	32, // 18: spillway.v1.Appended.status:type_name -> google.rpc.Status
+	29, // 19: spillway.v1.Refetch.source:type_name -> spillway.v1.SourcePartition
+	30, // 20: spillway.v1.Refetch.range:type_name -> spillway.v1.OffsetRange
+	29, // 21: spillway.v1.SafeOffset.source:type_name -> spillway.v1.SourcePartition
+	13, // 22: spillway.v1.ConsumeRequest.open:type_name -> spillway.v1.ConsumeOpen
+	14, // 23: spillway.v1.ConsumeRequest.credit:type_name -> spillway.v1.Credit
+	15, // 24: spillway.v1.ConsumeRequest.ack:type_name -> spillway.v1.Ack
+	19, // 25: spillway.v1.ConsumeRequest.nack:type_name -> spillway.v1.Nack
+	20, // 26: spillway.v1.ConsumeRequest.extend:type_name -> spillway.v1.Extend
+	0,  // 27: spillway.v1.ConsumeOpen.ordering:type_name -> spillway.v1.Ordering
+	16, // 28: spillway.v1.Ack.leases:type_name -> spillway.v1.AckedLease
+	18, // 29: spillway.v1.Ack.state_changes:type_name -> spillway.v1.StateChange
+	30, // 30: spillway.v1.AckedLease.filtered:type_name -> spillway.v1.OffsetRange
+	17, // 31: spillway.v1.AckedLease.dead_letters:type_name -> spillway.v1.DeadLetter
+	33, // 32: spillway.v1.Nack.delay:type_name -> google.protobuf.Duration
+	22, // 33: spillway.v1.ConsumeResponse.opened:type_name -> spillway.v1.ConsumeOpened
+	23, // 34: spillway.v1.ConsumeResponse.lease:type_name -> spillway.v1.Lease
+	24, // 35: spillway.v1.ConsumeResponse.ack_result:type_name -> spillway.v1.AckResult
+	25, // 36: spillway.v1.ConsumeResponse.adopt:type_name -> spillway.v1.Adopt
+	27, // 37: spillway.v1.ConsumeResponse.revoked:type_name -> spillway.v1.Revoked
+	33, // 38: spillway.v1.ConsumeOpened.lease_duration:type_name -> google.protobuf.Duration
+	28, // 39: spillway.v1.Lease.batch:type_name -> spillway.v1.Batch
+	30, // 40: spillway.v1.Lease.settled:type_name -> spillway.v1.OffsetRange
+	32, // 41: spillway.v1.AckResult.status:type_name -> google.rpc.Status
+	26, // 42: spillway.v1.Adopt.entries:type_name -> spillway.v1.StateEntry
+	1,  // 43: spillway.v1.BufferService.Append:input_type -> spillway.v1.AppendRequest
+	12, // 44: spillway.v1.BufferService.Consume:input_type -> spillway.v1.ConsumeRequest
+	6,  // 45: spillway.v1.BufferService.Append:output_type -> spillway.v1.AppendResponse
+	21, // 46: spillway.v1.BufferService.Consume:output_type -> spillway.v1.ConsumeResponse
+	45, // [45:47] is the sub-list for method output_type
+	43, // [43:45] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_spillway_v1_buffer_proto_init() }
@@ -2123,16 +2239,17 @@ func file_spillway_v1_buffer_proto_init() {
 		(*AppendResponse_Assigned)(nil),
 		(*AppendResponse_Appended)(nil),
 		(*AppendResponse_Safe)(nil),
+		(*AppendResponse_Refetch)(nil),
 	}
-	file_spillway_v1_buffer_proto_msgTypes[10].OneofWrappers = []any{
+	file_spillway_v1_buffer_proto_msgTypes[11].OneofWrappers = []any{
 		(*ConsumeRequest_Open)(nil),
 		(*ConsumeRequest_Credit)(nil),
 		(*ConsumeRequest_Ack)(nil),
 		(*ConsumeRequest_Nack)(nil),
 		(*ConsumeRequest_Extend)(nil),
 	}
-	file_spillway_v1_buffer_proto_msgTypes[16].OneofWrappers = []any{}
-	file_spillway_v1_buffer_proto_msgTypes[19].OneofWrappers = []any{
+	file_spillway_v1_buffer_proto_msgTypes[17].OneofWrappers = []any{}
+	file_spillway_v1_buffer_proto_msgTypes[20].OneofWrappers = []any{
 		(*ConsumeResponse_Opened)(nil),
 		(*ConsumeResponse_Lease)(nil),
 		(*ConsumeResponse_AckResult)(nil),
@@ -2145,7 +2262,7 @@ func file_spillway_v1_buffer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spillway_v1_buffer_proto_rawDesc), len(file_spillway_v1_buffer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

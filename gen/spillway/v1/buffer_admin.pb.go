@@ -25,6 +25,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// OnFull is what happens when a subscription's backlog reaches its limit.
+type OnFull int32
+
+const (
+	// In requests: unchanged, or block for a new subscription.
+	OnFull_ON_FULL_UNSPECIFIED OnFull = 0
+	// Ingest is held back; Kafka keeps the rest.
+	OnFull_ON_FULL_BLOCK OnFull = 1
+	// The oldest pending batches are settled as dropped.
+	OnFull_ON_FULL_DROP_OLDEST OnFull = 2
+	// Newer batches are not kept; they are refetched from Kafka when the backlog has shrunk.
+	OnFull_ON_FULL_DEFER OnFull = 3
+)
+
+// Enum value maps for OnFull.
+var (
+	OnFull_name = map[int32]string{
+		0: "ON_FULL_UNSPECIFIED",
+		1: "ON_FULL_BLOCK",
+		2: "ON_FULL_DROP_OLDEST",
+		3: "ON_FULL_DEFER",
+	}
+	OnFull_value = map[string]int32{
+		"ON_FULL_UNSPECIFIED": 0,
+		"ON_FULL_BLOCK":       1,
+		"ON_FULL_DROP_OLDEST": 2,
+		"ON_FULL_DEFER":       3,
+	}
+)
+
+func (x OnFull) Enum() *OnFull {
+	p := new(OnFull)
+	*p = x
+	return p
+}
+
+func (x OnFull) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OnFull) Descriptor() protoreflect.EnumDescriptor {
+	return file_spillway_v1_buffer_admin_proto_enumTypes[0].Descriptor()
+}
+
+func (OnFull) Type() protoreflect.EnumType {
+	return &file_spillway_v1_buffer_admin_proto_enumTypes[0]
+}
+
+func (x OnFull) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OnFull.Descriptor instead.
+func (OnFull) EnumDescriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{0}
+}
+
 // Queue is a buffer's unit of memory, disk and subscriptions.
 type Queue struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -492,8 +549,18 @@ type Subscription struct {
 	RedeliveredBatches int64 `protobuf:"varint,12,opt,name=redelivered_batches,json=redeliveredBatches,proto3" json:"redelivered_batches,omitempty"`
 	// Age of the oldest pending batch, by the time it was appended; absent when nothing is pending.
 	OldestPendingAge *durationpb.Duration `protobuf:"bytes,13,opt,name=oldest_pending_age,json=oldestPendingAge,proto3" json:"oldest_pending_age,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Pending offsets that the buffer does not hold: they are refetched from Kafka when there is room.
+	DeferredOffsets int64 `protobuf:"varint,14,opt,name=deferred_offsets,json=deferredOffsets,proto3" json:"deferred_offsets,omitempty"`
+	// What happens when limit_bytes is reached.
+	OnFull OnFull `protobuf:"varint,15,opt,name=on_full,json=onFull,proto3,enum=spillway.v1.OnFull" json:"on_full,omitempty"`
+	// Bound of pending_bytes.
+	LimitBytes int64 `protobuf:"varint,16,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
+	// Offsets dropped by policy since the queue was opened.
+	DroppedOffsets int64 `protobuf:"varint,17,opt,name=dropped_offsets,json=droppedOffsets,proto3" json:"dropped_offsets,omitempty"`
+	// Offsets lost upstream since the queue was opened.
+	LostOffsets   int64 `protobuf:"varint,18,opt,name=lost_offsets,json=lostOffsets,proto3" json:"lost_offsets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Subscription) Reset() {
@@ -617,6 +684,192 @@ func (x *Subscription) GetOldestPendingAge() *durationpb.Duration {
 	return nil
 }
 
+func (x *Subscription) GetDeferredOffsets() int64 {
+	if x != nil {
+		return x.DeferredOffsets
+	}
+	return 0
+}
+
+func (x *Subscription) GetOnFull() OnFull {
+	if x != nil {
+		return x.OnFull
+	}
+	return OnFull_ON_FULL_UNSPECIFIED
+}
+
+func (x *Subscription) GetLimitBytes() int64 {
+	if x != nil {
+		return x.LimitBytes
+	}
+	return 0
+}
+
+func (x *Subscription) GetDroppedOffsets() int64 {
+	if x != nil {
+		return x.DroppedOffsets
+	}
+	return 0
+}
+
+func (x *Subscription) GetLostOffsets() int64 {
+	if x != nil {
+		return x.LostOffsets
+	}
+	return 0
+}
+
+// StartPosition is where a subscription begins.
+type StartPosition struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The place, in every partition that is not in offsets.
+	//
+	// Types that are valid to be assigned to Place:
+	//
+	//	*StartPosition_Earliest_
+	//	*StartPosition_Latest_
+	Place isStartPosition_Place `protobuf_oneof:"place"`
+	// Offsets of single partitions; they may lie before anything the buffer ever saw.
+	Offsets       []*PartitionOffset `protobuf:"bytes,3,rep,name=offsets,proto3" json:"offsets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartPosition) Reset() {
+	*x = StartPosition{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartPosition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartPosition) ProtoMessage() {}
+
+func (x *StartPosition) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartPosition.ProtoReflect.Descriptor instead.
+func (*StartPosition) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *StartPosition) GetPlace() isStartPosition_Place {
+	if x != nil {
+		return x.Place
+	}
+	return nil
+}
+
+func (x *StartPosition) GetEarliest() *StartPosition_Earliest {
+	if x != nil {
+		if x, ok := x.Place.(*StartPosition_Earliest_); ok {
+			return x.Earliest
+		}
+	}
+	return nil
+}
+
+func (x *StartPosition) GetLatest() *StartPosition_Latest {
+	if x != nil {
+		if x, ok := x.Place.(*StartPosition_Latest_); ok {
+			return x.Latest
+		}
+	}
+	return nil
+}
+
+func (x *StartPosition) GetOffsets() []*PartitionOffset {
+	if x != nil {
+		return x.Offsets
+	}
+	return nil
+}
+
+type isStartPosition_Place interface {
+	isStartPosition_Place()
+}
+
+type StartPosition_Earliest_ struct {
+	// The oldest records the buffer holds.
+	Earliest *StartPosition_Earliest `protobuf:"bytes,1,opt,name=earliest,proto3,oneof"`
+}
+
+type StartPosition_Latest_ struct {
+	// What is appended from now on.
+	Latest *StartPosition_Latest `protobuf:"bytes,2,opt,name=latest,proto3,oneof"`
+}
+
+func (*StartPosition_Earliest_) isStartPosition_Place() {}
+
+func (*StartPosition_Latest_) isStartPosition_Place() {}
+
+// PartitionOffset is an offset in a source partition.
+type PartitionOffset struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The partition; cluster may be empty when only one cluster feeds the queue.
+	Source *SourcePartition `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// The next offset to deliver.
+	Offset        int64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PartitionOffset) Reset() {
+	*x = PartitionOffset{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PartitionOffset) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PartitionOffset) ProtoMessage() {}
+
+func (x *PartitionOffset) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PartitionOffset.ProtoReflect.Descriptor instead.
+func (*PartitionOffset) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PartitionOffset) GetSource() *SourcePartition {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *PartitionOffset) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
 // SubscriptionPartition is a subscription's progress in one source partition.
 type SubscriptionPartition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -638,7 +891,7 @@ type SubscriptionPartition struct {
 
 func (x *SubscriptionPartition) Reset() {
 	*x = SubscriptionPartition{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[7]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -650,7 +903,7 @@ func (x *SubscriptionPartition) String() string {
 func (*SubscriptionPartition) ProtoMessage() {}
 
 func (x *SubscriptionPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[7]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -663,7 +916,7 @@ func (x *SubscriptionPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscriptionPartition.ProtoReflect.Descriptor instead.
 func (*SubscriptionPartition) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{7}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SubscriptionPartition) GetSource() *SourcePartition {
@@ -723,7 +976,7 @@ type ListSubscriptionsRequest struct {
 
 func (x *ListSubscriptionsRequest) Reset() {
 	*x = ListSubscriptionsRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[8]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +988,7 @@ func (x *ListSubscriptionsRequest) String() string {
 func (*ListSubscriptionsRequest) ProtoMessage() {}
 
 func (x *ListSubscriptionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[8]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +1001,7 @@ func (x *ListSubscriptionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubscriptionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSubscriptionsRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{8}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListSubscriptionsRequest) GetQueue() string {
@@ -785,7 +1038,7 @@ type ListSubscriptionsResponse struct {
 
 func (x *ListSubscriptionsResponse) Reset() {
 	*x = ListSubscriptionsResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[9]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +1050,7 @@ func (x *ListSubscriptionsResponse) String() string {
 func (*ListSubscriptionsResponse) ProtoMessage() {}
 
 func (x *ListSubscriptionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[9]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +1063,7 @@ func (x *ListSubscriptionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubscriptionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSubscriptionsResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{9}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListSubscriptionsResponse) GetSubscriptions() []*Subscription {
@@ -838,7 +1091,7 @@ type GetSubscriptionRequest struct {
 
 func (x *GetSubscriptionRequest) Reset() {
 	*x = GetSubscriptionRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[10]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -850,7 +1103,7 @@ func (x *GetSubscriptionRequest) String() string {
 func (*GetSubscriptionRequest) ProtoMessage() {}
 
 func (x *GetSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[10]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -863,7 +1116,7 @@ func (x *GetSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*GetSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{10}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetSubscriptionRequest) GetName() string {
@@ -886,7 +1139,7 @@ type GetSubscriptionResponse struct {
 
 func (x *GetSubscriptionResponse) Reset() {
 	*x = GetSubscriptionResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[11]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -898,7 +1151,7 @@ func (x *GetSubscriptionResponse) String() string {
 func (*GetSubscriptionResponse) ProtoMessage() {}
 
 func (x *GetSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[11]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -911,7 +1164,7 @@ func (x *GetSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*GetSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{11}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetSubscriptionResponse) GetSubscription() *Subscription {
@@ -928,6 +1181,942 @@ func (x *GetSubscriptionResponse) GetPartitions() []*SubscriptionPartition {
 	return nil
 }
 
+// CreateSubscriptionRequest describes a new subscription.
+type CreateSubscriptionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "queue/subscription".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Topic globs it wants; none means "*".
+	Topics []string `protobuf:"bytes,2,rep,name=topics,proto3" json:"topics,omitempty"`
+	// Whether it holds back the safe offset; true when absent.
+	Required *bool `protobuf:"varint,3,opt,name=required,proto3,oneof" json:"required,omitempty"`
+	// What happens when its backlog reaches limit_bytes.
+	OnFull OnFull `protobuf:"varint,4,opt,name=on_full,json=onFull,proto3,enum=spillway.v1.OnFull" json:"on_full,omitempty"`
+	// Bound of its backlog; 0 leaves it to the queue's disk bound.
+	LimitBytes int64 `protobuf:"varint,5,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
+	// Where it begins; earliest when absent.
+	Start         *StartPosition `protobuf:"bytes,6,opt,name=start,proto3" json:"start,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateSubscriptionRequest) Reset() {
+	*x = CreateSubscriptionRequest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateSubscriptionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateSubscriptionRequest) ProtoMessage() {}
+
+func (x *CreateSubscriptionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateSubscriptionRequest.ProtoReflect.Descriptor instead.
+func (*CreateSubscriptionRequest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *CreateSubscriptionRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateSubscriptionRequest) GetTopics() []string {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *CreateSubscriptionRequest) GetRequired() bool {
+	if x != nil && x.Required != nil {
+		return *x.Required
+	}
+	return false
+}
+
+func (x *CreateSubscriptionRequest) GetOnFull() OnFull {
+	if x != nil {
+		return x.OnFull
+	}
+	return OnFull_ON_FULL_UNSPECIFIED
+}
+
+func (x *CreateSubscriptionRequest) GetLimitBytes() int64 {
+	if x != nil {
+		return x.LimitBytes
+	}
+	return 0
+}
+
+func (x *CreateSubscriptionRequest) GetStart() *StartPosition {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+// CreateSubscriptionResponse shows the result.
+type CreateSubscriptionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The new subscription.
+	Subscription  *Subscription `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateSubscriptionResponse) Reset() {
+	*x = CreateSubscriptionResponse{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateSubscriptionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateSubscriptionResponse) ProtoMessage() {}
+
+func (x *CreateSubscriptionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateSubscriptionResponse.ProtoReflect.Descriptor instead.
+func (*CreateSubscriptionResponse) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *CreateSubscriptionResponse) GetSubscription() *Subscription {
+	if x != nil {
+		return x.Subscription
+	}
+	return nil
+}
+
+// UpdateSubscriptionRequest says what to change.
+type UpdateSubscriptionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "queue/subscription".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// New topic globs; none leaves them. Topics it begins to want are delivered from what is appended next.
+	Topics []string `protobuf:"bytes,2,rep,name=topics,proto3" json:"topics,omitempty"`
+	// Absent leaves it.
+	Required *bool `protobuf:"varint,3,opt,name=required,proto3,oneof" json:"required,omitempty"`
+	// Unspecified leaves it.
+	OnFull OnFull `protobuf:"varint,4,opt,name=on_full,json=onFull,proto3,enum=spillway.v1.OnFull" json:"on_full,omitempty"`
+	// Absent leaves it; 0 leaves it to the queue's disk bound.
+	LimitBytes    *int64 `protobuf:"varint,5,opt,name=limit_bytes,json=limitBytes,proto3,oneof" json:"limit_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateSubscriptionRequest) Reset() {
+	*x = UpdateSubscriptionRequest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateSubscriptionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateSubscriptionRequest) ProtoMessage() {}
+
+func (x *UpdateSubscriptionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateSubscriptionRequest.ProtoReflect.Descriptor instead.
+func (*UpdateSubscriptionRequest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *UpdateSubscriptionRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UpdateSubscriptionRequest) GetTopics() []string {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *UpdateSubscriptionRequest) GetRequired() bool {
+	if x != nil && x.Required != nil {
+		return *x.Required
+	}
+	return false
+}
+
+func (x *UpdateSubscriptionRequest) GetOnFull() OnFull {
+	if x != nil {
+		return x.OnFull
+	}
+	return OnFull_ON_FULL_UNSPECIFIED
+}
+
+func (x *UpdateSubscriptionRequest) GetLimitBytes() int64 {
+	if x != nil && x.LimitBytes != nil {
+		return *x.LimitBytes
+	}
+	return 0
+}
+
+// UpdateSubscriptionResponse shows the result.
+type UpdateSubscriptionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The changed subscription.
+	Subscription  *Subscription `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateSubscriptionResponse) Reset() {
+	*x = UpdateSubscriptionResponse{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateSubscriptionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateSubscriptionResponse) ProtoMessage() {}
+
+func (x *UpdateSubscriptionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateSubscriptionResponse.ProtoReflect.Descriptor instead.
+func (*UpdateSubscriptionResponse) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *UpdateSubscriptionResponse) GetSubscription() *Subscription {
+	if x != nil {
+		return x.Subscription
+	}
+	return nil
+}
+
+// DeleteSubscriptionRequest names a subscription.
+type DeleteSubscriptionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "queue/subscription".
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteSubscriptionRequest) Reset() {
+	*x = DeleteSubscriptionRequest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteSubscriptionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteSubscriptionRequest) ProtoMessage() {}
+
+func (x *DeleteSubscriptionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteSubscriptionRequest.ProtoReflect.Descriptor instead.
+func (*DeleteSubscriptionRequest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *DeleteSubscriptionRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// DeleteSubscriptionResponse is empty.
+type DeleteSubscriptionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteSubscriptionResponse) Reset() {
+	*x = DeleteSubscriptionResponse{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteSubscriptionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteSubscriptionResponse) ProtoMessage() {}
+
+func (x *DeleteSubscriptionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteSubscriptionResponse.ProtoReflect.Descriptor instead.
+func (*DeleteSubscriptionResponse) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{19}
+}
+
+// SeekSubscriptionRequest says where to go.
+type SeekSubscriptionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "queue/subscription".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Where to; partitions it does not say anything about stay where they are.
+	To            *StartPosition `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SeekSubscriptionRequest) Reset() {
+	*x = SeekSubscriptionRequest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeekSubscriptionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeekSubscriptionRequest) ProtoMessage() {}
+
+func (x *SeekSubscriptionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeekSubscriptionRequest.ProtoReflect.Descriptor instead.
+func (*SeekSubscriptionRequest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *SeekSubscriptionRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SeekSubscriptionRequest) GetTo() *StartPosition {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+// SeekSubscriptionResponse shows the result.
+type SeekSubscriptionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The subscription.
+	Subscription  *Subscription `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SeekSubscriptionResponse) Reset() {
+	*x = SeekSubscriptionResponse{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeekSubscriptionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeekSubscriptionResponse) ProtoMessage() {}
+
+func (x *SeekSubscriptionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeekSubscriptionResponse.ProtoReflect.Descriptor instead.
+func (*SeekSubscriptionResponse) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *SeekSubscriptionResponse) GetSubscription() *Subscription {
+	if x != nil {
+		return x.Subscription
+	}
+	return nil
+}
+
+// ListUndeliveredRequest pages through what was not delivered.
+type ListUndeliveredRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "queue/subscription".
+	Subscription string `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	// Only of this outcome; unspecified means all.
+	Outcome Outcome `protobuf:"varint,2,opt,name=outcome,proto3,enum=spillway.v1.Outcome" json:"outcome,omitempty"`
+	// At most this many; 0 is 100.
+	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the response before.
+	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUndeliveredRequest) Reset() {
+	*x = ListUndeliveredRequest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUndeliveredRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUndeliveredRequest) ProtoMessage() {}
+
+func (x *ListUndeliveredRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUndeliveredRequest.ProtoReflect.Descriptor instead.
+func (*ListUndeliveredRequest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListUndeliveredRequest) GetSubscription() string {
+	if x != nil {
+		return x.Subscription
+	}
+	return ""
+}
+
+func (x *ListUndeliveredRequest) GetOutcome() Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *ListUndeliveredRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListUndeliveredRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// Undelivered is a range that ended otherwise than delivered or filtered.
+type Undelivered struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The partition.
+	Source *SourcePartition `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// The offsets.
+	Range *OffsetRange `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
+	// OUTCOME_DEAD_LETTERED, OUTCOME_DROPPED or OUTCOME_LOST.
+	Outcome Outcome `protobuf:"varint,3,opt,name=outcome,proto3,enum=spillway.v1.Outcome" json:"outcome,omitempty"`
+	// Why, for people.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// When it was settled so.
+	SettledAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=settled_at,json=settledAt,proto3" json:"settled_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Undelivered) Reset() {
+	*x = Undelivered{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Undelivered) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Undelivered) ProtoMessage() {}
+
+func (x *Undelivered) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Undelivered.ProtoReflect.Descriptor instead.
+func (*Undelivered) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Undelivered) GetSource() *SourcePartition {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *Undelivered) GetRange() *OffsetRange {
+	if x != nil {
+		return x.Range
+	}
+	return nil
+}
+
+func (x *Undelivered) GetOutcome() Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *Undelivered) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Undelivered) GetSettledAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SettledAt
+	}
+	return nil
+}
+
+// ListUndeliveredResponse is one page.
+type ListUndeliveredResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ranges, oldest first.
+	Ranges []*Undelivered `protobuf:"bytes,1,rep,name=ranges,proto3" json:"ranges,omitempty"`
+	// For the next page; empty at the end.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUndeliveredResponse) Reset() {
+	*x = ListUndeliveredResponse{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUndeliveredResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUndeliveredResponse) ProtoMessage() {}
+
+func (x *ListUndeliveredResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUndeliveredResponse.ProtoReflect.Descriptor instead.
+func (*ListUndeliveredResponse) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ListUndeliveredResponse) GetRanges() []*Undelivered {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
+func (x *ListUndeliveredResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// AuditRequest chooses what to audit.
+type AuditRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only this "queue/subscription", or this "queue"; empty means all.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditRequest) Reset() {
+	*x = AuditRequest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditRequest) ProtoMessage() {}
+
+func (x *AuditRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
+func (*AuditRequest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *AuditRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// AuditResponse accounts for all offsets.
+type AuditResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Every partition of every subscription.
+	Partitions    []*AuditPartition `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditResponse) Reset() {
+	*x = AuditResponse{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditResponse) ProtoMessage() {}
+
+func (x *AuditResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditResponse.ProtoReflect.Descriptor instead.
+func (*AuditResponse) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *AuditResponse) GetPartitions() []*AuditPartition {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+// AuditPartition accounts for the offsets from start_offset to appended_offset: the totals of outcomes,
+// pending and holes add up to their distance.
+type AuditPartition struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "queue/subscription".
+	Subscription string `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	// The partition.
+	Source *SourcePartition `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	// Where the subscription began.
+	StartOffset int64 `protobuf:"varint,3,opt,name=start_offset,json=startOffset,proto3" json:"start_offset,omitempty"`
+	// Everything before it is settled; the ranges begin here.
+	SettledOffset int64 `protobuf:"varint,4,opt,name=settled_offset,json=settledOffset,proto3" json:"settled_offset,omitempty"`
+	// The offset after the last one appended.
+	AppendedOffset int64 `protobuf:"varint,5,opt,name=appended_offset,json=appendedOffset,proto3" json:"appended_offset,omitempty"`
+	// The partition's safe offset.
+	SafeOffset int64 `protobuf:"varint,6,opt,name=safe_offset,json=safeOffset,proto3" json:"safe_offset,omitempty"`
+	// Settled offsets per outcome.
+	Outcomes map[string]int64 `protobuf:"bytes,7,rep,name=outcomes,proto3" json:"outcomes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Offsets pending: held in memory or on disk, or deferred.
+	PendingOffsets int64 `protobuf:"varint,8,opt,name=pending_offsets,json=pendingOffsets,proto3" json:"pending_offsets,omitempty"`
+	// Offsets that are accounted for nowhere. Anything above 0 is a bug or a damaged ledger.
+	HoleOffsets int64 `protobuf:"varint,9,opt,name=hole_offsets,json=holeOffsets,proto3" json:"hole_offsets,omitempty"`
+	// What lies between settled_offset and appended_offset, without gaps. Long lists are cut to 1,000;
+	// the totals are of all.
+	Ranges        []*AuditRange `protobuf:"bytes,10,rep,name=ranges,proto3" json:"ranges,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditPartition) Reset() {
+	*x = AuditPartition{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditPartition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditPartition) ProtoMessage() {}
+
+func (x *AuditPartition) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditPartition.ProtoReflect.Descriptor instead.
+func (*AuditPartition) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *AuditPartition) GetSubscription() string {
+	if x != nil {
+		return x.Subscription
+	}
+	return ""
+}
+
+func (x *AuditPartition) GetSource() *SourcePartition {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *AuditPartition) GetStartOffset() int64 {
+	if x != nil {
+		return x.StartOffset
+	}
+	return 0
+}
+
+func (x *AuditPartition) GetSettledOffset() int64 {
+	if x != nil {
+		return x.SettledOffset
+	}
+	return 0
+}
+
+func (x *AuditPartition) GetAppendedOffset() int64 {
+	if x != nil {
+		return x.AppendedOffset
+	}
+	return 0
+}
+
+func (x *AuditPartition) GetSafeOffset() int64 {
+	if x != nil {
+		return x.SafeOffset
+	}
+	return 0
+}
+
+func (x *AuditPartition) GetOutcomes() map[string]int64 {
+	if x != nil {
+		return x.Outcomes
+	}
+	return nil
+}
+
+func (x *AuditPartition) GetPendingOffsets() int64 {
+	if x != nil {
+		return x.PendingOffsets
+	}
+	return 0
+}
+
+func (x *AuditPartition) GetHoleOffsets() int64 {
+	if x != nil {
+		return x.HoleOffsets
+	}
+	return 0
+}
+
+func (x *AuditPartition) GetRanges() []*AuditRange {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
+// AuditRange is a range and what became of it.
+type AuditRange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The offsets.
+	Range *OffsetRange `protobuf:"bytes,1,opt,name=range,proto3" json:"range,omitempty"`
+	// An outcome ("delivered", "dead_lettered", "dropped", "filtered", "lost"), or "memory", "stored",
+	// "leased", "deferred", or "hole".
+	State         string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditRange) Reset() {
+	*x = AuditRange{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditRange) ProtoMessage() {}
+
+func (x *AuditRange) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditRange.ProtoReflect.Descriptor instead.
+func (*AuditRange) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *AuditRange) GetRange() *OffsetRange {
+	if x != nil {
+		return x.Range
+	}
+	return nil
+}
+
+func (x *AuditRange) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
 // PauseSubscriptionRequest names a subscription.
 type PauseSubscriptionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -939,7 +2128,7 @@ type PauseSubscriptionRequest struct {
 
 func (x *PauseSubscriptionRequest) Reset() {
 	*x = PauseSubscriptionRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[12]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -951,7 +2140,7 @@ func (x *PauseSubscriptionRequest) String() string {
 func (*PauseSubscriptionRequest) ProtoMessage() {}
 
 func (x *PauseSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[12]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -964,7 +2153,7 @@ func (x *PauseSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*PauseSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{12}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PauseSubscriptionRequest) GetName() string {
@@ -985,7 +2174,7 @@ type PauseSubscriptionResponse struct {
 
 func (x *PauseSubscriptionResponse) Reset() {
 	*x = PauseSubscriptionResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[13]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +2186,7 @@ func (x *PauseSubscriptionResponse) String() string {
 func (*PauseSubscriptionResponse) ProtoMessage() {}
 
 func (x *PauseSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[13]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +2199,7 @@ func (x *PauseSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*PauseSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{13}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PauseSubscriptionResponse) GetSubscription() *Subscription {
@@ -1031,7 +2220,7 @@ type ResumeSubscriptionRequest struct {
 
 func (x *ResumeSubscriptionRequest) Reset() {
 	*x = ResumeSubscriptionRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[14]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1043,7 +2232,7 @@ func (x *ResumeSubscriptionRequest) String() string {
 func (*ResumeSubscriptionRequest) ProtoMessage() {}
 
 func (x *ResumeSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[14]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1056,7 +2245,7 @@ func (x *ResumeSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*ResumeSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{14}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ResumeSubscriptionRequest) GetName() string {
@@ -1077,7 +2266,7 @@ type ResumeSubscriptionResponse struct {
 
 func (x *ResumeSubscriptionResponse) Reset() {
 	*x = ResumeSubscriptionResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[15]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1089,7 +2278,7 @@ func (x *ResumeSubscriptionResponse) String() string {
 func (*ResumeSubscriptionResponse) ProtoMessage() {}
 
 func (x *ResumeSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[15]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1102,7 +2291,7 @@ func (x *ResumeSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*ResumeSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{15}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ResumeSubscriptionResponse) GetSubscription() *Subscription {
@@ -1139,7 +2328,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[16]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +2340,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[16]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +2353,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{16}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Session) GetId() uint64 {
@@ -1245,7 +2434,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[17]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1257,7 +2446,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[17]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1270,7 +2459,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{17}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListSessionsRequest) GetSubscription() string {
@@ -1307,7 +2496,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[18]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1319,7 +2508,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[18]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1332,7 +2521,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{18}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -1362,7 +2551,7 @@ type PeekRecordsRequest struct {
 
 func (x *PeekRecordsRequest) Reset() {
 	*x = PeekRecordsRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[19]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +2563,7 @@ func (x *PeekRecordsRequest) String() string {
 func (*PeekRecordsRequest) ProtoMessage() {}
 
 func (x *PeekRecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[19]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1387,7 +2576,7 @@ func (x *PeekRecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeekRecordsRequest.ProtoReflect.Descriptor instead.
 func (*PeekRecordsRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{19}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PeekRecordsRequest) GetSubscription() string {
@@ -1419,7 +2608,7 @@ type PeekedRecord struct {
 
 func (x *PeekedRecord) Reset() {
 	*x = PeekedRecord{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[20]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +2620,7 @@ func (x *PeekedRecord) String() string {
 func (*PeekedRecord) ProtoMessage() {}
 
 func (x *PeekedRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[20]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +2633,7 @@ func (x *PeekedRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeekedRecord.ProtoReflect.Descriptor instead.
 func (*PeekedRecord) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{20}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PeekedRecord) GetSource() *SourcePartition {
@@ -1479,7 +2668,7 @@ type PeekRecordsResponse struct {
 
 func (x *PeekRecordsResponse) Reset() {
 	*x = PeekRecordsResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[21]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1491,7 +2680,7 @@ func (x *PeekRecordsResponse) String() string {
 func (*PeekRecordsResponse) ProtoMessage() {}
 
 func (x *PeekRecordsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[21]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1504,7 +2693,7 @@ func (x *PeekRecordsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeekRecordsResponse.ProtoReflect.Descriptor instead.
 func (*PeekRecordsResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{21}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PeekRecordsResponse) GetRecords() []*PeekedRecord {
@@ -1512,6 +2701,80 @@ func (x *PeekRecordsResponse) GetRecords() []*PeekedRecord {
 		return x.Records
 	}
 	return nil
+}
+
+// Earliest has no options.
+type StartPosition_Earliest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartPosition_Earliest) Reset() {
+	*x = StartPosition_Earliest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartPosition_Earliest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartPosition_Earliest) ProtoMessage() {}
+
+func (x *StartPosition_Earliest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartPosition_Earliest.ProtoReflect.Descriptor instead.
+func (*StartPosition_Earliest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{7, 0}
+}
+
+// Latest has no options.
+type StartPosition_Latest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartPosition_Latest) Reset() {
+	*x = StartPosition_Latest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartPosition_Latest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartPosition_Latest) ProtoMessage() {}
+
+func (x *StartPosition_Latest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartPosition_Latest.ProtoReflect.Descriptor instead.
+func (*StartPosition_Latest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{7, 1}
 }
 
 var File_spillway_v1_buffer_admin_proto protoreflect.FileDescriptor
@@ -1554,7 +2817,7 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\x05queue\x18\x01 \x01(\v2\x12.spillway.v1.QueueR\x05queue\x12;\n" +
 	"\n" +
 	"partitions\x18\x02 \x03(\v2\x1b.spillway.v1.QueuePartitionR\n" +
-	"partitions\"\xfa\x03\n" +
+	"partitions\"\xc0\x05\n" +
 	"\fSubscription\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06topics\x18\x02 \x03(\tR\x06topics\x12\x1a\n" +
@@ -1571,7 +2834,24 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	" \x01(\x03R\x10deliveredRecords\x122\n" +
 	"\x15dead_lettered_records\x18\v \x01(\x03R\x13deadLetteredRecords\x12/\n" +
 	"\x13redelivered_batches\x18\f \x01(\x03R\x12redeliveredBatches\x12G\n" +
-	"\x12oldest_pending_age\x18\r \x01(\v2\x19.google.protobuf.DurationR\x10oldestPendingAge\"\x8c\x03\n" +
+	"\x12oldest_pending_age\x18\r \x01(\v2\x19.google.protobuf.DurationR\x10oldestPendingAge\x12)\n" +
+	"\x10deferred_offsets\x18\x0e \x01(\x03R\x0fdeferredOffsets\x12,\n" +
+	"\aon_full\x18\x0f \x01(\x0e2\x13.spillway.v1.OnFullR\x06onFull\x12\x1f\n" +
+	"\vlimit_bytes\x18\x10 \x01(\x03R\n" +
+	"limitBytes\x12'\n" +
+	"\x0fdropped_offsets\x18\x11 \x01(\x03R\x0edroppedOffsets\x12!\n" +
+	"\flost_offsets\x18\x12 \x01(\x03R\vlostOffsets\"\xe6\x01\n" +
+	"\rStartPosition\x12A\n" +
+	"\bearliest\x18\x01 \x01(\v2#.spillway.v1.StartPosition.EarliestH\x00R\bearliest\x12;\n" +
+	"\x06latest\x18\x02 \x01(\v2!.spillway.v1.StartPosition.LatestH\x00R\x06latest\x126\n" +
+	"\aoffsets\x18\x03 \x03(\v2\x1c.spillway.v1.PartitionOffsetR\aoffsets\x1a\n" +
+	"\n" +
+	"\bEarliest\x1a\b\n" +
+	"\x06LatestB\a\n" +
+	"\x05place\"_\n" +
+	"\x0fPartitionOffset\x124\n" +
+	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\"\x8c\x03\n" +
 	"\x15SubscriptionPartition\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12!\n" +
 	"\fstart_offset\x18\x02 \x01(\x03R\vstartOffset\x12%\n" +
@@ -1596,7 +2876,79 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\fsubscription\x18\x01 \x01(\v2\x19.spillway.v1.SubscriptionR\fsubscription\x12B\n" +
 	"\n" +
 	"partitions\x18\x02 \x03(\v2\".spillway.v1.SubscriptionPartitionR\n" +
-	"partitions\".\n" +
+	"partitions\"\xf6\x01\n" +
+	"\x19CreateSubscriptionRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06topics\x18\x02 \x03(\tR\x06topics\x12\x1f\n" +
+	"\brequired\x18\x03 \x01(\bH\x00R\brequired\x88\x01\x01\x12,\n" +
+	"\aon_full\x18\x04 \x01(\x0e2\x13.spillway.v1.OnFullR\x06onFull\x12\x1f\n" +
+	"\vlimit_bytes\x18\x05 \x01(\x03R\n" +
+	"limitBytes\x120\n" +
+	"\x05start\x18\x06 \x01(\v2\x1a.spillway.v1.StartPositionR\x05startB\v\n" +
+	"\t_required\"[\n" +
+	"\x1aCreateSubscriptionResponse\x12=\n" +
+	"\fsubscription\x18\x01 \x01(\v2\x19.spillway.v1.SubscriptionR\fsubscription\"\xd9\x01\n" +
+	"\x19UpdateSubscriptionRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06topics\x18\x02 \x03(\tR\x06topics\x12\x1f\n" +
+	"\brequired\x18\x03 \x01(\bH\x00R\brequired\x88\x01\x01\x12,\n" +
+	"\aon_full\x18\x04 \x01(\x0e2\x13.spillway.v1.OnFullR\x06onFull\x12$\n" +
+	"\vlimit_bytes\x18\x05 \x01(\x03H\x01R\n" +
+	"limitBytes\x88\x01\x01B\v\n" +
+	"\t_requiredB\x0e\n" +
+	"\f_limit_bytes\"[\n" +
+	"\x1aUpdateSubscriptionResponse\x12=\n" +
+	"\fsubscription\x18\x01 \x01(\v2\x19.spillway.v1.SubscriptionR\fsubscription\"/\n" +
+	"\x19DeleteSubscriptionRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x1c\n" +
+	"\x1aDeleteSubscriptionResponse\"Y\n" +
+	"\x17SeekSubscriptionRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
+	"\x02to\x18\x02 \x01(\v2\x1a.spillway.v1.StartPositionR\x02to\"Y\n" +
+	"\x18SeekSubscriptionResponse\x12=\n" +
+	"\fsubscription\x18\x01 \x01(\v2\x19.spillway.v1.SubscriptionR\fsubscription\"\xa8\x01\n" +
+	"\x16ListUndeliveredRequest\x12\"\n" +
+	"\fsubscription\x18\x01 \x01(\tR\fsubscription\x12.\n" +
+	"\aoutcome\x18\x02 \x01(\x0e2\x14.spillway.v1.OutcomeR\aoutcome\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\"\xf6\x01\n" +
+	"\vUndelivered\x124\n" +
+	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12.\n" +
+	"\x05range\x18\x02 \x01(\v2\x18.spillway.v1.OffsetRangeR\x05range\x12.\n" +
+	"\aoutcome\x18\x03 \x01(\x0e2\x14.spillway.v1.OutcomeR\aoutcome\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x129\n" +
+	"\n" +
+	"settled_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tsettledAt\"s\n" +
+	"\x17ListUndeliveredResponse\x120\n" +
+	"\x06ranges\x18\x01 \x03(\v2\x18.spillway.v1.UndeliveredR\x06ranges\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\"\n" +
+	"\fAuditRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"L\n" +
+	"\rAuditResponse\x12;\n" +
+	"\n" +
+	"partitions\x18\x01 \x03(\v2\x1b.spillway.v1.AuditPartitionR\n" +
+	"partitions\"\xff\x03\n" +
+	"\x0eAuditPartition\x12\"\n" +
+	"\fsubscription\x18\x01 \x01(\tR\fsubscription\x124\n" +
+	"\x06source\x18\x02 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12!\n" +
+	"\fstart_offset\x18\x03 \x01(\x03R\vstartOffset\x12%\n" +
+	"\x0esettled_offset\x18\x04 \x01(\x03R\rsettledOffset\x12'\n" +
+	"\x0fappended_offset\x18\x05 \x01(\x03R\x0eappendedOffset\x12\x1f\n" +
+	"\vsafe_offset\x18\x06 \x01(\x03R\n" +
+	"safeOffset\x12E\n" +
+	"\boutcomes\x18\a \x03(\v2).spillway.v1.AuditPartition.OutcomesEntryR\boutcomes\x12'\n" +
+	"\x0fpending_offsets\x18\b \x01(\x03R\x0ependingOffsets\x12!\n" +
+	"\fhole_offsets\x18\t \x01(\x03R\vholeOffsets\x12/\n" +
+	"\x06ranges\x18\n" +
+	" \x03(\v2\x17.spillway.v1.AuditRangeR\x06ranges\x1a;\n" +
+	"\rOutcomesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"R\n" +
+	"\n" +
+	"AuditRange\x12.\n" +
+	"\x05range\x18\x01 \x01(\v2\x18.spillway.v1.OffsetRangeR\x05range\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\".\n" +
 	"\x18PauseSubscriptionRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"Z\n" +
 	"\x19PauseSubscriptionResponse\x12=\n" +
@@ -1631,13 +2983,25 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12+\n" +
 	"\x06record\x18\x03 \x01(\v2\x13.spillway.v1.RecordR\x06record\"J\n" +
 	"\x13PeekRecordsResponse\x123\n" +
-	"\arecords\x18\x01 \x03(\v2\x19.spillway.v1.PeekedRecordR\arecords2\xe0\x05\n" +
+	"\arecords\x18\x01 \x03(\v2\x19.spillway.v1.PeekedRecordR\arecords*`\n" +
+	"\x06OnFull\x12\x17\n" +
+	"\x13ON_FULL_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rON_FULL_BLOCK\x10\x01\x12\x17\n" +
+	"\x13ON_FULL_DROP_OLDEST\x10\x02\x12\x11\n" +
+	"\rON_FULL_DEFER\x10\x032\x94\n" +
+	"\n" +
 	"\x12BufferAdminService\x12M\n" +
 	"\n" +
 	"ListQueues\x12\x1e.spillway.v1.ListQueuesRequest\x1a\x1f.spillway.v1.ListQueuesResponse\x12G\n" +
 	"\bGetQueue\x12\x1c.spillway.v1.GetQueueRequest\x1a\x1d.spillway.v1.GetQueueResponse\x12b\n" +
 	"\x11ListSubscriptions\x12%.spillway.v1.ListSubscriptionsRequest\x1a&.spillway.v1.ListSubscriptionsResponse\x12\\\n" +
-	"\x0fGetSubscription\x12#.spillway.v1.GetSubscriptionRequest\x1a$.spillway.v1.GetSubscriptionResponse\x12b\n" +
+	"\x0fGetSubscription\x12#.spillway.v1.GetSubscriptionRequest\x1a$.spillway.v1.GetSubscriptionResponse\x12e\n" +
+	"\x12CreateSubscription\x12&.spillway.v1.CreateSubscriptionRequest\x1a'.spillway.v1.CreateSubscriptionResponse\x12e\n" +
+	"\x12UpdateSubscription\x12&.spillway.v1.UpdateSubscriptionRequest\x1a'.spillway.v1.UpdateSubscriptionResponse\x12e\n" +
+	"\x12DeleteSubscription\x12&.spillway.v1.DeleteSubscriptionRequest\x1a'.spillway.v1.DeleteSubscriptionResponse\x12_\n" +
+	"\x10SeekSubscription\x12$.spillway.v1.SeekSubscriptionRequest\x1a%.spillway.v1.SeekSubscriptionResponse\x12\\\n" +
+	"\x0fListUndelivered\x12#.spillway.v1.ListUndeliveredRequest\x1a$.spillway.v1.ListUndeliveredResponse\x12>\n" +
+	"\x05Audit\x12\x19.spillway.v1.AuditRequest\x1a\x1a.spillway.v1.AuditResponse\x12b\n" +
 	"\x11PauseSubscription\x12%.spillway.v1.PauseSubscriptionRequest\x1a&.spillway.v1.PauseSubscriptionResponse\x12e\n" +
 	"\x12ResumeSubscription\x12&.spillway.v1.ResumeSubscriptionRequest\x1a'.spillway.v1.ResumeSubscriptionResponse\x12S\n" +
 	"\fListSessions\x12 .spillway.v1.ListSessionsRequest\x1a!.spillway.v1.ListSessionsResponse\x12P\n" +
@@ -1655,79 +3019,137 @@ func file_spillway_v1_buffer_admin_proto_rawDescGZIP() []byte {
 	return file_spillway_v1_buffer_admin_proto_rawDescData
 }
 
-var file_spillway_v1_buffer_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_spillway_v1_buffer_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_spillway_v1_buffer_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_spillway_v1_buffer_admin_proto_goTypes = []any{
-	(*Queue)(nil),                      // 0: spillway.v1.Queue
-	(*QueuePartition)(nil),             // 1: spillway.v1.QueuePartition
-	(*ListQueuesRequest)(nil),          // 2: spillway.v1.ListQueuesRequest
-	(*ListQueuesResponse)(nil),         // 3: spillway.v1.ListQueuesResponse
-	(*GetQueueRequest)(nil),            // 4: spillway.v1.GetQueueRequest
-	(*GetQueueResponse)(nil),           // 5: spillway.v1.GetQueueResponse
-	(*Subscription)(nil),               // 6: spillway.v1.Subscription
-	(*SubscriptionPartition)(nil),      // 7: spillway.v1.SubscriptionPartition
-	(*ListSubscriptionsRequest)(nil),   // 8: spillway.v1.ListSubscriptionsRequest
-	(*ListSubscriptionsResponse)(nil),  // 9: spillway.v1.ListSubscriptionsResponse
-	(*GetSubscriptionRequest)(nil),     // 10: spillway.v1.GetSubscriptionRequest
-	(*GetSubscriptionResponse)(nil),    // 11: spillway.v1.GetSubscriptionResponse
-	(*PauseSubscriptionRequest)(nil),   // 12: spillway.v1.PauseSubscriptionRequest
-	(*PauseSubscriptionResponse)(nil),  // 13: spillway.v1.PauseSubscriptionResponse
-	(*ResumeSubscriptionRequest)(nil),  // 14: spillway.v1.ResumeSubscriptionRequest
-	(*ResumeSubscriptionResponse)(nil), // 15: spillway.v1.ResumeSubscriptionResponse
-	(*Session)(nil),                    // 16: spillway.v1.Session
-	(*ListSessionsRequest)(nil),        // 17: spillway.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),       // 18: spillway.v1.ListSessionsResponse
-	(*PeekRecordsRequest)(nil),         // 19: spillway.v1.PeekRecordsRequest
-	(*PeekedRecord)(nil),               // 20: spillway.v1.PeekedRecord
-	(*PeekRecordsResponse)(nil),        // 21: spillway.v1.PeekRecordsResponse
-	nil,                                // 22: spillway.v1.SubscriptionPartition.OutcomesEntry
-	(*SourcePartition)(nil),            // 23: spillway.v1.SourcePartition
-	(*durationpb.Duration)(nil),        // 24: google.protobuf.Duration
-	(*OffsetRange)(nil),                // 25: spillway.v1.OffsetRange
-	(Ordering)(0),                      // 26: spillway.v1.Ordering
-	(*timestamppb.Timestamp)(nil),      // 27: google.protobuf.Timestamp
-	(*Record)(nil),                     // 28: spillway.v1.Record
+	(OnFull)(0),                        // 0: spillway.v1.OnFull
+	(*Queue)(nil),                      // 1: spillway.v1.Queue
+	(*QueuePartition)(nil),             // 2: spillway.v1.QueuePartition
+	(*ListQueuesRequest)(nil),          // 3: spillway.v1.ListQueuesRequest
+	(*ListQueuesResponse)(nil),         // 4: spillway.v1.ListQueuesResponse
+	(*GetQueueRequest)(nil),            // 5: spillway.v1.GetQueueRequest
+	(*GetQueueResponse)(nil),           // 6: spillway.v1.GetQueueResponse
+	(*Subscription)(nil),               // 7: spillway.v1.Subscription
+	(*StartPosition)(nil),              // 8: spillway.v1.StartPosition
+	(*PartitionOffset)(nil),            // 9: spillway.v1.PartitionOffset
+	(*SubscriptionPartition)(nil),      // 10: spillway.v1.SubscriptionPartition
+	(*ListSubscriptionsRequest)(nil),   // 11: spillway.v1.ListSubscriptionsRequest
+	(*ListSubscriptionsResponse)(nil),  // 12: spillway.v1.ListSubscriptionsResponse
+	(*GetSubscriptionRequest)(nil),     // 13: spillway.v1.GetSubscriptionRequest
+	(*GetSubscriptionResponse)(nil),    // 14: spillway.v1.GetSubscriptionResponse
+	(*CreateSubscriptionRequest)(nil),  // 15: spillway.v1.CreateSubscriptionRequest
+	(*CreateSubscriptionResponse)(nil), // 16: spillway.v1.CreateSubscriptionResponse
+	(*UpdateSubscriptionRequest)(nil),  // 17: spillway.v1.UpdateSubscriptionRequest
+	(*UpdateSubscriptionResponse)(nil), // 18: spillway.v1.UpdateSubscriptionResponse
+	(*DeleteSubscriptionRequest)(nil),  // 19: spillway.v1.DeleteSubscriptionRequest
+	(*DeleteSubscriptionResponse)(nil), // 20: spillway.v1.DeleteSubscriptionResponse
+	(*SeekSubscriptionRequest)(nil),    // 21: spillway.v1.SeekSubscriptionRequest
+	(*SeekSubscriptionResponse)(nil),   // 22: spillway.v1.SeekSubscriptionResponse
+	(*ListUndeliveredRequest)(nil),     // 23: spillway.v1.ListUndeliveredRequest
+	(*Undelivered)(nil),                // 24: spillway.v1.Undelivered
+	(*ListUndeliveredResponse)(nil),    // 25: spillway.v1.ListUndeliveredResponse
+	(*AuditRequest)(nil),               // 26: spillway.v1.AuditRequest
+	(*AuditResponse)(nil),              // 27: spillway.v1.AuditResponse
+	(*AuditPartition)(nil),             // 28: spillway.v1.AuditPartition
+	(*AuditRange)(nil),                 // 29: spillway.v1.AuditRange
+	(*PauseSubscriptionRequest)(nil),   // 30: spillway.v1.PauseSubscriptionRequest
+	(*PauseSubscriptionResponse)(nil),  // 31: spillway.v1.PauseSubscriptionResponse
+	(*ResumeSubscriptionRequest)(nil),  // 32: spillway.v1.ResumeSubscriptionRequest
+	(*ResumeSubscriptionResponse)(nil), // 33: spillway.v1.ResumeSubscriptionResponse
+	(*Session)(nil),                    // 34: spillway.v1.Session
+	(*ListSessionsRequest)(nil),        // 35: spillway.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),       // 36: spillway.v1.ListSessionsResponse
+	(*PeekRecordsRequest)(nil),         // 37: spillway.v1.PeekRecordsRequest
+	(*PeekedRecord)(nil),               // 38: spillway.v1.PeekedRecord
+	(*PeekRecordsResponse)(nil),        // 39: spillway.v1.PeekRecordsResponse
+	(*StartPosition_Earliest)(nil),     // 40: spillway.v1.StartPosition.Earliest
+	(*StartPosition_Latest)(nil),       // 41: spillway.v1.StartPosition.Latest
+	nil,                                // 42: spillway.v1.SubscriptionPartition.OutcomesEntry
+	nil,                                // 43: spillway.v1.AuditPartition.OutcomesEntry
+	(*SourcePartition)(nil),            // 44: spillway.v1.SourcePartition
+	(*durationpb.Duration)(nil),        // 45: google.protobuf.Duration
+	(*OffsetRange)(nil),                // 46: spillway.v1.OffsetRange
+	(Outcome)(0),                       // 47: spillway.v1.Outcome
+	(*timestamppb.Timestamp)(nil),      // 48: google.protobuf.Timestamp
+	(Ordering)(0),                      // 49: spillway.v1.Ordering
+	(*Record)(nil),                     // 50: spillway.v1.Record
 }
 var file_spillway_v1_buffer_admin_proto_depIdxs = []int32{
-	23, // 0: spillway.v1.QueuePartition.source:type_name -> spillway.v1.SourcePartition
-	0,  // 1: spillway.v1.ListQueuesResponse.queues:type_name -> spillway.v1.Queue
-	0,  // 2: spillway.v1.GetQueueResponse.queue:type_name -> spillway.v1.Queue
-	1,  // 3: spillway.v1.GetQueueResponse.partitions:type_name -> spillway.v1.QueuePartition
-	24, // 4: spillway.v1.Subscription.oldest_pending_age:type_name -> google.protobuf.Duration
-	23, // 5: spillway.v1.SubscriptionPartition.source:type_name -> spillway.v1.SourcePartition
-	25, // 6: spillway.v1.SubscriptionPartition.settled_ranges:type_name -> spillway.v1.OffsetRange
-	22, // 7: spillway.v1.SubscriptionPartition.outcomes:type_name -> spillway.v1.SubscriptionPartition.OutcomesEntry
-	6,  // 8: spillway.v1.ListSubscriptionsResponse.subscriptions:type_name -> spillway.v1.Subscription
-	6,  // 9: spillway.v1.GetSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	7,  // 10: spillway.v1.GetSubscriptionResponse.partitions:type_name -> spillway.v1.SubscriptionPartition
-	6,  // 11: spillway.v1.PauseSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	6,  // 12: spillway.v1.ResumeSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	26, // 13: spillway.v1.Session.ordering:type_name -> spillway.v1.Ordering
-	27, // 14: spillway.v1.Session.opened_at:type_name -> google.protobuf.Timestamp
-	16, // 15: spillway.v1.ListSessionsResponse.sessions:type_name -> spillway.v1.Session
-	23, // 16: spillway.v1.PeekedRecord.source:type_name -> spillway.v1.SourcePartition
-	28, // 17: spillway.v1.PeekedRecord.record:type_name -> spillway.v1.Record
-	20, // 18: spillway.v1.PeekRecordsResponse.records:type_name -> spillway.v1.PeekedRecord
-	2,  // 19: spillway.v1.BufferAdminService.ListQueues:input_type -> spillway.v1.ListQueuesRequest
-	4,  // 20: spillway.v1.BufferAdminService.GetQueue:input_type -> spillway.v1.GetQueueRequest
-	8,  // 21: spillway.v1.BufferAdminService.ListSubscriptions:input_type -> spillway.v1.ListSubscriptionsRequest
-	10, // 22: spillway.v1.BufferAdminService.GetSubscription:input_type -> spillway.v1.GetSubscriptionRequest
-	12, // 23: spillway.v1.BufferAdminService.PauseSubscription:input_type -> spillway.v1.PauseSubscriptionRequest
-	14, // 24: spillway.v1.BufferAdminService.ResumeSubscription:input_type -> spillway.v1.ResumeSubscriptionRequest
-	17, // 25: spillway.v1.BufferAdminService.ListSessions:input_type -> spillway.v1.ListSessionsRequest
-	19, // 26: spillway.v1.BufferAdminService.PeekRecords:input_type -> spillway.v1.PeekRecordsRequest
-	3,  // 27: spillway.v1.BufferAdminService.ListQueues:output_type -> spillway.v1.ListQueuesResponse
-	5,  // 28: spillway.v1.BufferAdminService.GetQueue:output_type -> spillway.v1.GetQueueResponse
-	9,  // 29: spillway.v1.BufferAdminService.ListSubscriptions:output_type -> spillway.v1.ListSubscriptionsResponse
-	11, // 30: spillway.v1.BufferAdminService.GetSubscription:output_type -> spillway.v1.GetSubscriptionResponse
-	13, // 31: spillway.v1.BufferAdminService.PauseSubscription:output_type -> spillway.v1.PauseSubscriptionResponse
-	15, // 32: spillway.v1.BufferAdminService.ResumeSubscription:output_type -> spillway.v1.ResumeSubscriptionResponse
-	18, // 33: spillway.v1.BufferAdminService.ListSessions:output_type -> spillway.v1.ListSessionsResponse
-	21, // 34: spillway.v1.BufferAdminService.PeekRecords:output_type -> spillway.v1.PeekRecordsResponse
-	27, // [27:35] is the sub-list for method output_type
-	19, // [19:27] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	44, // 0: spillway.v1.QueuePartition.source:type_name -> spillway.v1.SourcePartition
+	1,  // 1: spillway.v1.ListQueuesResponse.queues:type_name -> spillway.v1.Queue
+	1,  // 2: spillway.v1.GetQueueResponse.queue:type_name -> spillway.v1.Queue
+	2,  // 3: spillway.v1.GetQueueResponse.partitions:type_name -> spillway.v1.QueuePartition
+	45, // 4: spillway.v1.Subscription.oldest_pending_age:type_name -> google.protobuf.Duration
+	0,  // 5: spillway.v1.Subscription.on_full:type_name -> spillway.v1.OnFull
+	40, // 6: spillway.v1.StartPosition.earliest:type_name -> spillway.v1.StartPosition.Earliest
+	41, // 7: spillway.v1.StartPosition.latest:type_name -> spillway.v1.StartPosition.Latest
+	9,  // 8: spillway.v1.StartPosition.offsets:type_name -> spillway.v1.PartitionOffset
+	44, // 9: spillway.v1.PartitionOffset.source:type_name -> spillway.v1.SourcePartition
+	44, // 10: spillway.v1.SubscriptionPartition.source:type_name -> spillway.v1.SourcePartition
+	46, // 11: spillway.v1.SubscriptionPartition.settled_ranges:type_name -> spillway.v1.OffsetRange
+	42, // 12: spillway.v1.SubscriptionPartition.outcomes:type_name -> spillway.v1.SubscriptionPartition.OutcomesEntry
+	7,  // 13: spillway.v1.ListSubscriptionsResponse.subscriptions:type_name -> spillway.v1.Subscription
+	7,  // 14: spillway.v1.GetSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	10, // 15: spillway.v1.GetSubscriptionResponse.partitions:type_name -> spillway.v1.SubscriptionPartition
+	0,  // 16: spillway.v1.CreateSubscriptionRequest.on_full:type_name -> spillway.v1.OnFull
+	8,  // 17: spillway.v1.CreateSubscriptionRequest.start:type_name -> spillway.v1.StartPosition
+	7,  // 18: spillway.v1.CreateSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	0,  // 19: spillway.v1.UpdateSubscriptionRequest.on_full:type_name -> spillway.v1.OnFull
+	7,  // 20: spillway.v1.UpdateSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	8,  // 21: spillway.v1.SeekSubscriptionRequest.to:type_name -> spillway.v1.StartPosition
+	7,  // 22: spillway.v1.SeekSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	47, // 23: spillway.v1.ListUndeliveredRequest.outcome:type_name -> spillway.v1.Outcome
+	44, // 24: spillway.v1.Undelivered.source:type_name -> spillway.v1.SourcePartition
+	46, // 25: spillway.v1.Undelivered.range:type_name -> spillway.v1.OffsetRange
+	47, // 26: spillway.v1.Undelivered.outcome:type_name -> spillway.v1.Outcome
+	48, // 27: spillway.v1.Undelivered.settled_at:type_name -> google.protobuf.Timestamp
+	24, // 28: spillway.v1.ListUndeliveredResponse.ranges:type_name -> spillway.v1.Undelivered
+	28, // 29: spillway.v1.AuditResponse.partitions:type_name -> spillway.v1.AuditPartition
+	44, // 30: spillway.v1.AuditPartition.source:type_name -> spillway.v1.SourcePartition
+	43, // 31: spillway.v1.AuditPartition.outcomes:type_name -> spillway.v1.AuditPartition.OutcomesEntry
+	29, // 32: spillway.v1.AuditPartition.ranges:type_name -> spillway.v1.AuditRange
+	46, // 33: spillway.v1.AuditRange.range:type_name -> spillway.v1.OffsetRange
+	7,  // 34: spillway.v1.PauseSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	7,  // 35: spillway.v1.ResumeSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	49, // 36: spillway.v1.Session.ordering:type_name -> spillway.v1.Ordering
+	48, // 37: spillway.v1.Session.opened_at:type_name -> google.protobuf.Timestamp
+	34, // 38: spillway.v1.ListSessionsResponse.sessions:type_name -> spillway.v1.Session
+	44, // 39: spillway.v1.PeekedRecord.source:type_name -> spillway.v1.SourcePartition
+	50, // 40: spillway.v1.PeekedRecord.record:type_name -> spillway.v1.Record
+	38, // 41: spillway.v1.PeekRecordsResponse.records:type_name -> spillway.v1.PeekedRecord
+	3,  // 42: spillway.v1.BufferAdminService.ListQueues:input_type -> spillway.v1.ListQueuesRequest
+	5,  // 43: spillway.v1.BufferAdminService.GetQueue:input_type -> spillway.v1.GetQueueRequest
+	11, // 44: spillway.v1.BufferAdminService.ListSubscriptions:input_type -> spillway.v1.ListSubscriptionsRequest
+	13, // 45: spillway.v1.BufferAdminService.GetSubscription:input_type -> spillway.v1.GetSubscriptionRequest
+	15, // 46: spillway.v1.BufferAdminService.CreateSubscription:input_type -> spillway.v1.CreateSubscriptionRequest
+	17, // 47: spillway.v1.BufferAdminService.UpdateSubscription:input_type -> spillway.v1.UpdateSubscriptionRequest
+	19, // 48: spillway.v1.BufferAdminService.DeleteSubscription:input_type -> spillway.v1.DeleteSubscriptionRequest
+	21, // 49: spillway.v1.BufferAdminService.SeekSubscription:input_type -> spillway.v1.SeekSubscriptionRequest
+	23, // 50: spillway.v1.BufferAdminService.ListUndelivered:input_type -> spillway.v1.ListUndeliveredRequest
+	26, // 51: spillway.v1.BufferAdminService.Audit:input_type -> spillway.v1.AuditRequest
+	30, // 52: spillway.v1.BufferAdminService.PauseSubscription:input_type -> spillway.v1.PauseSubscriptionRequest
+	32, // 53: spillway.v1.BufferAdminService.ResumeSubscription:input_type -> spillway.v1.ResumeSubscriptionRequest
+	35, // 54: spillway.v1.BufferAdminService.ListSessions:input_type -> spillway.v1.ListSessionsRequest
+	37, // 55: spillway.v1.BufferAdminService.PeekRecords:input_type -> spillway.v1.PeekRecordsRequest
+	4,  // 56: spillway.v1.BufferAdminService.ListQueues:output_type -> spillway.v1.ListQueuesResponse
+	6,  // 57: spillway.v1.BufferAdminService.GetQueue:output_type -> spillway.v1.GetQueueResponse
+	12, // 58: spillway.v1.BufferAdminService.ListSubscriptions:output_type -> spillway.v1.ListSubscriptionsResponse
+	14, // 59: spillway.v1.BufferAdminService.GetSubscription:output_type -> spillway.v1.GetSubscriptionResponse
+	16, // 60: spillway.v1.BufferAdminService.CreateSubscription:output_type -> spillway.v1.CreateSubscriptionResponse
+	18, // 61: spillway.v1.BufferAdminService.UpdateSubscription:output_type -> spillway.v1.UpdateSubscriptionResponse
+	20, // 62: spillway.v1.BufferAdminService.DeleteSubscription:output_type -> spillway.v1.DeleteSubscriptionResponse
+	22, // 63: spillway.v1.BufferAdminService.SeekSubscription:output_type -> spillway.v1.SeekSubscriptionResponse
+	25, // 64: spillway.v1.BufferAdminService.ListUndelivered:output_type -> spillway.v1.ListUndeliveredResponse
+	27, // 65: spillway.v1.BufferAdminService.Audit:output_type -> spillway.v1.AuditResponse
+	31, // 66: spillway.v1.BufferAdminService.PauseSubscription:output_type -> spillway.v1.PauseSubscriptionResponse
+	33, // 67: spillway.v1.BufferAdminService.ResumeSubscription:output_type -> spillway.v1.ResumeSubscriptionResponse
+	36, // 68: spillway.v1.BufferAdminService.ListSessions:output_type -> spillway.v1.ListSessionsResponse
+	39, // 69: spillway.v1.BufferAdminService.PeekRecords:output_type -> spillway.v1.PeekRecordsResponse
+	56, // [56:70] is the sub-list for method output_type
+	42, // [42:56] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_spillway_v1_buffer_admin_proto_init() }
@@ -1737,18 +3159,25 @@ func file_spillway_v1_buffer_admin_proto_init() {
 	}
 	file_spillway_v1_buffer_proto_init()
 	file_spillway_v1_record_proto_init()
+	file_spillway_v1_buffer_admin_proto_msgTypes[7].OneofWrappers = []any{
+		(*StartPosition_Earliest_)(nil),
+		(*StartPosition_Latest_)(nil),
+	}
+	file_spillway_v1_buffer_admin_proto_msgTypes[14].OneofWrappers = []any{}
+	file_spillway_v1_buffer_admin_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spillway_v1_buffer_admin_proto_rawDesc), len(file_spillway_v1_buffer_admin_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   23,
+			NumEnums:      1,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_spillway_v1_buffer_admin_proto_goTypes,
 		DependencyIndexes: file_spillway_v1_buffer_admin_proto_depIdxs,
+		EnumInfos:         file_spillway_v1_buffer_admin_proto_enumTypes,
 		MessageInfos:      file_spillway_v1_buffer_admin_proto_msgTypes,
 	}.Build()
 	File_spillway_v1_buffer_admin_proto = out.File

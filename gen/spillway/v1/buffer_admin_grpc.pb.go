@@ -25,6 +25,12 @@ const (
 	BufferAdminService_GetQueue_FullMethodName           = "/spillway.v1.BufferAdminService/GetQueue"
 	BufferAdminService_ListSubscriptions_FullMethodName  = "/spillway.v1.BufferAdminService/ListSubscriptions"
 	BufferAdminService_GetSubscription_FullMethodName    = "/spillway.v1.BufferAdminService/GetSubscription"
+	BufferAdminService_CreateSubscription_FullMethodName = "/spillway.v1.BufferAdminService/CreateSubscription"
+	BufferAdminService_UpdateSubscription_FullMethodName = "/spillway.v1.BufferAdminService/UpdateSubscription"
+	BufferAdminService_DeleteSubscription_FullMethodName = "/spillway.v1.BufferAdminService/DeleteSubscription"
+	BufferAdminService_SeekSubscription_FullMethodName   = "/spillway.v1.BufferAdminService/SeekSubscription"
+	BufferAdminService_ListUndelivered_FullMethodName    = "/spillway.v1.BufferAdminService/ListUndelivered"
+	BufferAdminService_Audit_FullMethodName              = "/spillway.v1.BufferAdminService/Audit"
 	BufferAdminService_PauseSubscription_FullMethodName  = "/spillway.v1.BufferAdminService/PauseSubscription"
 	BufferAdminService_ResumeSubscription_FullMethodName = "/spillway.v1.BufferAdminService/ResumeSubscription"
 	BufferAdminService_ListSessions_FullMethodName       = "/spillway.v1.BufferAdminService/ListSessions"
@@ -45,6 +51,22 @@ type BufferAdminServiceClient interface {
 	ListSubscriptions(ctx context.Context, in *ListSubscriptionsRequest, opts ...grpc.CallOption) (*ListSubscriptionsResponse, error)
 	// GetSubscription shows one subscription with its progress per source partition.
 	GetSubscription(ctx context.Context, in *GetSubscriptionRequest, opts ...grpc.CallOption) (*GetSubscriptionResponse, error)
+	// CreateSubscription adds a subscription while the queue runs. Durable.
+	CreateSubscription(ctx context.Context, in *CreateSubscriptionRequest, opts ...grpc.CallOption) (*CreateSubscriptionResponse, error)
+	// UpdateSubscription changes what a subscription wants and what happens when it is full. Durable, until
+	// its part of the configuration file changes.
+	UpdateSubscription(ctx context.Context, in *UpdateSubscriptionRequest, opts ...grpc.CallOption) (*UpdateSubscriptionResponse, error)
+	// DeleteSubscription ends its sessions and forgets its progress. Durable. One that the configuration
+	// file names is refused: it would come back with the next start.
+	DeleteSubscription(ctx context.Context, in *DeleteSubscriptionRequest, opts ...grpc.CallOption) (*DeleteSubscriptionResponse, error)
+	// SeekSubscription moves a subscription to other offsets, back for a replay or ahead. Durable. What
+	// the buffer no longer has is refetched from Kafka.
+	SeekSubscription(ctx context.Context, in *SeekSubscriptionRequest, opts ...grpc.CallOption) (*SeekSubscriptionResponse, error)
+	// ListUndelivered lists what ended otherwise than delivered or filtered, the newest 10,000 ranges of a
+	// subscription: dead letters, and what was dropped by policy or lost upstream.
+	ListUndelivered(ctx context.Context, in *ListUndeliveredRequest, opts ...grpc.CallOption) (*ListUndeliveredResponse, error)
+	// Audit accounts for every offset of every subscription since its start.
+	Audit(ctx context.Context, in *AuditRequest, opts ...grpc.CallOption) (*AuditResponse, error)
 	// PauseSubscription stops leasing; what is leased may still be acked. Durable.
 	PauseSubscription(ctx context.Context, in *PauseSubscriptionRequest, opts ...grpc.CallOption) (*PauseSubscriptionResponse, error)
 	// ResumeSubscription leases again.
@@ -97,6 +119,66 @@ func (c *bufferAdminServiceClient) GetSubscription(ctx context.Context, in *GetS
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetSubscriptionResponse)
 	err := c.cc.Invoke(ctx, BufferAdminService_GetSubscription_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *bufferAdminServiceClient) CreateSubscription(ctx context.Context, in *CreateSubscriptionRequest, opts ...grpc.CallOption) (*CreateSubscriptionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateSubscriptionResponse)
+	err := c.cc.Invoke(ctx, BufferAdminService_CreateSubscription_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *bufferAdminServiceClient) UpdateSubscription(ctx context.Context, in *UpdateSubscriptionRequest, opts ...grpc.CallOption) (*UpdateSubscriptionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateSubscriptionResponse)
+	err := c.cc.Invoke(ctx, BufferAdminService_UpdateSubscription_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *bufferAdminServiceClient) DeleteSubscription(ctx context.Context, in *DeleteSubscriptionRequest, opts ...grpc.CallOption) (*DeleteSubscriptionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteSubscriptionResponse)
+	err := c.cc.Invoke(ctx, BufferAdminService_DeleteSubscription_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *bufferAdminServiceClient) SeekSubscription(ctx context.Context, in *SeekSubscriptionRequest, opts ...grpc.CallOption) (*SeekSubscriptionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SeekSubscriptionResponse)
+	err := c.cc.Invoke(ctx, BufferAdminService_SeekSubscription_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *bufferAdminServiceClient) ListUndelivered(ctx context.Context, in *ListUndeliveredRequest, opts ...grpc.CallOption) (*ListUndeliveredResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListUndeliveredResponse)
+	err := c.cc.Invoke(ctx, BufferAdminService_ListUndelivered_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *bufferAdminServiceClient) Audit(ctx context.Context, in *AuditRequest, opts ...grpc.CallOption) (*AuditResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AuditResponse)
+	err := c.cc.Invoke(ctx, BufferAdminService_Audit_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -157,6 +239,22 @@ type BufferAdminServiceServer interface {
 	ListSubscriptions(context.Context, *ListSubscriptionsRequest) (*ListSubscriptionsResponse, error)
 	// GetSubscription shows one subscription with its progress per source partition.
 	GetSubscription(context.Context, *GetSubscriptionRequest) (*GetSubscriptionResponse, error)
+	// CreateSubscription adds a subscription while the queue runs. Durable.
+	CreateSubscription(context.Context, *CreateSubscriptionRequest) (*CreateSubscriptionResponse, error)
+	// UpdateSubscription changes what a subscription wants and what happens when it is full. Durable, until
+	// its part of the configuration file changes.
+	UpdateSubscription(context.Context, *UpdateSubscriptionRequest) (*UpdateSubscriptionResponse, error)
+	// DeleteSubscription ends its sessions and forgets its progress. Durable. One that the configuration
+	// file names is refused: it would come back with the next start.
+	DeleteSubscription(context.Context, *DeleteSubscriptionRequest) (*DeleteSubscriptionResponse, error)
+	// SeekSubscription moves a subscription to other offsets, back for a replay or ahead. Durable. What
+	// the buffer no longer has is refetched from Kafka.
+	SeekSubscription(context.Context, *SeekSubscriptionRequest) (*SeekSubscriptionResponse, error)
+	// ListUndelivered lists what ended otherwise than delivered or filtered, the newest 10,000 ranges of a
+	// subscription: dead letters, and what was dropped by policy or lost upstream.
+	ListUndelivered(context.Context, *ListUndeliveredRequest) (*ListUndeliveredResponse, error)
+	// Audit accounts for every offset of every subscription since its start.
+	Audit(context.Context, *AuditRequest) (*AuditResponse, error)
 	// PauseSubscription stops leasing; what is leased may still be acked. Durable.
 	PauseSubscription(context.Context, *PauseSubscriptionRequest) (*PauseSubscriptionResponse, error)
 	// ResumeSubscription leases again.
@@ -186,6 +284,24 @@ func (UnimplementedBufferAdminServiceServer) ListSubscriptions(context.Context, 
 }
 func (UnimplementedBufferAdminServiceServer) GetSubscription(context.Context, *GetSubscriptionRequest) (*GetSubscriptionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetSubscription not implemented")
+}
+func (UnimplementedBufferAdminServiceServer) CreateSubscription(context.Context, *CreateSubscriptionRequest) (*CreateSubscriptionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateSubscription not implemented")
+}
+func (UnimplementedBufferAdminServiceServer) UpdateSubscription(context.Context, *UpdateSubscriptionRequest) (*UpdateSubscriptionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateSubscription not implemented")
+}
+func (UnimplementedBufferAdminServiceServer) DeleteSubscription(context.Context, *DeleteSubscriptionRequest) (*DeleteSubscriptionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteSubscription not implemented")
+}
+func (UnimplementedBufferAdminServiceServer) SeekSubscription(context.Context, *SeekSubscriptionRequest) (*SeekSubscriptionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SeekSubscription not implemented")
+}
+func (UnimplementedBufferAdminServiceServer) ListUndelivered(context.Context, *ListUndeliveredRequest) (*ListUndeliveredResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListUndelivered not implemented")
+}
+func (UnimplementedBufferAdminServiceServer) Audit(context.Context, *AuditRequest) (*AuditResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Audit not implemented")
 }
 func (UnimplementedBufferAdminServiceServer) PauseSubscription(context.Context, *PauseSubscriptionRequest) (*PauseSubscriptionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PauseSubscription not implemented")
@@ -292,6 +408,114 @@ func _BufferAdminService_GetSubscription_Handler(srv interface{}, ctx context.Co
 	return interceptor(ctx, in, info, handler)
 }
 
+func _BufferAdminService_CreateSubscription_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateSubscriptionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BufferAdminServiceServer).CreateSubscription(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BufferAdminService_CreateSubscription_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BufferAdminServiceServer).CreateSubscription(ctx, req.(*CreateSubscriptionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _BufferAdminService_UpdateSubscription_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateSubscriptionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BufferAdminServiceServer).UpdateSubscription(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BufferAdminService_UpdateSubscription_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BufferAdminServiceServer).UpdateSubscription(ctx, req.(*UpdateSubscriptionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _BufferAdminService_DeleteSubscription_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteSubscriptionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BufferAdminServiceServer).DeleteSubscription(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BufferAdminService_DeleteSubscription_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BufferAdminServiceServer).DeleteSubscription(ctx, req.(*DeleteSubscriptionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _BufferAdminService_SeekSubscription_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SeekSubscriptionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BufferAdminServiceServer).SeekSubscription(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BufferAdminService_SeekSubscription_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BufferAdminServiceServer).SeekSubscription(ctx, req.(*SeekSubscriptionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _BufferAdminService_ListUndelivered_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListUndeliveredRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BufferAdminServiceServer).ListUndelivered(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BufferAdminService_ListUndelivered_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BufferAdminServiceServer).ListUndelivered(ctx, req.(*ListUndeliveredRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _BufferAdminService_Audit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AuditRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BufferAdminServiceServer).Audit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BufferAdminService_Audit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BufferAdminServiceServer).Audit(ctx, req.(*AuditRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _BufferAdminService_PauseSubscription_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(PauseSubscriptionRequest)
 	if err := dec(in); err != nil {
@@ -386,6 +610,30 @@ var BufferAdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetSubscription",
 			Handler:    _BufferAdminService_GetSubscription_Handler,
+		},
+		{
+			MethodName: "CreateSubscription",
+			Handler:    _BufferAdminService_CreateSubscription_Handler,
+		},
+		{
+			MethodName: "UpdateSubscription",
+			Handler:    _BufferAdminService_UpdateSubscription_Handler,
+		},
+		{
+			MethodName: "DeleteSubscription",
+			Handler:    _BufferAdminService_DeleteSubscription_Handler,
+		},
+		{
+			MethodName: "SeekSubscription",
+			Handler:    _BufferAdminService_SeekSubscription_Handler,
+		},
+		{
+			MethodName: "ListUndelivered",
+			Handler:    _BufferAdminService_ListUndelivered_Handler,
+		},
+		{
+			MethodName: "Audit",
+			Handler:    _BufferAdminService_Audit_Handler,
 		},
 		{
 			MethodName: "PauseSubscription",

@@ -7,11 +7,15 @@ var (
 	ErrClosed = errors.New("queue is closed")
 	// ErrGap means that a range begins above what is held or settled of its partition.
 	ErrGap = errors.New("range leaves a gap behind the appended offset")
-	// ErrFull means that the queue's disk bound is reached.
+	// ErrFull means that a bound of the queue or of a subscription that blocks is reached.
 	ErrFull = errors.New("queue is full")
 	// ErrNoSpace is wrapped by Store.Append when the file system is full: nothing of the group was
 	// written, and the store goes on.
 	ErrNoSpace = errors.New("no space left for the store")
+	// ErrExists means that there is a subscription of that name already.
+	ErrExists = errors.New("subscription exists")
+	// ErrConfigured means that the configuration names the subscription.
+	ErrConfigured = errors.New("subscription is in the configuration")
 	// ErrInvalid is wrapped by refusals of what can never be right.
 	ErrInvalid = errors.New("invalid")
 	// ErrNoSubscription means that the queue has no subscription of that name.

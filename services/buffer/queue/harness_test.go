@@ -2,6 +2,7 @@ package queue
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -14,15 +15,28 @@ type fakeStore struct {
 	fresh    bool // the next group begins a segment
 	opts     StoreOptions
 	released map[Ref]bool
+	damaged  map[Ref]bool
 	fail     error // of the next Append
+	full     fullness
 }
+
+// fullness is how much space the disk of a fakeStore has.
+type fullness uint8
+
+const (
+	hasSpace   fullness = iota
+	noBatches           // only for changes
+	noAnything          // not even for these
+)
 
 type storedEntry struct {
 	Recovered
 	payload []byte
 }
 
-func newFakeStore() *fakeStore { return &fakeStore{released: make(map[Ref]bool)} }
+func newFakeStore() *fakeStore {
+	return &fakeStore{released: make(map[Ref]bool), damaged: make(map[Ref]bool)}
+}
 
 func (f *fakeStore) open(o StoreOptions) (Store, error) {
 	f.opts, f.fresh = o, true
@@ -47,6 +61,9 @@ func (f *fakeStore) Append(entries []Entry) ([]Ref, error) {
 		f.fail = nil
 		return nil, err
 	}
+	if f.full == noAnything || f.full == noBatches && slices.ContainsFunc(entries, func(e Entry) bool { return e.Kind == BatchEntry }) {
+		return nil, fmt.Errorf("append: %w", ErrNoSpace)
+	}
 	f.groups++
 	if f.fresh {
 		f.fresh = false
@@ -63,6 +80,9 @@ func (f *fakeStore) Append(entries []Entry) ([]Ref, error) {
 func (f *fakeStore) Read(ref Ref) ([]byte, error) {
 	for _, e := range f.entries {
 		if e.Kind == BatchEntry && e.Ref == ref && !f.released[ref] {
+			if f.damaged[ref] {
+				return nil, ErrDamaged
+			}
 			return e.payload, nil
 		}
 	}
@@ -110,6 +130,10 @@ func (h *harness) write() {
 	h.t.Helper()
 	for g := h.q.take(false); g != nil; g = h.q.take(false) {
 		refs, err := h.q.store.Append(g.entries)
+		if errors.Is(err, ErrNoSpace) {
+			h.q.putBack(g, err)
+			continue
+		}
 		if err != nil {
 			h.t.Fatalf("append to store: %v", err)
 		}
@@ -125,7 +149,7 @@ func (h *harness) pass(d time.Duration) {
 
 func (h *harness) append(topic string, first, next int64) (known bool) {
 	h.t.Helper()
-	known, err := h.q.Append(h.t.Context(), testBatch(topic, first, next))
+	known, err := h.q.Append(h.t.Context(), testBatch(topic, first, next), 0)
 	if err != nil {
 		h.t.Fatalf("append %s [%d,%d): %v", topic, first, next, err)
 	}
@@ -185,6 +209,57 @@ func (h *harness) assigned(topic string) Assigned {
 		h.t.Fatalf("assign: %v", err)
 	}
 	return a
+}
+
+// manage runs one of the queue's methods that wait for a write.
+func (h *harness) manage(do func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-h.q.kick:
+			h.write()
+		}
+	}
+}
+
+// asked takes the refetches that a watcher was sent.
+func asked(w *Watcher) []Refetch {
+	w.q.mu.Lock()
+	defer w.q.mu.Unlock()
+	refetches := w.refetches
+	w.refetches = nil
+	return refetches
+}
+
+// holes fails when an audit does not account for every offset.
+func (h *harness) checkAudit() {
+	h.t.Helper()
+	accounts, err := h.q.Audit("")
+	if err != nil {
+		h.t.Fatalf("audit: %v", err)
+	}
+	for _, a := range accounts {
+		sum := a.Pending + a.Holes
+		for _, n := range a.Outcomes {
+			sum += n
+		}
+		if a.Holes != 0 || sum != a.Appended-a.Start {
+			h.t.Fatalf("audit: %d of %d offsets are accounted for: %+v", sum-a.Holes, a.Appended-a.Start, a)
+		}
+		at := a.Settled
+		for _, r := range a.Ranges {
+			if r.First != at {
+				h.t.Fatalf("audit: gap at %d: %+v", at, a)
+			}
+			at = r.Next
+		}
+		if at != a.Appended && len(a.Ranges) < maxAuditRanges {
+			h.t.Fatalf("audit: ends at %d: %+v", at, a)
+		}
+	}
 }
 
 func all(name string) SubscriptionConfig {

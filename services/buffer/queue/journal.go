@@ -25,10 +25,13 @@ type batchMeta struct {
 
 // change is the Meta of a ChangeEntry: what one durable write does to the ledger and the sessions.
 type change struct {
-	Seen *seenChange `json:"seen,omitempty"`
-	// Subscription is whose ledger Settle and Pause change; 0 is every one that wants the topic.
+	Seen        *seenChange         `json:"seen,omitempty"`
+	Subscribe   *subscriptionChange `json:"subscribe,omitempty"`
+	Unsubscribe int64               `json:"unsubscribe,omitempty"` // a subscription
+	// Subscription is whose ledger Settle, Seek and Pause change; 0 is every one that wants the topic.
 	Subscription int64          `json:"sub,omitempty"`
 	Settle       []settleChange `json:"settle,omitempty"`
+	Seek         []Start        `json:"seek,omitempty"`
 	Pause        *bool          `json:"pause,omitempty"`
 	// Session is whose sink State changes, or who adopts.
 	Session uint64        `json:"session,omitempty"`
@@ -38,19 +41,31 @@ type change struct {
 	done func(*Queue) // called with the lock held, once the change is durable and applied
 }
 
-// seenChange makes a partition known.
+// seenChange makes a partition known, and how far it was appended at least.
 type seenChange struct {
 	Partition Partition `json:"part"`
 	First     int64     `json:"first"`
+	Reached   int64     `json:"reached,omitempty"`
 }
 
-// settleChange settles Range as delivered, but for Except and DeadLetters.
+// subscriptionChange adds a subscription, or changes the one with that id. What it newly wants begins at
+// Starts, in other partitions at their first offset.
+type subscriptionChange struct {
+	ID     int64              `json:"id"`
+	Config SubscriptionConfig `json:"config"`
+	Starts []Start            `json:"starts,omitempty"`
+}
+
+// settleChange settles Range as delivered, but for Except and DeadLetters. With Deferred, it settles only
+// what is deferred, as the outcome of the first of Except.
 type settleChange struct {
 	Partition   Partition    `json:"part"`
 	Range       Range        `json:"range"`
 	Except      []Interval   `json:"except,omitempty"`
 	DeadLetters []DeadLetter `json:"dead,omitempty"`
 	Reason      string       `json:"why,omitempty"`
+	AtMs        int64        `json:"at,omitempty"` // since the Unix epoch; of what is not delivered
+	Deferred    bool         `json:"deferred,omitempty"`
 }
 
 // snapshot is the Meta of a SnapshotEntry: the whole ledger.
@@ -63,18 +78,18 @@ type snapshot struct {
 }
 
 type subscriptionState struct {
-	ID       int64    `json:"id"`
-	Name     string   `json:"name"`
-	Topics   []string `json:"topics"`
-	Required bool     `json:"required"`
-	Paused   bool     `json:"paused,omitempty"`
+	ID          int64               `json:"id"`
+	Config      SubscriptionConfig  `json:"config"`
+	Seed        *SubscriptionConfig `json:"seed,omitempty"` // what the configuration file said last
+	Paused      bool                `json:"paused,omitempty"`
+	Undelivered []Undelivered       `json:"undelivered,omitempty"`
 }
 
 type partitionState struct {
-	ID       Partition         `json:"part"`
-	First    int64             `json:"first"`
-	Appended int64             `json:"appended"`
-	Settled  map[int64]Settled `json:"settled"` // by subscription id
+	ID      Partition         `json:"part"`
+	First   int64             `json:"first"`
+	Reached int64             `json:"reached"`
+	Settled map[int64]Settled `json:"settled"` // by subscription id
 }
 
 type sessionState struct {
@@ -92,9 +107,9 @@ func mustJSON(v any) []byte {
 	return b
 }
 
-func (p *piece) meta() []byte {
-	return mustJSON(batchMeta{Partition: p.batch.Partition, Batch: p.batch.Range, Own: p.own, Records: p.batch.Records, Codec: p.batch.Codec,
-		CRC: p.batch.CRC, MaxTimestampMs: p.batch.MaxTimestampMs, AppendedMs: p.appended.UnixMilli()})
+func (q *Queue) meta(pc *piece) []byte {
+	return mustJSON(batchMeta{Partition: pc.part.id, Batch: pc.batch, Own: pc.own, Records: pc.records, Codec: int32(pc.codec),
+		CRC: pc.crc, MaxTimestampMs: pc.maxTimestampMs, AppendedMs: q.opened.UnixMilli() + pc.appended/int64(time.Millisecond)})
 }
 
 // snapshot returns the state that all groups appended so far have left. Only applied changes are in
@@ -104,10 +119,10 @@ func (q *Queue) snapshot() []byte {
 	defer q.mu.Unlock()
 	s := snapshot{NextSubscription: q.nextSubscription, NextSession: q.nextSession}
 	for _, sub := range q.subs {
-		s.Subscriptions = append(s.Subscriptions, subscriptionState{ID: sub.id, Name: sub.name, Topics: sub.topics, Required: sub.required, Paused: sub.paused})
+		s.Subscriptions = append(s.Subscriptions, subscriptionState{ID: sub.id, Config: sub.SubscriptionConfig, Seed: sub.seed, Paused: sub.paused, Undelivered: sub.undelivered})
 	}
 	for _, p := range q.partitionsLocked() {
-		state := partitionState{ID: p.id, First: p.first, Appended: p.appended, Settled: make(map[int64]Settled, len(p.progress))}
+		state := partitionState{ID: p.id, First: p.first, Reached: p.reached, Settled: make(map[int64]Settled, len(p.progress))}
 		for sub, g := range p.progress {
 			state.Settled[sub.id] = g.settled
 		}
@@ -125,6 +140,14 @@ func (q *Queue) snapshot() []byte {
 type recovery struct {
 	q      *Queue
 	pieces []*piece
+	homes  map[Partition]*partition // what pieces point to until a snapshot can no longer replace the partitions
+}
+
+func (r *recovery) home(id Partition) *partition {
+	if r.homes[id] == nil {
+		r.homes[id] = &partition{id: id}
+	}
+	return r.homes[id]
 }
 
 func (r *recovery) entry(e Recovered) error {
@@ -134,9 +157,8 @@ func (r *recovery) entry(e Recovered) error {
 		if err := json.Unmarshal(e.Meta, &m); err != nil {
 			return fmt.Errorf("decode batch entry of group %d: %w", e.Ref.Group, err)
 		}
-		r.pieces = append(r.pieces, &piece{
-			batch: Batch{Partition: m.Partition, Range: m.Batch, Records: m.Records, Codec: m.Codec, CRC: m.CRC, MaxTimestampMs: m.MaxTimestampMs},
-			own:   m.Own, size: int64(e.Ref.Length), appended: time.UnixMilli(m.AppendedMs), ref: e.Ref, stored: true})
+		r.pieces = append(r.pieces, &piece{part: r.home(m.Partition), batch: m.Batch, own: m.Own, ref: e.Ref, maxTimestampMs: m.MaxTimestampMs,
+			appended: int64(time.UnixMilli(m.AppendedMs).Sub(r.q.opened)), size: int32(e.Ref.Length), records: m.Records, crc: m.CRC, codec: int8(m.Codec), stored: true})
 	case SnapshotEntry:
 		var s snapshot
 		if err := json.Unmarshal(e.Meta, &s); err != nil {
@@ -161,12 +183,12 @@ func (q *Queue) restore(s *snapshot) {
 	q.subs, q.partitions, q.sessions = nil, make(map[Partition]*partition), make(map[uint64]*Session)
 	byID := make(map[int64]*subscription)
 	for _, st := range s.Subscriptions {
-		sub := &subscription{id: st.ID, name: st.Name, topics: st.Topics, required: st.Required, paused: st.Paused}
+		sub := &subscription{SubscriptionConfig: st.Config, id: st.ID, seed: st.Seed, paused: st.Paused, undelivered: st.Undelivered}
 		q.subs = append(q.subs, sub)
 		byID[sub.id] = sub
 	}
 	for _, st := range s.Partitions {
-		p := &partition{id: st.ID, first: st.First, appended: st.Appended, safe: st.First, resume: st.First, progress: make(map[*subscription]*progress)}
+		p := &partition{id: st.ID, first: st.First, appended: st.First, reached: st.Reached, safe: st.First, progress: make(map[*subscription]*progress)}
 		q.partitions[p.id] = p
 		for id, settled := range st.Settled {
 			if sub := byID[id]; sub != nil {
@@ -184,8 +206,17 @@ func (q *Queue) restore(s *snapshot) {
 // applyLocked does to the ledger what a change says: when it became durable, and when it is recovered.
 func (q *Queue) applyLocked(c *change) {
 	if c.Seen != nil {
-		q.partitionLocked(c.Seen.Partition, c.Seen.First)
+		p := q.partitionLocked(c.Seen.Partition, c.Seen.First)
+		p.reached = max(p.reached, c.Seen.Reached)
+		q.raiseSafeLocked(p)
 	}
+	if c.Subscribe != nil {
+		q.subscribeLocked(c.Subscribe)
+	}
+	if c.Unsubscribe != 0 {
+		q.unsubscribeLocked(c.Unsubscribe)
+	}
+	q.seekLocked(c.Subscription, c.Seek)
 	for i := range c.Settle {
 		s := &c.Settle[i]
 		p := q.partitionLocked(s.Partition, s.Range.First)
@@ -195,7 +226,6 @@ func (q *Queue) applyLocked(c *change) {
 				q.settleLocked(g, s)
 			}
 		}
-		p.raiseResume()
 		q.raiseSafeLocked(p)
 	}
 	if c.Pause != nil {

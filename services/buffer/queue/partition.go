@@ -3,7 +3,6 @@ package queue
 import (
 	"slices"
 	"sort"
-	"time"
 )
 
 // Partition names one source partition.
@@ -28,31 +27,57 @@ type Batch struct {
 // piece is a batch held for at least one subscription. It answers for the offsets own, which is
 // the whole batch unless a part of it was known when it was appended.
 //
-// Its payload is in memory until it is stored or settled by all, whichever comes first.
+// Its payload is in memory until it is stored or needed by nobody, whichever comes first. A backlog on
+// disk costs memory for pieces alone: 112 bytes each, and 8 where the partition lists it.
 type piece struct {
-	batch    Batch // Payload is nil once it left memory
-	own      Range
-	size     int64 // payload bytes
-	appended time.Time
-	ref      Ref // of the stored payload
-	stored   bool
-	waiting  int // subscriptions that have not settled all of own
+	part           *partition
+	payload        []byte // nil once it left memory
+	batch, own     Range
+	ref            Ref // of the stored payload
+	maxTimestampMs int64
+	appended       int64 // nanoseconds since the queue was opened, on the monotonic clock
+	size, records  int32 // payload bytes; records
+	crc            uint32
+	waiting        int16 // subscriptions that need it
+	codec          int8
+	stored         bool
+}
+
+// out is the batch as it is leased.
+func (pc *piece) out() Batch {
+	return Batch{Partition: pc.part.id, Range: pc.batch, Records: pc.records, Codec: int32(pc.codec), CRC: pc.crc,
+		MaxTimestampMs: pc.maxTimestampMs, Payload: pc.payload}
 }
 
 // partition is everything the queue knows of one source partition.
+//
+// Below appended, an offset is settled, held in a piece, or deferred, for each subscription that wants
+// the topic. Only the ledger and the stored pieces survive a crash; what is then neither settled nor
+// held below the highest offset that either knows is deferred.
 type partition struct {
 	id       Partition
 	first    int64                       // first offset ever seen
-	appended int64                       // the offset after the last one appended
+	appended int64                       // the offset after the last one appended, and where an ingest goes on
+	reached  int64                       // durable: appended was at least this
 	safe     int64                       // needs Kafka no more below it
-	resume   int64                       // the first offset neither held nor settled by all: where an ingest goes on
 	pieces   []*piece                    // ascending by own, disjoint
 	progress map[*subscription]*progress // of the subscriptions that want the topic
+	reaching bool                        // a change that raises reached is being written
+	settling Set                         // a change that settles it for all is being written
+	refetch  *refetch                    // what is asked for now
 }
 
 // pieceIndex is the index of the first piece that ends after o.
 func (p *partition) pieceIndex(o int64) int {
 	return sort.Search(len(p.pieces), func(i int) bool { return p.pieces[i].own.Next > o })
+}
+
+// pieceAt is the piece that answers for o, or nil.
+func (p *partition) pieceAt(o int64) *piece {
+	if i := p.pieceIndex(o); i < len(p.pieces) && p.pieces[i].own.First <= o {
+		return p.pieces[i]
+	}
+	return nil
 }
 
 // settledUntil returns the first offset at or after o that some subscription has not settled; a
@@ -65,12 +90,33 @@ func (p *partition) settledUntil(o int64) int64 {
 	return until
 }
 
-// unknown returns the parts of r that are neither held nor settled by all.
+// requiredUntil is settledUntil for the subscriptions that hold back the safe offset. Where there is
+// none, it is what would be known after a crash.
+func (p *partition) requiredUntil(o int64) int64 {
+	until := p.appended
+	required := false
+	for _, g := range p.progress {
+		if g.sub.Required {
+			until = min(until, g.settled.Until(o))
+			required = true
+		}
+	}
+	if !required {
+		until = min(until, p.reached)
+	}
+	return until
+}
+
+// unknown returns the parts of r that are neither held nor settled by all, nor about to be.
 func (p *partition) unknown(r Range) []Range {
 	var parts []Range
 	for o := r.First; o < r.Next; {
-		if i := p.pieceIndex(o); i < len(p.pieces) && p.pieces[i].own.First <= o {
-			o = p.pieces[i].own.Next
+		if pc := p.pieceAt(o); pc != nil {
+			o = pc.own.Next
+			continue
+		}
+		if until := p.settling.Until(o); until > o {
+			o = until
 			continue
 		}
 		if o < p.appended {
@@ -88,7 +134,7 @@ func (p *partition) unknown(r Range) []Range {
 
 // unknownUntil returns where the unknown range that begins at o ends, at most limit.
 func (p *partition) unknownUntil(o, limit int64) int64 {
-	end := limit
+	end := p.settling.NextIn(o, limit)
 	if i := p.pieceIndex(o); i < len(p.pieces) {
 		end = min(end, p.pieces[i].own.First)
 	}
@@ -134,22 +180,15 @@ func (p *partition) remove(pc *piece) {
 	p.pieces = slices.Delete(p.pieces, i, i+1)
 }
 
-// raiseSafe moves safe over everything that is settled by all or durably held, and says whether it
-// moved. With delivered, what a required subscription still waits for is not safe on disk either.
+// raiseSafe moves safe over everything that the required subscriptions have settled, or that is
+// durably held for them, and says whether it moved. With delivered, what a required subscription
+// still waits for is not safe on disk either.
 func (p *partition) raiseSafe(delivered bool) bool {
 	o := p.safe
 	for o < p.appended {
-		next := p.settledUntil(o)
-		if i := p.pieceIndex(o); i < len(p.pieces) && p.pieces[i].own.First <= o && p.pieces[i].stored {
-			end := p.pieces[i].own.Next
-			if delivered {
-				for _, g := range p.progress {
-					if g.sub.required {
-						end = min(end, g.settled.Until(o))
-					}
-				}
-			}
-			next = max(next, end)
+		next := p.requiredUntil(o)
+		if pc := p.pieceAt(o); pc != nil && pc.stored {
+			next = max(next, p.storedUntil(o, pc.own.Next, delivered))
 		}
 		if next <= o {
 			break
@@ -161,16 +200,17 @@ func (p *partition) raiseSafe(delivered bool) bool {
 	return moved
 }
 
-// raiseResume moves resume over everything that is held or settled by all.
-func (p *partition) raiseResume() {
-	for p.resume < p.appended {
-		next := p.settledUntil(p.resume)
-		if i := p.pieceIndex(p.resume); i < len(p.pieces) && p.pieces[i].own.First <= p.resume {
-			next = max(next, p.pieces[i].own.Next)
+// storedUntil is how far being stored up to end makes safe what begins at o. What a required
+// subscription has deferred is not held for it, whoever else it is stored for.
+func (p *partition) storedUntil(o, end int64, delivered bool) int64 {
+	for _, g := range p.progress {
+		if !g.sub.Required {
+			continue
 		}
-		if next <= p.resume {
-			return
+		end = g.deferred.NextIn(o, end)
+		if delivered {
+			end = min(end, g.settled.Until(o))
 		}
-		p.resume = next
 	}
+	return end
 }

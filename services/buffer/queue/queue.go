@@ -4,9 +4,12 @@
 //
 // What it guarantees:
 //   - A batch is accepted only where its offsets are not known yet: held, or settled by every subscription.
-//   - A partition's safe offset only rises, and everything before it is stored or settled by all.
-//   - A payload leaves memory when it is stored or settled by all, whichever comes first; payloads in
+//   - A partition's safe offset only rises, and everything before it is stored or settled by all that
+//     are required.
+//   - A payload leaves memory when it is stored or needed by nobody, whichever comes first; payloads in
 //     memory never exceed the configured bounds (but for one batch larger than them).
+//   - What a subscription still needs and the queue does not hold, because it was deferred, lost its bytes, or
+//     lies before what was ever appended, is refetched from Kafka.
 //   - An ack is answered after its change is on disk, and only then are its effects seen by anyone.
 //   - A dead session's sink state changes hands on disk before its heir hears of it.
 //
@@ -19,7 +22,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -42,17 +45,11 @@ type Config struct {
 	Random func() float64   // in [0,1), for backoff; nil is math/rand
 }
 
-// SubscriptionConfig is a subscription as configured.
-type SubscriptionConfig struct {
-	Name     string
-	Topics   []string // globs of path.Match
-	Required bool
-}
-
 // Queue is open from Open until Run returns.
 type Queue struct {
-	cfg   Config
-	store Store
+	cfg    Config
+	store  Store
+	opened time.Time
 
 	mu               sync.Mutex // guards everything below, and every object reached from it
 	subs             []*subscription
@@ -72,6 +69,11 @@ type Queue struct {
 	changes                    []*change // to be written
 	settledRefs                []Ref     // stored payloads to be released
 	storeStats                 StoreStats
+	noSpaceUntil               time.Time // the store had no space for batches; zero: it has
+	noSpaceForChanges          bool      // nor for changes alone
+	roomMade                   time.Time // when subscriptions last gave way to a full disk
+	refetches                  map[uint64]*refetch
+	nextRefetch                uint64
 	closed                     error         // why the queue takes nothing more
 	room                       chan struct{} // closed and replaced when memory is freed
 	watchers                   map[*Watcher]struct{}
@@ -80,138 +82,11 @@ type Queue struct {
 	done chan struct{} // closed when the queue is closed
 }
 
-// Open recovers the queue from its store. Sessions of the past are dead; their sink state goes to
-// the first new ones. Subscriptions that are stored but not configured keep their records.
-func Open(cfg Config, openStore func(StoreOptions) (Store, error)) (*Queue, error) {
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
-	if cfg.Random == nil {
-		cfg.Random = rand.Float64
-	}
-	q := &Queue{cfg: cfg, partitions: make(map[Partition]*partition), sessions: make(map[uint64]*Session), watchers: make(map[*Watcher]struct{}),
-		room: make(chan struct{}), kick: make(chan struct{}, 1), done: make(chan struct{})}
-	r := &recovery{q: q}
-	store, err := openStore(StoreOptions{
-		Recover:  r.entry,
-		Snapshot: q.snapshot,
-		Damage:   func(d string) { cfg.Log.Error("store is damaged", "damage", d) },
-	})
-	if err != nil {
-		return nil, fmt.Errorf("open store: %w", err)
-	}
-	q.store = store
-	q.storeStats = store.Stats()
-	// File names carry the session id, so it must not repeat even when the data directory is lost.
-	q.nextSession = max(q.nextSession, uint64(cfg.Now().Unix()))
-	q.configure(r.pieces)
-	q.hold(r.pieces)
-	for _, s := range q.sessions {
-		if len(s.state) > 0 {
-			s.sub.orphans = append(s.sub.orphans, s)
-		}
-	}
-	// The first group after Open begins with a snapshot, which makes the configuration durable.
-	q.changes = append(q.changes, &change{})
-	q.wake()
-	return q, nil
-}
-
-// configure brings the recovered subscriptions in line with the configuration. A new subscription
-// begins at the oldest batch that is held.
-func (q *Queue) configure(pieces []*piece) {
-	oldest := make(map[Partition]int64)
-	for _, pc := range pieces {
-		p := q.partitionLocked(pc.batch.Partition, pc.own.First)
-		p.appended = max(p.appended, pc.own.Next)
-		if first, ok := oldest[p.id]; !ok || pc.own.First < first {
-			oldest[p.id] = pc.own.First
-		}
-	}
-	for _, c := range q.cfg.Subscriptions {
-		i := slices.IndexFunc(q.subs, func(s *subscription) bool { return s.name == c.Name })
-		if i < 0 {
-			q.nextSubscription++
-			q.subs = append(q.subs, &subscription{id: q.nextSubscription, name: c.Name})
-			i = len(q.subs) - 1
-		}
-		sub := q.subs[i]
-		sub.topics, sub.required, sub.configured = c.Topics, c.Required, true
-	}
-	for _, p := range q.partitionsLocked() {
-		for _, sub := range q.subs {
-			g := p.progress[sub]
-			switch wants := sub.wants(p.id.Topic); {
-			case wants && g == nil:
-				start, held := oldest[p.id]
-				if !held {
-					start = p.appended
-				}
-				q.addProgress(sub, p, NewSettled(start))
-			case !wants && g != nil:
-				delete(p.progress, sub)
-				sub.progress = slices.DeleteFunc(sub.progress, func(x *progress) bool { return x == g })
-			}
-		}
-	}
-}
-
-// hold takes over recovered batches, and releases those that everyone has settled.
-func (q *Queue) hold(pieces []*piece) {
-	for _, pc := range pieces {
-		p := q.partitions[pc.batch.Partition]
-		parts := p.unknown(pc.own)
-		if len(parts) == 0 {
-			q.settledRefs = append(q.settledRefs, pc.ref)
-			continue
-		}
-		// A part of it can be known only when it was stored twice, or is settled in parts: the rest
-		// is what the ledger says, so the piece stays whole unless another piece has some of it.
-		own := Range{parts[0].First, parts[len(parts)-1].Next}
-		if i := p.pieceIndex(own.First); i < len(p.pieces) && p.pieces[i].own.First < own.Next {
-			own = parts[0]
-		}
-		pc.own = own
-		q.holdPiece(p, pc)
-	}
-	for _, p := range q.partitions {
-		p.raiseResume()
-		p.raiseSafe(q.cfg.Delivered)
-	}
-	for _, sub := range q.subs {
-		if !sub.configured {
-			q.cfg.Log.Warn("subscription is not in the configuration; its records are kept", "subscription", sub.name, "pending_records", sub.pendingRecords)
-		}
-	}
-}
-
-// holdPiece puts a piece into its partition and in front of the subscriptions that still need it.
-func (q *Queue) holdPiece(p *partition, pc *piece) {
-	p.insert(pc)
-	for _, g := range p.progress {
-		if g.settled.Covers(pc.own) {
-			continue
-		}
-		pc.waiting++
-		g.sub.pendingRecords += int64(pc.batch.Records)
-		g.sub.pendingBytes += pc.size
-		if pc.own.First < g.cursor {
-			g.giveBack(returned{piece: pc})
-		}
-		q.readyLocked(g)
-	}
-	q.pendingBatches++
-	q.pendingRecords += int64(pc.batch.Records)
-}
-
 // partitionLocked finds a partition, or makes it known.
 func (q *Queue) partitionLocked(id Partition, first int64) *partition {
 	p := q.partitions[id]
 	if p == nil {
-		p = &partition{id: id, first: first, appended: first, safe: first, resume: first, progress: make(map[*subscription]*progress)}
+		p = &partition{id: id, first: first, appended: first, reached: first, safe: first, progress: make(map[*subscription]*progress)}
 		q.partitions[id] = p
 		for _, sub := range q.subs {
 			if sub.wants(id.Topic) {
@@ -226,15 +101,34 @@ func (q *Queue) partitionLocked(id Partition, first int64) *partition {
 // offset ahead of any ack, since an ack alone does not tell that what is before it is still pending.
 func (q *Queue) seenLocked(id Partition, first int64) *partition {
 	if q.partitions[id] == nil {
-		q.enqueueLocked(&change{Seen: &seenChange{Partition: id, First: first}})
+		q.enqueueLocked(&change{Seen: &seenChange{Partition: id, First: first, Reached: first}})
 	}
 	return q.partitionLocked(id, first)
 }
 
-func (q *Queue) addProgress(sub *subscription, p *partition, settled Settled) {
+// reachLocked journals how far a partition is appended where no required subscription's ledger will
+// tell: else a crash would forget what has been reported safe.
+func (q *Queue) reachLocked(p *partition) {
+	if p.reaching || p.reached >= p.appended {
+		return
+	}
+	for _, g := range p.progress {
+		if g.sub.Required {
+			return
+		}
+	}
+	p.reaching = true
+	q.enqueueLocked(&change{Seen: &seenChange{Partition: p.id, First: p.first, Reached: p.appended}, done: func(q *Queue) {
+		p.reaching = false
+		q.reachLocked(p)
+	}})
+}
+
+func (q *Queue) addProgress(sub *subscription, p *partition, settled Settled) *progress {
 	g := &progress{sub: sub, part: p, settled: settled, cursor: settled.Floor}
 	p.progress[sub] = g
 	sub.progress = append(sub.progress, g)
+	return g
 }
 
 func (q *Queue) newSession(id uint64, sub *subscription, consumer string, state map[string][]byte) *Session {
@@ -258,7 +152,7 @@ func (q *Queue) partitionsLocked() []*partition {
 }
 
 func (q *Queue) subscription(name string) *subscription {
-	i := slices.IndexFunc(q.subs, func(s *subscription) bool { return s.name == name })
+	i := slices.IndexFunc(q.subs, func(s *subscription) bool { return s.Name == name })
 	if i < 0 {
 		return nil
 	}
@@ -293,33 +187,35 @@ func (q *Queue) Assign(id Partition) (Assigned, error) {
 	if p == nil {
 		return Assigned{Partition: id}, nil
 	}
-	return Assigned{Partition: id, Known: true, Resume: p.resume, Safe: p.safe}, nil
+	return Assigned{Partition: id, Known: true, Resume: p.appended, Safe: p.safe}, nil
 }
 
 // Append takes a batch over; the queue keeps its payload. It waits while the window is full, until
 // ctx ends. Known is true when nothing of it was new. Nothing is durable on return: the partition's
-// safe offset tells what is.
-func (q *Queue) Append(ctx context.Context, b Batch) (known bool, err error) {
-	if b.First < 0 || b.Next <= b.First || b.Records <= 0 || int64(b.Records) > b.Len() {
-		return false, fmt.Errorf("%w batch: %d records in [%d,%d)", ErrInvalid, b.Records, b.First, b.Next)
-	}
+// safe offset tells what is. refetch is the id of the Refetch that the batch answers, or 0.
+func (q *Queue) Append(ctx context.Context, b Batch, refetch uint64) (known bool, err error) {
 	size := int64(len(b.Payload))
+	if b.First < 0 || b.Next <= b.First || b.Records <= 0 || int64(b.Records) > b.Len() || size > math.MaxInt32 || b.Codec < 0 || b.Codec > math.MaxInt8 {
+		return false, fmt.Errorf("%w batch: %d records in [%d,%d), %d bytes, codec %d", ErrInvalid, b.Records, b.First, b.Next, size, b.Codec)
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for {
 		if q.closed != nil {
 			return false, q.closed
 		}
-		if p := q.partitions[b.Partition]; p != nil {
-			if b.First > p.resume {
-				return false, fmt.Errorf("%w: batch begins at %d, appended up to %d", ErrGap, b.First, p.resume)
+		p := q.partitions[b.Partition]
+		if p != nil {
+			if b.First > p.appended {
+				return false, fmt.Errorf("%w: batch begins at %d, appended up to %d", ErrGap, b.First, p.appended)
 			}
 			if len(p.unknown(b.Range)) == 0 {
+				q.refetchedLocked(p, refetch, b.Next)
 				return true, nil
 			}
 		}
-		if q.storeStats.DiskBytes >= q.cfg.DiskBytes || q.pendingRecords >= q.cfg.DiskRecords {
-			return false, ErrFull
+		if err := q.fullLocked(p, refetch != 0); err != nil {
+			return false, err
 		}
 		if q.memoryBytes == 0 || (q.memoryBytes+size <= q.cfg.MemoryBytes && q.memoryRecords+int64(b.Records) <= q.cfg.MemoryRecords) {
 			break
@@ -339,35 +235,86 @@ func (q *Queue) Append(ctx context.Context, b Batch) (known bool, err error) {
 	}
 
 	p := q.seenLocked(b.Partition, b.First)
-	parts := p.unknown(b.Range)
-	p.appended = max(p.appended, b.Next)
-	now := q.cfg.Now()
-	for _, own := range parts {
-		pc := &piece{batch: b, own: own, size: size, appended: now}
-		q.memoryBytes += size
-		q.memoryRecords += int64(b.Records)
-		q.holdPiece(p, pc)
-		if pc.waiting == 0 { // nobody wants it
-			q.dropLocked(p, pc)
-			continue
+	known = true
+	for _, own := range p.unknown(b.Range) {
+		pc := &piece{part: p, payload: b.Payload, batch: b.Range, own: own, maxTimestampMs: b.MaxTimestampMs, appended: q.clock(),
+			size: int32(size), records: b.Records, crc: b.CRC, codec: int8(b.Codec)}
+		if q.holdLocked(pc, refetch != 0) {
+			known = false
 		}
-		q.unspilled = append(q.unspilled, pc)
 	}
-	q.appendedRecords += int64(b.Records)
-	p.raiseResume()
+	if b.Next > p.appended {
+		p.appended, known = b.Next, false
+		q.reachLocked(p)
+	}
+	if !known {
+		q.appendedRecords += int64(b.Records)
+	}
+	q.refetchedLocked(p, refetch, b.Next)
 	q.raiseSafeLocked(p)
 	for _, g := range p.progress {
+		q.keepWithinLocked(g.sub)
 		q.dispatchLocked(g.sub)
 	}
-	if q.spillDueLocked(now) {
+	if q.spillDueLocked() {
 		q.wake()
 	}
-	return false, nil
+	return known, nil
+}
+
+// holdLocked puts a new piece into its partition and in front of the subscriptions that need it, and
+// says whether anybody does.
+func (q *Queue) holdLocked(pc *piece, refetched bool) bool {
+	pc.part.insert(pc)
+	q.pendingBatches++
+	q.pendingRecords += int64(pc.records)
+	if !pc.stored {
+		q.memoryBytes += int64(pc.size)
+		q.memoryRecords += int64(pc.records)
+	}
+	for _, g := range pc.part.progress {
+		switch {
+		case g.settled.Covers(pc.own):
+		case !refetched && !pc.stored && q.defersLocked(g, int64(pc.size)):
+			g.deferRange(pc.own, int64(pc.size))
+		default:
+			g.undefer(pc.own)
+			q.needLocked(g, pc)
+		}
+	}
+	if pc.waiting == 0 {
+		q.dropLocked(pc)
+		return false
+	}
+	if !pc.stored {
+		q.unspilled = append(q.unspilled, pc)
+	}
+	return true
+}
+
+// needLocked makes a subscription need a piece.
+func (q *Queue) needLocked(g *progress, pc *piece) {
+	pc.waiting++
+	g.sub.pendingRecords += int64(pc.records)
+	g.sub.pendingBytes += int64(pc.size)
+	if pc.own.First < g.cursor {
+		g.giveBack(returned{piece: pc})
+	}
+	q.readyLocked(g)
+}
+
+// letGoLocked ends a subscription's need of a piece.
+func (q *Queue) letGoLocked(g *progress, pc *piece) {
+	g.sub.pendingRecords -= int64(pc.records)
+	g.sub.pendingBytes -= int64(pc.size)
+	if pc.waiting--; pc.waiting == 0 {
+		q.dropLocked(pc)
+	}
 }
 
 // Settle settles a range without records for every subscription that wants the topic. It must begin
-// where the appended offsets end, or before.
-func (q *Queue) Settle(id Partition, r Range, o Outcome, reason string) error {
+// where the appended offsets end, or before. As the answer to a Refetch it settles only what is deferred.
+func (q *Queue) Settle(id Partition, r Range, o Outcome, reason string, refetch uint64) error {
 	if r.First < 0 || r.Next <= r.First || o == Delivered || o == 0 || o >= outcomes {
 		return fmt.Errorf("%w range [%d,%d) as %s", ErrInvalid, r.First, r.Next, o)
 	}
@@ -376,13 +323,30 @@ func (q *Queue) Settle(id Partition, r Range, o Outcome, reason string) error {
 	if q.closed != nil {
 		return q.closed
 	}
-	p := q.seenLocked(id, r.First)
-	if r.First > p.resume {
-		return fmt.Errorf("%w: range begins at %d, appended up to %d", ErrGap, r.First, p.resume)
+	if refetch == 0 {
+		if p := q.partitions[id]; p != nil && r.First > p.appended {
+			return fmt.Errorf("%w: range begins at %d, appended up to %d", ErrGap, r.First, p.appended)
+		}
+		p := q.seenLocked(id, r.First)
+		p.appended = max(p.appended, r.Next) // what comes next may follow before this is durable
+		p.settling.Add(r)
+	} else if p := q.partitions[id]; p == nil || r.Next > p.appended {
+		return fmt.Errorf("%w range [%d,%d): nothing of it can have been asked for", ErrInvalid, r.First, r.Next)
 	}
-	p.appended = max(p.appended, r.Next)
-	p.resume = max(p.resume, r.Next) // what comes next may follow before this is durable
-	q.enqueueLocked(&change{Settle: []settleChange{{Partition: id, Range: r, Except: []Interval{{r, o}}, Reason: reason}}})
+	if o != Filtered {
+		q.cfg.Log.Warn("offsets are settled without a record", "topic", id.Topic, "partition", id.Number,
+			"first_offset", r.First, "next_offset", r.Next, "outcome", o.String(), "reason", reason)
+	}
+	s := settleChange{Partition: id, Range: r, Except: []Interval{{r, o}}, Reason: reason, AtMs: q.cfg.Now().UnixMilli(), Deferred: refetch != 0}
+	q.enqueueLocked(&change{Settle: []settleChange{s}, done: func(q *Queue) {
+		p := q.partitions[id]
+		p.settling.Remove(r)
+		q.refetchedLocked(p, refetch, r.Next)
+		for _, g := range p.progress {
+			q.readyLocked(g)
+			q.dispatchLocked(g.sub)
+		}
+	}})
 	return nil
 }
 
@@ -419,51 +383,69 @@ func (q *Queue) Load(l *Lease) error {
 	return nil
 }
 
-// settleLocked settles a range of one ledger, and lets go of the batches that nobody waits for any more.
+// settleLocked settles a range of one ledger, and lets go of the batches that nobody needs any more.
 func (q *Queue) settleLocked(g *progress, s *settleChange) {
+	if s.Deferred {
+		for _, part := range g.deferred.Within(s.Range) {
+			one := *s
+			one.Deferred, one.Range, one.Except = false, part, []Interval{{part, s.Except[0].Outcome}}
+			q.settleLocked(g, &one)
+		}
+		return
+	}
+	var needed []*piece
 	p := g.part
-	first := p.pieceIndex(s.Range.First)
-	var pending []*piece // those in the range that the subscription had not settled
-	for i := first; i < len(p.pieces) && p.pieces[i].own.First < s.Range.Next; i++ {
-		if !g.settled.Covers(p.pieces[i].own) {
-			pending = append(pending, p.pieces[i])
+	for i := p.pieceIndex(s.Range.First); i < len(p.pieces) && p.pieces[i].own.First < s.Range.Next; i++ {
+		if g.needs(p.pieces[i].own) {
+			needed = append(needed, p.pieces[i])
 		}
 	}
-	undelivered := int64(len(s.DeadLetters))
-	for _, e := range s.Except {
-		undelivered += e.Len()
+	undelivered := int64(0)
+	except := func(r Range, o Outcome, reason string) {
+		for _, part := range g.settled.Unsettled(r) {
+			undelivered += part.Len()
+			g.sub.count(o, part.Len())
+			if o != Filtered {
+				g.sub.note(Undelivered{Partition: p.id, Range: part, Outcome: o, Reason: reason, AtMs: s.AtMs})
+			}
+		}
+		g.settled.Add(r, o)
 	}
 	for _, d := range s.DeadLetters {
-		g.settled.Add(Range{d.Offset, d.Offset + 1}, DeadLettered)
-		g.sub.deadLettered++
+		except(Range{d.Offset, d.Offset + 1}, DeadLettered, d.Reason)
 	}
 	for _, e := range s.Except {
-		g.settled.Add(e.Range, e.Outcome)
-		if e.Outcome == DeadLettered {
-			g.sub.deadLettered += e.Len()
-		}
+		except(e.Range, e.Outcome, s.Reason)
 	}
 	g.settled.Add(s.Range, Delivered)
+	g.undefer(s.Range)
 	records := int64(0)
-	for _, pc := range pending {
-		if !g.settled.Covers(pc.own) {
-			continue
-		}
-		g.sub.pendingRecords -= int64(pc.batch.Records)
-		g.sub.pendingBytes -= pc.size
-		records += int64(pc.batch.Records)
-		if pc.waiting--; pc.waiting == 0 {
-			q.dropLocked(p, pc)
+	for _, pc := range needed {
+		if !g.needs(pc.own) {
+			records += int64(pc.records)
+			q.letGoLocked(g, pc)
 		}
 	}
 	g.sub.delivered += max(records-undelivered, 0)
 }
 
-// dropLocked forgets a piece that everyone has settled.
-func (q *Queue) dropLocked(p *partition, pc *piece) {
-	p.remove(pc)
+// count adds to the counters since Open. Delivered is counted in records, not here.
+func (s *subscription) count(o Outcome, offsets int64) {
+	switch o {
+	case DeadLettered:
+		s.deadLettered += offsets
+	case Dropped:
+		s.dropped += offsets
+	case Lost:
+		s.lost += offsets
+	}
+}
+
+// dropLocked forgets a piece that nobody needs.
+func (q *Queue) dropLocked(pc *piece) {
+	pc.part.remove(pc)
 	q.pendingBatches--
-	q.pendingRecords -= int64(pc.batch.Records)
+	q.pendingRecords -= int64(pc.records)
 	if pc.stored {
 		q.settledRefs = append(q.settledRefs, pc.ref)
 		return
@@ -473,12 +455,12 @@ func (q *Queue) dropLocked(p *partition, pc *piece) {
 
 // freeLocked takes a payload out of memory.
 func (q *Queue) freeLocked(pc *piece) {
-	if pc.batch.Payload == nil {
+	if pc.payload == nil {
 		return
 	}
-	pc.batch.Payload = nil
-	q.memoryBytes -= pc.size
-	q.memoryRecords -= int64(pc.batch.Records)
+	pc.payload = nil
+	q.memoryBytes -= int64(pc.size)
+	q.memoryRecords -= int64(pc.records)
 	close(q.room)
 	q.room = make(chan struct{})
 }
@@ -490,3 +472,6 @@ func (q *Queue) raiseSafeLocked(p *partition) {
 		}
 	}
 }
+
+// clock is the time since the queue was opened. It never jumps.
+func (q *Queue) clock() int64 { return int64(q.cfg.Now().Sub(q.opened)) }

@@ -29,7 +29,7 @@ func TestHealthyBatchesNeverReachTheStore(t *testing.T) {
 
 func TestSafeWaitsForTheStore(t *testing.T) {
 	h := newHarness(t, all("s"))
-	w := h.q.Watch()
+	w := h.q.Watch("k", "test")
 	defer w.Close()
 	w.Add(testPartition("t"))
 	h.append("t", 5, 100)
@@ -42,7 +42,7 @@ func TestSafeWaitsForTheStore(t *testing.T) {
 	if a := h.assigned("t"); a.Safe != 100 {
 		t.Fatalf("after spill_after: safe is %d, want 100", a.Safe)
 	}
-	risen, err := w.Risen(t.Context())
+	risen, _, err := w.Next(t.Context())
 	if diff := cmp.Diff(map[Partition]int64{testPartition("t"): 100}, risen); diff != "" || err != nil {
 		t.Fatalf("watcher: %v\n%s", err, diff)
 	}
@@ -71,7 +71,7 @@ func TestDeliveredKeepsStoredBatchesOfRequiredSubscriptionsUnsafe(t *testing.T) 
 func TestAppendRefusesGapsAndNonsense(t *testing.T) {
 	h := newHarness(t, all("s"))
 	h.append("t", 10, 20)
-	_, err := h.q.Append(t.Context(), testBatch("t", 21, 30))
+	_, err := h.q.Append(t.Context(), testBatch("t", 21, 30), 0)
 	if !errors.Is(err, ErrGap) {
 		t.Errorf("gap: %v", err)
 	}
@@ -86,7 +86,7 @@ func TestAppendRefusesGapsAndNonsense(t *testing.T) {
 		"more records":  {Partition: testPartition("t"), Range: Range{20, 30}, Records: 11},
 		"below nothing": {Partition: testPartition("t"), Range: Range{20, 30}, Records: -1},
 	} {
-		if _, err := h.q.Append(t.Context(), b); !errors.Is(err, ErrInvalid) {
+		if _, err := h.q.Append(t.Context(), b, 0); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %v, want ErrInvalid", name, err)
 		}
 	}
@@ -100,12 +100,12 @@ func TestAppendWaitsWhileTheWindowIsFull(t *testing.T) {
 	h.append("t", 0, 1000)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := h.q.Append(ctx, testBatch("t", 1000, 1001)); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := h.q.Append(ctx, testBatch("t", 1000, 1001), 0); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("full window: %v, want to wait until the context ends", err)
 	}
 	done := make(chan error, 1)
 	go func() {
-		_, err := h.q.Append(t.Context(), testBatch("t", 1000, 1100))
+		_, err := h.q.Append(t.Context(), testBatch("t", 1000, 1100), 0)
 		done <- err
 	}()
 	h.write() // above the high watermark: spills without waiting for spill_after
@@ -119,7 +119,7 @@ func TestAppendIsRefusedWhenTheDiskBoundIsReached(t *testing.T) {
 	h.cfg.DiskRecords = 100
 	h.reopen()
 	h.append("t", 0, 100)
-	if _, err := h.q.Append(t.Context(), testBatch("t", 100, 110)); !errors.Is(err, ErrFull) {
+	if _, err := h.q.Append(t.Context(), testBatch("t", 100, 110), 0); !errors.Is(err, ErrFull) {
 		t.Fatalf("%v, want ErrFull", err)
 	}
 }
@@ -294,7 +294,7 @@ func TestSinkStateIsAdoptedOnDisk(t *testing.T) {
 func TestSettleByIngest(t *testing.T) {
 	h := newHarness(t, all("s"))
 	h.append("t", 0, 10)
-	if err := h.q.Settle(testPartition("t"), Range{10, 15}, Lost, "retention"); err != nil {
+	if err := h.q.Settle(testPartition("t"), Range{10, 15}, Lost, "retention", 0); err != nil {
 		t.Fatal(err)
 	}
 	h.append("t", 15, 20)
@@ -307,17 +307,17 @@ func TestSettleByIngest(t *testing.T) {
 	if got := h.q.Subscriptions()[0].Partitions[0].Settled.Totals(); got[Lost] != 5 {
 		t.Fatalf("totals %v, want 5 lost", got)
 	}
-	if err := h.q.Settle(testPartition("t"), Range{30, 40}, Lost, ""); !errors.Is(err, ErrGap) {
+	if err := h.q.Settle(testPartition("t"), Range{30, 40}, Lost, "", 0); !errors.Is(err, ErrGap) {
 		t.Fatalf("gap: %v", err)
 	}
-	if err := h.q.Settle(testPartition("t"), Range{20, 40}, Delivered, ""); !errors.Is(err, ErrInvalid) {
+	if err := h.q.Settle(testPartition("t"), Range{20, 40}, Delivered, "", 0); !errors.Is(err, ErrInvalid) {
 		t.Fatalf("delivered by ingest: %v", err)
 	}
 }
 
 func TestPauseIsDurable(t *testing.T) {
 	h := newHarness(t, all("s"))
-	if err := pauseNow(h, "s", true); err != nil {
+	if err := h.manage(func() error { return h.q.Pause(t.Context(), "s", true) }); err != nil {
 		t.Fatal(err)
 	}
 	h.append("t", 0, 10)
@@ -327,7 +327,7 @@ func TestPauseIsDurable(t *testing.T) {
 	if events := drain(s); len(events) != 0 {
 		t.Fatalf("a paused subscription was leased %+v", events)
 	}
-	if err := pauseNow(h, "s", false); err != nil {
+	if err := h.manage(func() error { return h.q.Pause(t.Context(), "s", false) }); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(leasesOf(drain(s))); n != 1 {
@@ -375,7 +375,7 @@ func TestRunEndsWhenTheStoreFails(t *testing.T) {
 	if _, err := s.Events(t.Context()); !errors.Is(err, ErrClosed) {
 		t.Fatalf("the session got %v, want ErrClosed and no answer to its ack", err)
 	}
-	if _, err := h.q.Append(t.Context(), testBatch("t", 10, 20)); !errors.Is(err, ErrClosed) {
+	if _, err := h.q.Append(t.Context(), testBatch("t", 10, 20), 0); !errors.Is(err, ErrClosed) {
 		t.Fatalf("append: %v", err)
 	}
 	h.reopen()

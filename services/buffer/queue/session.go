@@ -177,7 +177,7 @@ func (s *Session) Ack(a Ack) error {
 			s.tellLocked(Event{Ack: &AckResult{ID: a.ID, Err: fmt.Errorf("ack %d: lease %d: %w", a.ID, al.ID, ErrLeaseGone)}})
 			return nil
 		}
-		if err := al.validate(l.piece.batch.Range); err != nil {
+		if err := al.validate(l.piece.batch); err != nil {
 			return err
 		}
 		leases = append(leases, l)
@@ -301,8 +301,7 @@ func (s *Session) Close() {
 	if !s.live {
 		return
 	}
-	s.live = false
-	s.events = nil
+	s.endLocked()
 	s.sub.sessions = slices.DeleteFunc(s.sub.sessions, func(x *Session) bool { return x == s })
 	now := q.cfg.Now()
 	for _, id := range slices.Sorted(maps.Keys(s.leases)) {
@@ -312,10 +311,43 @@ func (s *Session) Close() {
 	}
 	q.buryLocked(s)
 	q.dispatchLocked(s.sub)
+}
+
+// endLocked makes the session dead to its owner.
+func (s *Session) endLocked() {
+	s.live, s.events = false, nil
 	select {
 	case s.signal <- struct{}{}:
 	default:
 	}
+}
+
+// Damaged gives back a lease whose stored bytes cannot be read any more. They are refetched from Kafka.
+func (s *Session) Damaged(id uint64, why error) {
+	q := s.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	l := s.leases[id]
+	if l == nil || l.acking {
+		return
+	}
+	pc := l.piece
+	q.cfg.Log.Error("stored bytes are damaged; they are refetched from Kafka", "topic", pc.part.id.Topic, "partition", pc.part.id.Number,
+		"first_offset", pc.own.First, "next_offset", pc.own.Next, "error", why)
+	for _, g := range pc.part.progress {
+		if i, leased := g.leaseIndex(pc.own.First); leased && !g.leases[i].acking {
+			other := g.leases[i]
+			q.returnLeaseLocked(other, q.cfg.Now())
+			if other != l { // the owner of l has not heard of it
+				other.session.tellLocked(Event{Revoked: []uint64{other.id}})
+			}
+		}
+		if g.needs(pc.own) {
+			q.deferLocked(g, pc)
+		}
+	}
+	q.refetchLocked()
+	q.dispatchLocked(s.sub)
 }
 
 // buryLocked puts a dead session's sink state up for adoption, once its last ack is durable.
@@ -323,7 +355,7 @@ func (q *Queue) buryLocked(s *Session) {
 	if s.live || s.acking > 0 {
 		return
 	}
-	if len(s.state) == 0 {
+	if len(s.state) == 0 || s.sub.deleted {
 		delete(q.sessions, s.ID)
 		return
 	}
@@ -413,10 +445,10 @@ func (q *Queue) leaseLocked(g *progress, pc *piece, fromBack int, s *Session, no
 	l := &lease{id: q.nextLease, piece: pc, progress: g, session: s, attempt: attempt, deadline: now.Add(q.cfg.LeaseDuration)}
 	g.addLease(l)
 	s.leases[l.id] = l
-	s.credit -= pc.size
+	s.credit -= int64(pc.size)
 	g.sub.leased++
 
-	out := &Lease{ID: l.id, Batch: pc.batch, Attempt: attempt, Settled: g.skip(pc), ref: pc.ref}
+	out := &Lease{ID: l.id, Batch: pc.out(), Attempt: attempt, Settled: g.skip(pc), ref: pc.ref}
 	s.tellLocked(Event{Lease: out})
 }
 

@@ -148,6 +148,20 @@ func (s *Settled) Within(r Range) []Range {
 	return parts
 }
 
+// Unsettled returns the parts of r that are not settled, ascending.
+func (s *Settled) Unsettled(r Range) []Range {
+	var parts []Range
+	for o := s.Until(r.First); o < r.Next; {
+		end := r.Next
+		if i := sort.Search(len(s.Above), func(i int) bool { return s.Above[i].Next > o }); i < len(s.Above) {
+			end = min(end, s.Above[i].First)
+		}
+		parts = append(parts, Range{o, end})
+		o = s.Until(end)
+	}
+	return parts
+}
+
 // End is the offset after the highest settled one.
 func (s *Settled) End() int64 {
 	if n := len(s.Above); n > 0 {

@@ -25,7 +25,7 @@ func (q *Queue) Stats() Stats {
 	s := Stats{MemoryRecords: q.memoryRecords, MemoryBytes: q.memoryBytes, PendingBatches: q.pendingBatches, PendingRecords: q.pendingRecords,
 		AppendedRecords: q.appendedRecords, SpilledRecords: q.spilledRecords, Store: q.storeStats}
 	for _, sub := range q.subs {
-		s.Subscriptions = append(s.Subscriptions, sub.name)
+		s.Subscriptions = append(s.Subscriptions, sub.Name)
 	}
 	slices.Sort(s.Subscriptions)
 	return s
@@ -43,20 +43,20 @@ func (q *Queue) Partitions() []PartitionView {
 	defer q.mu.Unlock()
 	var views []PartitionView
 	for _, p := range q.partitionsLocked() {
-		views = append(views, PartitionView{Partition: p.id, Appended: p.appended, Safe: p.safe, Resume: p.resume})
+		views = append(views, PartitionView{Partition: p.id, Appended: p.appended, Safe: p.safe, Resume: p.appended})
 	}
 	return views
 }
 
 // SubscriptionView is a subscription's state.
 type SubscriptionView struct {
-	Name                         string
-	Topics                       []string
-	Required, Paused, Configured bool
-	PendingRecords, PendingBytes int64
+	SubscriptionConfig
+	Paused, Configured           bool
+	PendingRecords, PendingBytes int64 // of what is held
+	Deferred                     int64 // offsets that are pending and not held
 	Leased, Sessions             int
 	// Since Open.
-	Delivered, DeadLettered, Redelivered int64
+	Delivered, DeadLettered, Dropped, Lost, Redelivered int64
 	// OldestPending is when the oldest pending batch was appended; zero when nothing is pending.
 	OldestPending time.Time
 	Partitions    []ProgressView
@@ -75,9 +75,9 @@ func (q *Queue) Subscriptions() []SubscriptionView {
 	defer q.mu.Unlock()
 	views := make([]SubscriptionView, 0, len(q.subs))
 	for _, sub := range q.subs {
-		v := SubscriptionView{Name: sub.name, Topics: sub.topics, Required: sub.required, Paused: sub.paused, Configured: sub.configured,
-			PendingRecords: sub.pendingRecords, PendingBytes: sub.pendingBytes, Leased: sub.leased, Sessions: len(sub.sessions),
-			Delivered: sub.delivered, DeadLettered: sub.deadLettered, Redelivered: sub.redelivered}
+		v := SubscriptionView{SubscriptionConfig: sub.SubscriptionConfig, Paused: sub.paused, Configured: sub.configured,
+			PendingRecords: sub.pendingRecords, PendingBytes: sub.pendingBytes, Deferred: sub.deferredOffsets(), Leased: sub.leased, Sessions: len(sub.sessions),
+			Delivered: sub.delivered, DeadLettered: sub.deadLettered, Dropped: sub.dropped, Lost: sub.lost, Redelivered: sub.redelivered}
 		for _, p := range q.partitionsLocked() {
 			g := p.progress[sub]
 			if g == nil {
@@ -86,8 +86,10 @@ func (q *Queue) Subscriptions() []SubscriptionView {
 			settled := g.settled
 			settled.Above = slices.Clone(settled.Above)
 			v.Partitions = append(v.Partitions, ProgressView{Partition: p.id, Settled: settled, Appended: p.appended})
-			if pc := g.oldestPending(); pc != nil && (v.OldestPending.IsZero() || pc.appended.Before(v.OldestPending)) {
-				v.OldestPending = pc.appended
+			if pc := g.oldestPending(); pc != nil {
+				if at := q.opened.Add(time.Duration(pc.appended)); v.OldestPending.IsZero() || at.Before(v.OldestPending) {
+					v.OldestPending = at
+				}
 			}
 		}
 		views = append(views, v)
@@ -99,7 +101,7 @@ func (q *Queue) Subscriptions() []SubscriptionView {
 // oldestPending is the first piece the subscription has not settled.
 func (g *progress) oldestPending() *piece {
 	for i := g.part.pieceIndex(g.settled.Floor); i < len(g.part.pieces); i++ {
-		if pc := g.part.pieces[i]; !g.settled.Covers(pc.own) {
+		if pc := g.part.pieces[i]; g.needs(pc.own) {
 			return pc
 		}
 	}
@@ -124,7 +126,7 @@ func (q *Queue) Sessions() []SessionView {
 	var views []SessionView
 	for _, id := range slices.Sorted(maps.Keys(q.sessions)) {
 		s := q.sessions[id]
-		views = append(views, SessionView{ID: id, Subscription: s.sub.name, Consumer: s.Consumer, Live: s.live, Ordered: s.ordered,
+		views = append(views, SessionView{ID: id, Subscription: s.sub.Name, Consumer: s.Consumer, Live: s.live, Ordered: s.ordered,
 			Leased: len(s.leases), Credit: s.credit, StateEntries: len(s.state), OpenedAt: s.openedAt})
 	}
 	return views
@@ -142,7 +144,7 @@ func (q *Queue) Peek(subscription string, n int) ([]*Lease, error) {
 	var batches []*Lease
 	for _, g := range sub.progress {
 		for i := g.part.pieceIndex(g.settled.Floor); i < len(g.part.pieces) && len(batches) < n; i++ {
-			if pc := g.part.pieces[i]; !g.settled.Covers(pc.own) {
+			if pc := g.part.pieces[i]; g.needs(pc.own) {
 				batches = append(batches, q.peekLocked(g, pc))
 			}
 		}
@@ -151,7 +153,7 @@ func (q *Queue) Peek(subscription string, n int) ([]*Lease, error) {
 }
 
 func (q *Queue) peekLocked(g *progress, pc *piece) *Lease {
-	return &Lease{Batch: pc.batch, Settled: g.skip(pc), ref: pc.ref}
+	return &Lease{Batch: pc.out(), Settled: g.skip(pc), ref: pc.ref}
 }
 
 // skip is what of a batch is not to be delivered: what is settled, and what other batches answer for.
@@ -170,28 +172,11 @@ func (g *progress) skip(pc *piece) []Range {
 // Pause stops or resumes leasing of a subscription, and returns when that is durable. What is leased
 // may still be acked.
 func (q *Queue) Pause(ctx context.Context, subscription string, paused bool) error {
-	durable := make(chan struct{})
-	q.mu.Lock()
-	sub := q.subscription(subscription)
-	switch {
-	case q.closed != nil:
-		q.mu.Unlock()
-		return q.closed
-	case sub == nil:
-		q.mu.Unlock()
-		return fmt.Errorf("%w: %q", ErrNoSubscription, subscription)
-	}
-	q.enqueueLocked(&change{Subscription: sub.id, Pause: &paused, done: func(q *Queue) {
-		close(durable)
-		q.dispatchLocked(sub)
-	}})
-	q.mu.Unlock()
-	select {
-	case <-durable:
-		return nil
-	case <-q.done:
-		return ErrClosed
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return q.manage(ctx, func() (*change, error) {
+		sub := q.subscription(subscription)
+		if sub == nil {
+			return nil, fmt.Errorf("%w: %q", ErrNoSubscription, subscription)
+		}
+		return &change{Subscription: sub.id, Pause: &paused}, nil
+	})
 }

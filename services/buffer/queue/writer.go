@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -15,6 +16,8 @@ const (
 	tick = 100 * time.Millisecond
 	// When memory passes the high watermark, batches are written until it is below the low one.
 	highWatermarkPercent, lowWatermarkPercent = 70, 50
+	// spaceRetry is how often a full disk is tried again.
+	spaceRetry = time.Second
 )
 
 // group is what goes to the store in one durable write.
@@ -41,6 +44,10 @@ func (q *Queue) Run(ctx context.Context) (err error) {
 		}
 		for g := q.take(draining); g != nil; g = q.take(draining) {
 			refs, err := q.store.Append(g.entries)
+			if errors.Is(err, ErrNoSpace) {
+				q.putBack(g, err)
+				continue
+			}
 			if err != nil {
 				err = fmt.Errorf("append group to store: %w", err)
 				q.close(fmt.Errorf("%w: %w", ErrClosed, err))
@@ -50,6 +57,9 @@ func (q *Queue) Run(ctx context.Context) (err error) {
 			q.commit(g, refs)
 			q.release()
 		}
+	}
+	if n := len(q.unspilled) + len(q.changes); n > 0 {
+		q.cfg.Log.Warn("no space is left to write out what is in memory; it is read from Kafka again", "batches", len(q.unspilled), "changes", len(q.changes))
 	}
 	if err := q.store.Close(); err != nil {
 		return fmt.Errorf("close store: %w", err)
@@ -80,11 +90,7 @@ func (q *Queue) close(why error) {
 	q.closed = why
 	close(q.done)
 	for _, s := range q.sessions {
-		s.live, s.events = false, nil
-		select {
-		case s.signal <- struct{}{}:
-		default:
-		}
+		s.endLocked()
 	}
 	for w := range q.watchers {
 		w.signalLocked()
@@ -97,36 +103,39 @@ func (q *Queue) Done() <-chan struct{} { return q.done }
 // take collects what is to be written now; nil means nothing.
 func (q *Queue) take(everything bool) *group {
 	q.mu.Lock()
+	defer q.mu.Unlock()
+	noSpace := false
+	if !q.noSpaceUntil.IsZero() {
+		if noSpace = everything || q.cfg.Now().Before(q.noSpaceUntil); noSpace && q.noSpaceForChanges {
+			return nil
+		}
+	}
 	g := &group{changes: q.changes}
 	q.changes = nil
-	now, size := q.cfg.Now(), int64(0)
+	size := int64(0)
 	memoryBytes, memoryRecords := q.memoryBytes, q.memoryRecords
-	for len(q.unspilled) > 0 && size < groupBytes {
+	for !noSpace && len(q.unspilled) > 0 && size < groupBytes {
 		pc := q.unspilled[0]
 		if pc.waiting > 0 {
 			if q.spilling && below(memoryBytes, q.cfg.MemoryBytes, lowWatermarkPercent) && below(memoryRecords, q.cfg.MemoryRecords, lowWatermarkPercent) {
 				q.spilling = false
 			}
-			if !everything && !q.spillDueLocked(now) {
+			if !everything && !q.spillDueLocked() {
 				break
 			}
 			g.pieces = append(g.pieces, pc)
-			size += pc.size
-			memoryBytes -= pc.size
-			memoryRecords -= int64(pc.batch.Records)
+			size += int64(pc.size)
+			memoryBytes -= int64(pc.size)
+			memoryRecords -= int64(pc.records)
 		}
 		q.unspilled[0] = nil
 		q.unspilled = q.unspilled[1:]
 	}
-	for _, pc := range g.pieces { // under the lock: settling takes the payload away
-		g.entries = append(g.entries, Entry{Kind: BatchEntry, Payload: pc.batch.Payload})
-	}
-	q.mu.Unlock()
 	if len(g.changes)+len(g.pieces) == 0 {
 		return nil
 	}
-	for i, pc := range g.pieces {
-		g.entries[i].Meta = pc.meta()
+	for _, pc := range g.pieces { // under the lock: settling takes the payload away
+		g.entries = append(g.entries, Entry{Kind: BatchEntry, Payload: pc.payload, Meta: q.meta(pc)})
 	}
 	for _, c := range g.changes {
 		g.entries = append(g.entries, Entry{Kind: ChangeEntry, Meta: mustJSON(c)})
@@ -134,15 +143,43 @@ func (q *Queue) take(everything bool) *group {
 	return g
 }
 
+// putBack keeps a group for which there was no space. Changes are tried again without batches at once, and
+// everything after a while: what is in memory waits, ingest is held back when memory is full, and acks
+// free space.
+func (q *Queue) putBack(g *group, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.noSpaceUntil.IsZero() {
+		q.cfg.Log.Error("the disk is full; batches stay in memory until there is space", "error", err)
+	}
+	q.noSpaceUntil = q.cfg.Now().Add(spaceRetry)
+	q.noSpaceForChanges = len(g.pieces) == 0
+	q.unspilled = append(g.pieces, q.unspilled...)
+	q.changes = append(g.changes, q.changes...)
+	q.makeRoomLocked()
+}
+
+// spaceIsBackLocked ends what putBack began.
+func (q *Queue) spaceIsBackLocked() {
+	if !q.noSpaceUntil.IsZero() {
+		q.cfg.Log.Info("there is space on the disk again")
+		q.noSpaceUntil, q.noSpaceForChanges = time.Time{}, false
+	}
+}
+
 // spillDueLocked says whether the oldest batch in memory is to be written.
-func (q *Queue) spillDueLocked(now time.Time) bool {
-	if !below(q.memoryBytes, q.cfg.MemoryBytes, highWatermarkPercent) || !below(q.memoryRecords, q.cfg.MemoryRecords, highWatermarkPercent) {
+func (q *Queue) spillDueLocked() bool {
+	if q.aboveHighWatermark() {
 		q.spilling = true
 	}
 	if q.spilling {
 		return true
 	}
-	return len(q.unspilled) > 0 && now.Sub(q.unspilled[0].appended) >= q.cfg.SpillAfter
+	return len(q.unspilled) > 0 && q.clock()-q.unspilled[0].appended >= int64(q.cfg.SpillAfter)
+}
+
+func (q *Queue) aboveHighWatermark() bool {
+	return !below(q.memoryBytes, q.cfg.MemoryBytes, highWatermarkPercent) || !below(q.memoryRecords, q.cfg.MemoryRecords, highWatermarkPercent)
 }
 
 func below(used, limit, percent int64) bool { return used < limit/100*percent }
@@ -159,9 +196,12 @@ func (q *Queue) commit(g *group, refs []Ref) {
 			continue
 		}
 		pc.ref, pc.stored = refs[i], true
-		q.spilledRecords += int64(pc.batch.Records)
+		q.spilledRecords += int64(pc.records)
 		q.freeLocked(pc)
-		q.raiseSafeLocked(q.partitions[pc.batch.Partition])
+		q.raiseSafeLocked(pc.part)
+	}
+	if len(g.pieces) > 0 || len(q.unspilled) == 0 {
+		q.spaceIsBackLocked()
 	}
 	for _, c := range g.changes {
 		q.applyLocked(c)
@@ -203,7 +243,7 @@ func (q *Queue) expire() {
 				}
 			}
 			if len(gone) > 0 {
-				q.cfg.Log.Warn("leases expired", "subscription", sub.name, "session", s.ID, "consumer", s.Consumer, "leases", len(gone))
+				q.cfg.Log.Warn("leases expired", "subscription", sub.Name, "session", s.ID, "consumer", s.Consumer, "leases", len(gone))
 				s.tellLocked(Event{Revoked: gone})
 			}
 		}
@@ -214,80 +254,5 @@ func (q *Queue) expire() {
 		}
 		q.dispatchLocked(sub)
 	}
-}
-
-// Watcher hears of safe offsets that rise.
-type Watcher struct {
-	q          *Queue
-	partitions map[Partition]bool
-	risen      map[Partition]int64
-	signal     chan struct{}
-}
-
-// Watch returns a Watcher of no partitions. Close it.
-func (q *Queue) Watch() *Watcher {
-	w := &Watcher{q: q, partitions: make(map[Partition]bool), risen: make(map[Partition]int64), signal: make(chan struct{}, 1)}
-	q.mu.Lock()
-	q.watchers[w] = struct{}{}
-	q.mu.Unlock()
-	return w
-}
-
-// Add begins to watch a partition, Remove ends it.
-func (w *Watcher) Add(id Partition) {
-	w.q.mu.Lock()
-	defer w.q.mu.Unlock()
-	w.partitions[id] = true
-}
-
-// Remove ends watching a partition.
-func (w *Watcher) Remove(id Partition) {
-	w.q.mu.Lock()
-	defer w.q.mu.Unlock()
-	delete(w.partitions, id)
-	delete(w.risen, id)
-}
-
-// Close ends watching.
-func (w *Watcher) Close() {
-	w.q.mu.Lock()
-	defer w.q.mu.Unlock()
-	delete(w.q.watchers, w)
-}
-
-// Risen waits for safe offsets that rose since the last call, and returns the newest of each partition.
-func (w *Watcher) Risen(ctx context.Context) (map[Partition]int64, error) {
-	for {
-		w.q.mu.Lock()
-		closed := w.q.closed
-		if len(w.risen) > 0 {
-			risen := w.risen
-			w.risen = make(map[Partition]int64)
-			w.q.mu.Unlock()
-			return risen, nil
-		}
-		w.q.mu.Unlock()
-		if closed != nil {
-			return nil, closed
-		}
-		select {
-		case <-w.signal:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-}
-
-func (w *Watcher) tellLocked(p *partition) {
-	if w.partitions[p.id] {
-		w.risen[p.id] = p.safe
-		w.signalLocked()
-	}
-}
-
-func (w *Watcher) signalLocked() {
-	select {
-	case w.signal <- struct{}{}:
-	default:
-	}
+	q.refetchLocked()
 }

@@ -1,0 +1,92 @@
+package queue
+
+import "context"
+
+// Watcher hears of safe offsets that rise, and of offsets to be refetched. It stands for an ingest.
+type Watcher struct {
+	q          *Queue
+	cluster    string
+	client     string
+	partitions map[Partition]bool
+	risen      map[Partition]int64
+	refetches  []Refetch
+	asked      uint64        // the last Refetch it was sent
+	signal     chan struct{} // has room for one: there is something to hear, or the queue is closed
+}
+
+// Watch returns a Watcher of no partitions, for the ingest client of a Kafka cluster. Close it.
+func (q *Queue) Watch(cluster, client string) *Watcher {
+	w := &Watcher{q: q, cluster: cluster, client: client, partitions: make(map[Partition]bool), risen: make(map[Partition]int64), signal: make(chan struct{}, 1)}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.watchers[w] = struct{}{}
+	q.refetchLocked()
+	return w
+}
+
+// Add begins to watch a partition, Remove ends it.
+func (w *Watcher) Add(id Partition) {
+	w.q.mu.Lock()
+	defer w.q.mu.Unlock()
+	w.partitions[id] = true
+}
+
+// Remove ends watching a partition.
+func (w *Watcher) Remove(id Partition) {
+	w.q.mu.Lock()
+	defer w.q.mu.Unlock()
+	delete(w.partitions, id)
+	delete(w.risen, id)
+}
+
+// Close ends watching. What it was asked to refetch others are asked for.
+func (w *Watcher) Close() {
+	q := w.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.watchers, w)
+	for _, r := range q.refetches {
+		if r.watcher == w {
+			q.endRefetchLocked(q.partitions[r.Partition])
+		}
+	}
+	q.refetchLocked()
+}
+
+// Next waits for something to hear: the newest safe offset of each partition where it rose, and ranges
+// to refetch.
+func (w *Watcher) Next(ctx context.Context) (risen map[Partition]int64, refetches []Refetch, err error) {
+	for {
+		w.q.mu.Lock()
+		closed := w.q.closed
+		if len(w.risen) > 0 || len(w.refetches) > 0 {
+			risen, refetches = w.risen, w.refetches
+			w.risen, w.refetches = make(map[Partition]int64), nil
+			w.q.mu.Unlock()
+			return risen, refetches, nil
+		}
+		w.q.mu.Unlock()
+		if closed != nil {
+			return nil, nil, closed
+		}
+		select {
+		case <-w.signal:
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		}
+	}
+}
+
+func (w *Watcher) tellLocked(p *partition) {
+	if w.partitions[p.id] {
+		w.risen[p.id] = p.safe
+		w.signalLocked()
+	}
+}
+
+func (w *Watcher) signalLocked() {
+	select {
+	case w.signal <- struct{}{}:
+	default:
+	}
+}
