@@ -25,7 +25,8 @@ type service struct {
 	t    *testing.T
 	name string
 	args []string
-	grpc string // addresses
+	env  []string // added to the environment
+	grpc string   // addresses
 	http string
 	log  string // file that every start appends to
 	conn *grpc.ClientConn
@@ -64,6 +65,7 @@ func (s *service) start() {
 	}
 	cmd := exec.Command(binary, s.args...)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), s.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := errors.Join(cmd.Start(), log.Close()); err != nil {
 		s.t.Fatalf("start %s: %v", s.name, err)
