@@ -463,7 +463,7 @@ func TestAQueueWhoseStoreFailsIsOpenedAgain(t *testing.T) {
 	r.awaitReady(true)
 	out = r.consume("c/all")
 	in = r.appendStream()
-	if a := r.assign(in, "t"); a.Known && a.ResumeOffset == 0 { // it was in memory only, or its spill failed
+	if a := r.assign(in, "t"); !a.Known || a.ResumeOffset == 0 { // it was in memory only, or its spill failed
 		r.appended(in, batch("t", 0, 10, "v"))
 	}
 	next(t, out, (*spillwayv1.ConsumeResponse).GetLease)

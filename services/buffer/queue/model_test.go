@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	modelSeeds = flag.Int("model.seeds", 300, "how many seeds TestModel runs")
+	modelSeeds = flag.Int("model.seeds", 150, "how many seeds TestModel runs")
 	modelSeed  = flag.Uint64("model.seed", 0, "run this seed only")
 )
 
