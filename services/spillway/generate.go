@@ -152,9 +152,9 @@ func (g *generator) write(ctx context.Context, w *kafka.Writer, messages []kafka
 }
 
 var (
-	paths  = []string{"/", "/login", "/cart", "/checkout", "/search?q=lamp", "/products/", "/api/v1/orders/", "/static/app.js"}
-	agents = []string{"Mozilla/5.0 (X11; Linux x86_64) Firefox/131.0", "Mozilla/5.0 (iPhone; CPU iPhone OS 18_1 like Mac OS X)", "curl/8.9.1", "okhttp/4.12.0"}
-	status = []int{200, 200, 200, 200, 200, 204, 301, 304, 404, 500}
+	paths    = []string{"/", "/login", "/cart", "/checkout", "/search?q=lamp", "/products/", "/api/v1/orders/", "/static/app.js"}
+	agents   = []string{"Mozilla/5.0 (X11; Linux x86_64) Firefox/131.0", "Mozilla/5.0 (iPhone; CPU iPhone OS 18_1 like Mac OS X)", "curl/8.9.1", "okhttp/4.12.0"}
+	statuses = []int{200, 200, 200, 200, 200, 204, 301, 304, 404, 500}
 )
 
 // message is an access log's line.
@@ -166,7 +166,7 @@ func (g *generator) message(topic string, n int64) kafka.Message {
 	value = append(value, ' ')
 	value = now.UTC().AppendFormat(value, "2006-01-02T15:04:05.000Z")
 	value = fmt.Appendf(value, " 10.0.%d.%d GET %s%d %d %d %q", host, rand.IntN(256), paths[rand.IntN(len(paths))], rand.IntN(10_000),
-		status[rand.IntN(len(status))], 200+rand.IntN(40_000), agents[rand.IntN(len(agents))])
+		statuses[rand.IntN(len(statuses))], 200+rand.IntN(40_000), agents[rand.IntN(len(agents))])
 	for i := 0; len(value) < g.size; i++ {
 		value = append(value, " trace="...)
 		value = strconv.AppendUint(value, rand.Uint64(), 16)

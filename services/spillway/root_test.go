@@ -42,6 +42,8 @@ func TestWrongUse(t *testing.T) {
 		{"dev --break-kafka 5s", `--break-kafka "5s": want FROM..TO`},
 		{"dev --output xml", `--output "xml": want table or json`},
 		{"dev --dir .", "--dir . is not empty"},
+		{"audit a b", "want at most one argument"},
+		{"audit --output xml", `--output "xml": want table or json`},
 		{"version 2", `spillway version takes no argument, and "2" is one`},
 	} {
 		got := spillway(t, strings.Fields(test.args)...)
