@@ -22,6 +22,13 @@ func TestMain(m *testing.M) {
 	if os.Getenv(runEnv) != "" {
 		os.Exit(run())
 	}
+	for _, entry := range os.Environ() { // whoever runs the tests may have a pipeline of his own
+		if name, _, _ := strings.Cut(entry, "="); strings.HasPrefix(name, "SPILLWAY_") {
+			if err := os.Unsetenv(name); err != nil {
+				panic(err)
+			}
+		}
+	}
 	goleak.VerifyTestMain(m,
 		// nutsdb leaves these behind.
 		goleak.IgnoreAnyFunction("github.com/antlabs/timer.(*timeWheel).Run"),
