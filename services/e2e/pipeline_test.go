@@ -278,6 +278,7 @@ func TestEachProcessKilled(t *testing.T) {
 
 // TestAReplicaAdopts: of two deliveries one is killed and stays dead; the other one finishes its files.
 func TestAReplicaAdopts(t *testing.T) {
+	t.Parallel()
 	const n = 60_000
 	p := newPipeline(t, stack.kafka)
 	createTopic(t, stack.kafka, p.topic, nil)

@@ -99,6 +99,8 @@ func (f *FS) Write(ctx context.Context, name string, length int64, data []byte) 
 		}
 		if len(data) > 0 { // an empty Write would begin an empty block
 			if _, err := w.Write(data); err != nil {
+				c.cut()
+				_ = w.Close() // ends its goroutine; cut off, it completes nothing
 				return fmt.Errorf("write %s: %w", name, err)
 			}
 		}
