@@ -223,3 +223,16 @@ func pause(t *testing.T, d time.Duration) {
 		t.Fatal(t.Context().Err())
 	}
 }
+
+// metric is a value in the text of /metrics, 0 when it is not there.
+func metric(body, name string) float64 {
+	for line := range strings.Lines(body) {
+		if rest, ok := strings.CutPrefix(line, name+" "); ok {
+			v, err := strconv.ParseFloat(strings.TrimSpace(rest), 64)
+			if err == nil {
+				return v
+			}
+		}
+	}
+	return 0
+}
