@@ -6,6 +6,8 @@ import (
 	"path"
 	"strings"
 	"time"
+
+	"github.com/spillwayio/spillway/services/delivery/filesink/serializer"
 )
 
 // bucket is a directory and a prefix of names, and the file that its records go to now.
@@ -28,9 +30,11 @@ type file struct {
 	begun, committedAt time.Time
 
 	bucket *bucket
-	buf    []byte // collected since the last commit began
-	count  int64  // records in buf
-	// bytes and records are what the file will have when all commits succeed.
+	sync   serializer.Sync
+	chunk  serializer.Chunk // collected since the last commit began
+	count  int64            // records in chunk
+	// records is what the file will have when all commits succeed. So is bytes, but that what is not
+	// committed yet counts as long as it is before compression.
 	bytes, records int64
 	full           bool   // big enough: to be made final with the next commit
 	lease          uint64 // the last one of which it got a record: the least recent file is rolled first

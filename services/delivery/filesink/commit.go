@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/spillwayio/spillway/services/delivery"
+	"github.com/spillwayio/spillway/services/delivery/filesink/serializer"
 )
 
 const (
@@ -41,8 +42,9 @@ type commit struct {
 // share is what a commit has to do with one file.
 type share struct {
 	file    *file
-	data    []byte
-	records int64 // in data; text without line feeds may have some and yet no data
+	chunk   serializer.Chunk
+	records int64 // in chunk; text without line feeds may have some and yet no data
+	raw     int64 // bytes of chunk before it was sealed
 	roll    bool  // make it final
 
 	err       error // not written, or not settled
@@ -63,9 +65,9 @@ func (v *serving) start(ctx context.Context, now time.Time) bool {
 	c := &commit{began: now, leases: v.leases, rolls: v.rolls}
 	v.leases, v.rolls, v.collected, v.dirty = nil, nil, 0, 0
 	for _, f := range v.files {
-		s := &share{file: f, data: f.buf, records: f.count}
+		s := &share{file: f, chunk: f.chunk, records: f.count, raw: int64(len(f.chunk.Data))}
 		s.roll = f.full || v.draining || f.rollDue(&v.sink.cfg.Roll, now) || requested(c.rolls, f)
-		f.buf, f.count = nil, 0
+		f.chunk, f.count = serializer.Chunk{}, 0
 		if s.roll && f.bucket.file == f {
 			f.bucket.file = nil // what is collected meanwhile goes to the next
 		}
@@ -91,11 +93,11 @@ func (v *serving) start(ctx context.Context, now time.Time) bool {
 
 // run does the work of a commit.
 func (v *serving) run(ctx context.Context, c *commit) {
-	v.rename(ctx, c, func(s *share) bool { return len(s.data) == 0 })
+	v.rename(ctx, c, func(s *share) bool { return s.raw == 0 })
 	ack := &delivery.Ack{State: deletions(c.shares, nil)}
 	var begun []*file
 	for _, s := range c.shares {
-		if f := s.file; len(s.data) > 0 && s.err == nil && !f.stored {
+		if f := s.file; s.raw > 0 && s.err == nil && !f.stored {
 			if c.fatal = put(ack, f.key, &f.entry); c.fatal != nil {
 				return
 			}
@@ -119,20 +121,38 @@ func (v *serving) run(ctx context.Context, c *commit) {
 		return
 	}
 
-	v.rename(ctx, c, func(s *share) bool { return len(s.data) > 0 })
+	v.rename(ctx, c, func(s *share) bool { return s.raw > 0 })
 	c.fatal = v.ack(ctx, &delivery.Ack{State: deletions(c.shares, gone)})
 }
 
 // write writes the shares that have data.
 func (v *serving) write(ctx context.Context, c *commit) {
 	v.each(c.shares, func(s *share) {
-		if len(s.data) == 0 || s.err != nil {
+		if s.raw == 0 || s.err != nil {
+			return
+		}
+		if s.err = v.seal(s); s.err != nil {
 			return
 		}
 		if s.err = v.alive(ctx); s.err == nil {
-			s.err = v.sink.fs.Write(ctx, s.file.entry.InUse, s.file.entry.Committed, s.data)
+			s.err = v.sink.fs.Write(ctx, s.file.entry.InUse, s.file.entry.Committed, s.chunk.Data)
 		}
 	})
+}
+
+// seal makes what the file gets of what was collected for it.
+func (v *serving) seal(s *share) error {
+	spare, ok := v.sink.spare.Get().(*[]byte)
+	if !ok {
+		spare = new([]byte)
+	}
+	var err error
+	*spare, err = v.sink.format.Seal(&s.chunk, serializer.File{Empty: s.file.entry.Committed == 0, Sync: s.file.sync}, (*spare)[:0])
+	if err != nil {
+		return fmt.Errorf("serialize records for %s: %w", s.file.entry.Final, err)
+	}
+	v.sink.spare.Put(spare)
+	return nil
 }
 
 // spread lets a failure reach all that shares a lease with it: a lease is settled as a whole, and a
@@ -175,7 +195,7 @@ func (v *serving) settle(ctx context.Context, c *commit) error {
 			continue
 		}
 		e := s.file.entry
-		e.Committed += int64(len(s.data))
+		e.Committed += int64(len(s.chunk.Data))
 		e.Records += s.records
 		entries[s] = e
 		if s.file.stored {
@@ -216,7 +236,8 @@ func (v *serving) finish(ctx context.Context, c *commit) error {
 	wrote := false
 	var finals []string
 	for _, s := range c.shares {
-		v.giveBuffer(s.data)
+		s.file.bytes += int64(len(s.chunk.Data)) - s.raw
+		v.giveBuffer(s.chunk.Data)
 		if c.failure == nil {
 			c.failure = s.renameErr
 		}
@@ -231,7 +252,7 @@ func (v *serving) finish(ctx context.Context, c *commit) error {
 		case !f.stored && f.count == 0: // got records without bytes
 			v.drop(f)
 		}
-		wrote = wrote || s.final || s.err == nil && len(s.data) > 0
+		wrote = wrote || s.final || s.err == nil && s.raw > 0
 	}
 	for _, h := range c.leases {
 		if h.failed {
@@ -268,7 +289,7 @@ func (v *serving) giveUp(f *file) {
 	}
 	f.key, f.entry = v.names.begin(f.bucket, v.number.Add(1))
 	f.stored = false
-	f.bytes, f.records = int64(len(f.buf)), f.count
+	f.bytes, f.records = int64(len(f.chunk.Data)), f.count
 }
 
 // block takes no more leases until the file system answers again.

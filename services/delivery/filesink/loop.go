@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spillwayio/spillway/services/delivery"
+	"github.com/spillwayio/spillway/services/delivery/filesink/serializer"
 	"github.com/spillwayio/spillway/services/internal/backoff"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
@@ -73,7 +74,7 @@ type heldLease struct {
 func newServing(s *Sink, session delivery.Session) *serving {
 	v := &serving{
 		sink: s, session: session,
-		names:    names{session: session.ID(), suffix: s.cfg.FileSuffix, inUsePrefix: s.cfg.InUsePrefix, inUseSuffix: s.cfg.InUseSuffix},
+		names:    names{session: session.ID(), suffix: s.layout.suffix, inUsePrefix: s.cfg.InUsePrefix, inUseSuffix: s.cfg.InUseSuffix},
 		requests: make(chan *rollRequest), done: make(chan struct{}),
 		buckets: make(map[string]*bucket), cached: make(map[string]*bucket),
 		committed: make(chan *commit, 1), usable: make(chan struct{}, 1),
@@ -182,7 +183,7 @@ func (v *serving) collect(l *delivery.Lease) {
 			return fmt.Errorf("%w: offset %d where [%d,%d) is left", recordbatch.ErrMalformed, offset, next, l.Next)
 		}
 		next = offset + 1
-		v.add(h, r)
+		v.add(h, offset, r)
 		return nil
 	})
 	if err != nil {
@@ -195,26 +196,26 @@ func (v *serving) collect(l *delivery.Lease) {
 }
 
 // add serializes r into its file's buffer.
-func (v *serving) add(h *heldLease, r *recordbatch.Record) {
+func (v *serving) add(h *heldLease, offset int64, r *recordbatch.Record) {
 	b := v.bucketOf(h.lease, r)
 	f := b.file
 	if f == nil {
-		f = &file{bucket: b}
+		f = &file{bucket: b, sync: serializer.NewSync()}
 		f.key, f.entry = v.names.begin(b, v.number.Add(1))
 		b.file = f
 		v.files = append(v.files, f)
 	}
 	if f.count == 0 {
 		v.dirty++
-		f.buf = v.takeBuffer()
+		f.chunk.Data = v.takeBuffer()
 	}
 	if f.lease != v.leaseSeq {
 		f.lease = v.leaseSeq
 		h.files = append(h.files, f)
 	}
-	before := len(f.buf)
-	f.buf = v.sink.serializer.appendRecord(f.buf, r)
-	n := int64(len(f.buf) - before)
+	before := len(f.chunk.Data)
+	f.chunk.Add(v.sink.format, serializer.Position{Source: h.lease.Source, Offset: offset}, r)
+	n := int64(len(f.chunk.Data) - before)
 	v.collected += n
 	f.count++
 	f.records++
@@ -289,8 +290,8 @@ func (v *serving) giveBack(reason error) {
 	}
 	v.leases, v.collected, v.dirty = nil, 0, 0
 	for _, f := range slices.Clone(v.files) {
-		v.giveBuffer(f.buf)
-		f.buf, f.count = nil, 0
+		v.giveBuffer(f.chunk.Data)
+		f.chunk, f.count = serializer.Chunk{}, 0
 		f.bytes, f.records = f.entry.Committed, f.entry.Records
 		if !f.stored {
 			v.drop(f)

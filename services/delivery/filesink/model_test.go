@@ -2,7 +2,9 @@ package filesink_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
@@ -27,7 +29,7 @@ import (
 func testConfig() *config.HDFS {
 	return &config.HDFS{
 		URL: "file:///x", Path: "/out/%{topic}/%{kind}", FilePrefix: "%H", FileSuffix: ".log", InUseSuffix: ".tmp", TimeZone: "UTC",
-		MaxOpenFiles: 500, Commit: config.Commit{Bytes: 1 << 20, Interval: time.Second}, Serializer: "text", AppendNewline: true,
+		MaxOpenFiles: 500, Commit: config.Commit{Bytes: 1 << 20, Interval: time.Second}, Serializer: "text", Compression: "none", AppendNewline: true,
 	}
 }
 
@@ -107,6 +109,7 @@ func runModel(t *testing.T, root string, seed uint64) {
 	cfg.Commit = config.Commit{Bytes: config.ByteSize(1 + c.intN(4000)), Interval: time.Duration(1+c.intN(20)) * time.Millisecond}
 	cfg.Roll = config.Roll{Size: config.ByteSize(c.intN(3) * 500), Count: int64(c.intN(3) * 40), Idle: time.Duration(c.intN(3)) * 10 * time.Millisecond, Interval: time.Duration(c.intN(3)) * 50 * time.Millisecond}
 	cfg.MaxOpenFiles = 1 + c.intN(6)
+	cfg.Compression = []string{"none", "gzip"}[seed/3%2]
 
 	want := make(map[string]string) // record → bucket
 	for n := range 60 {
@@ -183,6 +186,9 @@ func check(t *testing.T, root string, want map[string]string) {
 		if content == "" {
 			t.Errorf("%s is final and empty", p)
 		}
+		if strings.HasSuffix(p, ".gz") {
+			content = gunzip(t, p, content)
+		}
 		for line := range strings.Lines(content) {
 			value := strings.TrimSuffix(line, "\n")
 			switch bucket, known := want[value]; {
@@ -201,6 +207,20 @@ func check(t *testing.T, root string, want map[string]string) {
 			t.Errorf("record %s is lost", value)
 		}
 	}
+}
+
+// gunzip reads all members of a file.
+func gunzip(t *testing.T, p, content string) string {
+	t.Helper()
+	r, err := gzip.NewReader(strings.NewReader(content))
+	if err != nil {
+		t.Fatalf("%s: %v", p, err)
+	}
+	plain, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatalf("%s: %v", p, err)
+	}
+	return string(plain)
 }
 
 // finals reads the final files below root.

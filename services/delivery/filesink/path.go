@@ -38,6 +38,7 @@ const (
 // and records with the same key share a bucket. Safe for concurrent use.
 type layout struct {
 	dir, prefix template
+	suffix      string // of files' names
 	zone        *time.Location
 	hdfs        bool
 	maxPrefix   int
@@ -68,9 +69,12 @@ const (
 	hostEscape // its text is the value
 )
 
-// newLayout compiles the templates. host looks up what %[localhost], %[IP] and %[FQDN] yield.
-func newLayout(cfg *config.HDFS, host func(what string) (string, error)) (*layout, error) {
-	l := &layout{hdfs: strings.HasPrefix(cfg.URL, "hdfs:"), zone: time.Local}
+// newLayout compiles the templates. Names end with the extension, whether the configured suffix does or not. host looks up what %[localhost], %[IP] and %[FQDN] yield.
+func newLayout(cfg *config.HDFS, extension string, host func(what string) (string, error)) (*layout, error) {
+	l := &layout{suffix: cfg.FileSuffix, hdfs: strings.HasPrefix(cfg.URL, "hdfs:"), zone: time.Local}
+	if !strings.HasSuffix(l.suffix, extension) {
+		l.suffix += extension
+	}
 	if cfg.TimeZone != "" {
 		zone, err := time.LoadLocation(cfg.TimeZone)
 		if err != nil {
@@ -85,7 +89,7 @@ func newLayout(cfg *config.HDFS, host func(what string) (string, error)) (*layou
 	if l.prefix, err = l.compile(cfg.FilePrefix, host); err != nil {
 		return nil, fmt.Errorf("file_prefix %w", err)
 	}
-	l.maxPrefix = min(maxDir, maxName-nameReserve-len(cfg.FileSuffix)-len(cfg.InUsePrefix)-len(cfg.InUseSuffix))
+	l.maxPrefix = min(maxDir, maxName-nameReserve-len(l.suffix)-len(cfg.InUsePrefix)-len(cfg.InUseSuffix))
 	if l.maxPrefix < minPrefix {
 		return nil, fmt.Errorf("file_suffix, in_use_prefix and in_use_suffix are too long together: a name has %d bytes, and %d remain for file_prefix", maxName, l.maxPrefix)
 	}

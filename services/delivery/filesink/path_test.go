@@ -22,7 +22,7 @@ func testHost(what string) (string, error) {
 
 func newTestLayout(t testing.TB, url, dir, prefix string) *layout {
 	t.Helper()
-	l, err := newLayout(&config.HDFS{URL: url, Path: dir, FilePrefix: prefix, FileSuffix: ".log", InUseSuffix: ".tmp", TimeZone: "Europe/Berlin"}, testHost)
+	l, err := newLayout(&config.HDFS{URL: url, Path: dir, FilePrefix: prefix, FileSuffix: ".log", InUseSuffix: ".tmp", TimeZone: "Europe/Berlin"}, "", testHost)
 	if err != nil {
 		t.Fatal(err)
 	}

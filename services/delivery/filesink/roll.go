@@ -78,7 +78,7 @@ func (v *serving) soonestRoll() time.Time {
 func (v *serving) rollLeastRecent(shares []*share) {
 	var open []*share
 	for _, s := range shares {
-		if !s.roll && (s.file.stored || len(s.data) > 0) {
+		if !s.roll && (s.file.stored || s.raw > 0) {
 			open = append(open, s)
 		}
 	}

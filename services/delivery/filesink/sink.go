@@ -36,6 +36,7 @@ import (
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/delivery"
+	"github.com/spillwayio/spillway/services/delivery/filesink/serializer"
 	"github.com/spillwayio/spillway/services/internal/config"
 )
 
@@ -44,12 +45,13 @@ var errNoSession = errors.New("no session with the buffer: nothing can be rolled
 
 // Sink is a delivery to files. It is also a Prober, Troubled, a FileLister and a FileRoller.
 type Sink struct {
-	cfg        *config.HDFS
-	fs         FS
-	log        *slog.Logger
-	layout     *layout
-	serializer serializer
-	trouble    trouble
+	cfg     *config.HDFS
+	fs      FS
+	log     *slog.Logger
+	layout  *layout
+	format  serializer.Format
+	spare   sync.Pool // of *[]byte, to seal chunks in
+	trouble trouble
 
 	mu      sync.Mutex
 	serving *serving   // nil between sessions
@@ -66,15 +68,15 @@ type openFile struct {
 // New prepares a delivery to fs, which is the Sink's from now on. An error names the key of cfg that
 // cannot work. cfg must not change afterwards.
 func New(cfg *config.HDFS, fs FS, log *slog.Logger) (*Sink, error) {
-	layout, err := newLayout(cfg, lookupHost)
+	format, err := serializer.New(cfg)
 	if err != nil {
 		return nil, err
 	}
-	serializer, err := newSerializer(cfg)
+	layout, err := newLayout(cfg, format.Extension(), lookupHost)
 	if err != nil {
 		return nil, err
 	}
-	return &Sink{cfg: cfg, fs: fs, log: log, layout: layout, serializer: serializer, trouble: trouble{log: log}}, nil
+	return &Sink{cfg: cfg, fs: fs, log: log, layout: layout, format: format, trouble: trouble{log: log}}, nil
 }
 
 // Serve implements delivery.Sink. One at a time.

@@ -154,7 +154,7 @@ func (k checker) hdfs(at string, h *HDFS) {
 	atLeast(k, at+".max_open_files", h.MaxOpenFiles, 1)
 	atLeast(k, at+".commit.bytes", h.Commit.Bytes, 1)
 	atLeast(k, at+".commit.interval", h.Commit.Interval, time.Millisecond)
-	k.serializer(at+".serializer", h.Serializer)
+	k.format(at, h)
 }
 
 func (k checker) kafka(at string, d *Kafka) {
@@ -162,17 +162,6 @@ func (k checker) kafka(at string, d *Kafka) {
 	k.topicTemplate(at+".topic", d.Topic)
 	k.oneOf(at+".partitioner", d.Partitioner, "source", "key", "round_robin")
 	k.oneOf(at+".compression", d.Compression, "none", "gzip", "snappy", "lz4", "zstd")
-}
-
-// plannedSerializers will come; whoever names one has not misspelled it.
-var plannedSerializers = []string{"avro_event", "json", "parquet"}
-
-func (k checker) serializer(at, s string) {
-	if slices.Contains(plannedSerializers, s) {
-		k.key(at, "%q is not supported yet; supported: text", s)
-		return
-	}
-	k.oneOf(at, s, "text")
 }
 
 // present says whether a value that must be there is.

@@ -123,8 +123,10 @@ type HDFS struct {
 	MaxOpenFiles int `yaml:"max_open_files"`
 	// Commit bounds how much is written to files before they are closed and acked.
 	Commit     Commit `yaml:"commit"`
-	Serializer string `yaml:"serializer"` // text
-	// AppendNewline ends every text record with a line feed.
+	Serializer string `yaml:"serializer"` // a key of compressions
+	// Compression is one of those of the serializer.
+	Compression string `yaml:"compression"`
+	// AppendNewline ends every record of text and header_and_text with a line feed.
 	AppendNewline bool `yaml:"append_newline"`
 }
 

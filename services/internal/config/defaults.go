@@ -53,6 +53,7 @@ func (h *HDFS) setDefaults() {
 	h.MaxOpenFiles = 500
 	h.Commit = Commit{Bytes: 8 * MiB, Interval: time.Second}
 	h.Serializer = "text"
+	h.Compression = "none"
 	h.AppendNewline = true
 }
 
