@@ -56,7 +56,7 @@ func (d *dev) account(end *devStats) (*account, error) {
 		if end == nil {
 			b.Pending = a.In - b.Delivered
 		} else {
-			b.Pending = a.In - end.queue.AppendedRecords + end.subs[dest.subscription].PendingRecords
+			b.Pending = a.In - end.appended + end.pending(dest.subscription)
 		}
 		b.Lost = a.In - b.Delivered - b.Pending
 		a.Destinations = append(a.Destinations, b)
