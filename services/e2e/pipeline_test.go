@@ -201,9 +201,12 @@ func TestEverythingArrivesOnce(t *testing.T) {
 	took := time.Since(began)
 	t.Logf("%d records delivered to both %.1f s after the start of the processes: %.0f records/s", manyRecords, took.Seconds(), manyRecords/took.Seconds())
 	p.awaitRest(manyRecords, time.Minute, p.hdfs)
-	for _, s := range p.services() {
+	for s, payload := range map[*service]int64{p.buffer: 64, p.ingest: 64, p.hdfs: 32, p.kafka: 32} {
 		_, peak := s.memoryBytes()
 		t.Logf("%s: at most %d MiB resident", s.name, peak>>20)
+		if limit := payload + 256; peak>>20 > limit {
+			t.Errorf("%s was %d MiB resident, want at most its %d of payload and 256", s.name, peak>>20, payload)
+		}
 	}
 	tallyHDFS(t, p.hdfsDir, manyRecords).check(t, "HDFS", false)
 	tallyTopic(t, stack.kafka, p.out, manyRecords).check(t, p.out, false)

@@ -40,6 +40,7 @@ func newBuffer() *cobra.Command {
 			if err := cfg.ForBuffer(); err != nil {
 				return &usageError{err}
 			}
+			limitMemory(bufferMemory(&cfg.Buffer))
 			p, err := newBufferProcess(cfg, log, listenTCP)
 			if err != nil {
 				return err
@@ -71,6 +72,7 @@ func newIngest() *cobra.Command {
 			if err := cfg.ForIngest(); err != nil {
 				return &usageError{err}
 			}
+			limitMemory(cfg.Ingest.Memory)
 			p, err := newIngestProcess(cfg, log, listenTCP)
 			if err != nil {
 				return err
@@ -104,6 +106,9 @@ func newDelivery() *cobra.Command {
 			cfg, err := loadConfig(f.config)
 			if err != nil {
 				return err
+			}
+			if d := cfg.Delivery[args[0]]; d != nil {
+				limitMemory(d.Memory)
 			}
 			p, err := newDeliveryProcess(cfg, args[0], log, listenTCP)
 			if err != nil {
