@@ -197,7 +197,7 @@ func (v *serving) collect(l *delivery.Lease) {
 
 // add serializes r into its file's buffer.
 func (v *serving) add(h *heldLease, offset int64, r *recordbatch.Record) {
-	b := v.bucketOf(h.lease, r)
+	b := v.bucketOf(v.sink.layout.item(h.lease.Source, offset, r))
 	f := b.file
 	if f == nil {
 		f = &file{bucket: b, sync: serializer.NewSync()}
@@ -226,11 +226,11 @@ func (v *serving) add(h *heldLease, offset int64, r *recordbatch.Record) {
 	}
 }
 
-// bucketOf is the bucket of r. Records mostly come with the same key as the one before.
-func (v *serving) bucketOf(l *delivery.Lease, r *recordbatch.Record) *bucket {
+// bucketOf is the bucket of a record. Records mostly come with the same key as the one before.
+func (v *serving) bucketOf(it item) *bucket {
 	layout := v.sink.layout
 	before := len(v.key)
-	v.key = layout.appendKey(v.key, l.Source, r)
+	v.key = layout.appendKey(v.key, it)
 	if v.last != nil && string(v.key[:before]) == string(v.key[before:]) {
 		v.key = v.key[:before]
 		return v.last
@@ -238,7 +238,7 @@ func (v *serving) bucketOf(l *delivery.Lease, r *recordbatch.Record) *bucket {
 	v.key = append(v.key[:0], v.key[before:]...)
 	b := v.cached[string(v.key)]
 	if b == nil {
-		dir, prefix := layout.render(l.Source, r)
+		dir, prefix := layout.render(it)
 		place := dir + "\x00" + prefix
 		if b = v.buckets[place]; b == nil {
 			b = &bucket{dir: dir, prefix: prefix}

@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
-	"net"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,13 +38,24 @@ type layout struct {
 	dir, prefix template
 	suffix      string // of files' names
 	zone        *time.Location
+	rounding    rounding
+	timeFrom    string // as in the configuration
+	now         func() time.Time
 	hdfs        bool
 	maxPrefix   int
 
 	// What the templates depend on.
-	topic, partition bool
-	slotMs           int64 // the time, to this precision; 0 for not at all
-	headers          []string
+	topic, partition, key, timestamp, offset bool
+	slotMs                                   int64 // the time, to this precision; 0 for not at all
+	headers                                  []string
+}
+
+// item is a record and what the templates may say about it.
+type item struct {
+	*recordbatch.Record
+	source *spillwayv1.SourcePartition
+	offset int64
+	ms     int64 // the time, since 1970; only when the templates have escapes for it
 }
 
 // template is a text with escapes.
@@ -64,6 +73,9 @@ const (
 	literal partKind = iota
 	topicName
 	partitionNumber
+	recordKey // or the header of that name, as the next two
+	recordTimestamp
+	recordOffset
 	header
 	timeEscape
 	hostEscape // its text is the value
@@ -71,7 +83,7 @@ const (
 
 // newLayout compiles the templates. Names end with the extension, whether the configured suffix does or not. host looks up what %[localhost], %[IP] and %[FQDN] yield.
 func newLayout(cfg *config.HDFS, extension string, host func(what string) (string, error)) (*layout, error) {
-	l := &layout{suffix: cfg.FileSuffix, hdfs: strings.HasPrefix(cfg.URL, "hdfs:"), zone: time.Local}
+	l := &layout{suffix: cfg.FileSuffix, hdfs: strings.HasPrefix(cfg.URL, "hdfs:"), zone: time.Local, timeFrom: cfg.TimeFrom, now: time.Now}
 	if !strings.HasSuffix(l.suffix, extension) {
 		l.suffix += extension
 	}
@@ -82,6 +94,7 @@ func newLayout(cfg *config.HDFS, extension string, host func(what string) (strin
 		}
 		l.zone = zone
 	}
+	l.rounding = newRounding(cfg)
 	var err error
 	if l.dir, err = l.compile(cfg.Path, host); err != nil {
 		return nil, fmt.Errorf("path %w", err)
@@ -169,40 +182,91 @@ func (l *layout) field(name string) part {
 		l.partition = true
 		return part{kind: partitionNumber}
 	}
+	kind := header
+	switch name {
+	case "key":
+		kind, l.key = recordKey, true
+	case "timestamp":
+		kind, l.timestamp = recordTimestamp, true
+	case "offset":
+		kind, l.offset = recordOffset, true
+	}
 	if !slices.Contains(l.headers, name) {
 		l.headers = append(l.headers, name)
 	}
-	return part{kind: header, text: name}
+	return part{kind: kind, text: name}
 }
 
-// appendKey appends what decides about the bucket of r to key.
-func (l *layout) appendKey(key []byte, source *spillwayv1.SourcePartition, r *recordbatch.Record) []byte {
+// item says what the templates may be about.
+func (l *layout) item(source *spillwayv1.SourcePartition, offset int64, r *recordbatch.Record) item {
+	it := item{Record: r, source: source, offset: offset}
+	if l.slotMs > 0 {
+		it.ms = max(l.timeOf(r), 0)
+	}
+	return it
+}
+
+// timeOf is what the escapes of times are about. A header that is no number is as good as none.
+func (l *layout) timeOf(r *recordbatch.Record) int64 {
+	switch l.timeFrom {
+	case "local":
+		return l.now().UnixMilli()
+	case "record":
+		if value, ok := r.Header("timestamp"); ok {
+			if ms, err := strconv.ParseInt(string(value), 10, 64); err == nil {
+				return ms
+			}
+		}
+	}
+	return r.TimestampMs
+}
+
+// appendKey appends what decides about the bucket of it to key.
+func (l *layout) appendKey(key []byte, it item) []byte {
 	if l.topic {
-		key = binary.AppendUvarint(key, uint64(len(source.GetTopic())))
-		key = append(key, source.GetTopic()...)
+		key = binary.AppendUvarint(key, uint64(len(it.source.GetTopic())))
+		key = append(key, it.source.GetTopic()...)
 	}
 	if l.partition {
-		key = binary.AppendUvarint(key, uint64(source.GetPartition()))
+		key = binary.AppendUvarint(key, uint64(it.source.GetPartition()))
+	}
+	if l.key {
+		key = appendOptional(key, it.Key, it.Key != nil)
+	}
+	if l.timestamp {
+		key = binary.AppendVarint(key, it.TimestampMs)
+	}
+	if l.offset {
+		key = binary.AppendVarint(key, it.offset)
 	}
 	if l.slotMs > 0 {
-		ms, slot := max(r.TimestampMs, 0), l.slotMs
-		if ms < wholeMinutesSince {
+		slot := l.slotMs
+		if it.ms < wholeMinutesSince {
 			slot = min(slot, 1000)
 		}
-		key = binary.AppendUvarint(key, uint64(ms-ms%slot))
+		key = binary.AppendUvarint(key, uint64(it.ms-it.ms%slot))
 	}
 	for _, name := range l.headers {
-		value, _ := r.Header(name)
-		key = binary.AppendUvarint(key, uint64(len(value)))
-		key = append(key, value...)
+		value, there := it.Header(name)
+		key = appendOptional(key, value, there)
 	}
 	return key
 }
 
-// render returns the directory and the prefix for r. Both are fit for paths: dir is "" for the root
+// appendOptional appends what is there and empty as something else than what is not there, in whose place
+// something else may count.
+func appendOptional(key, value []byte, there bool) []byte {
+	if !there {
+		return append(key, 0)
+	}
+	key = binary.AppendUvarint(key, uint64(len(value))+1)
+	return append(key, value...)
+}
+
+// render returns the directory and the prefix for it. Both are fit for paths: dir is "" for the root
 // or begins with a slash, and has no segment that is empty, "." or "..".
-func (l *layout) render(source *spillwayv1.SourcePartition, r *recordbatch.Record) (dir, prefix string) {
-	dir = l.text(l.dir, "/", source, r)
+func (l *layout) render(it item) (dir, prefix string) {
+	dir = l.text(l.dir, "/", it)
 	segments := strings.Split(strings.TrimPrefix(dir, "/"), "/")
 	for i, s := range segments {
 		switch s {
@@ -220,31 +284,52 @@ func (l *layout) render(source *spillwayv1.SourcePartition, r *recordbatch.Recor
 	for _, s := range segments {
 		dir += "/" + s
 	}
-	return dir, shorten(l.text(l.prefix, "", source, r), l.maxPrefix)
+	return dir, shorten(l.text(l.prefix, "", it), l.maxPrefix)
 }
 
 // text is the template with its escapes replaced; of times alone the bytes in allowed stay as they are.
-func (l *layout) text(t template, allowed string, source *spillwayv1.SourcePartition, r *recordbatch.Record) string {
+func (l *layout) text(t template, allowed string, it item) string {
 	var b []byte
-	at := time.UnixMilli(max(r.TimestampMs, 0)).In(l.zone)
+	at := time.UnixMilli(it.ms).In(l.zone)
+	rounded := l.rounding.down(at)
 	for _, p := range t {
 		switch p.kind {
 		case literal:
 			b = append(b, p.text...)
 		case topicName:
-			b = l.appendSafe(b, source.GetTopic(), "")
+			b = l.appendSafe(b, it.source.GetTopic(), "")
 		case partitionNumber:
-			b = strconv.AppendInt(b, int64(source.GetPartition()), 10)
-		case header:
-			value, _ := r.Header(p.text)
-			b = l.appendSafe(b, string(value), "")
+			b = strconv.AppendInt(b, int64(it.source.GetPartition()), 10)
+		case recordKey, recordTimestamp, recordOffset, header:
+			b = l.appendSafe(b, it.field(p), "")
 		case hostEscape:
 			b = l.appendSafe(b, p.text, "")
 		case timeEscape:
-			b = l.appendSafe(b, formatTime(p.letter, at), allowed)
+			if p.letter == 't' { // never rounded, as in Flume
+				b = strconv.AppendInt(b, it.ms, 10)
+				continue
+			}
+			b = l.appendSafe(b, formatTime(p.letter, rounded), allowed)
 		}
 	}
 	return string(b)
+}
+
+// field is what %{name} yields. As among the headers of events (serializer), the record's key is before
+// a header of that name, and a header before timestamp and offset.
+func (it item) field(p part) string {
+	if p.kind == recordKey && it.Key != nil {
+		return string(it.Key)
+	}
+	value, there := it.Header(p.text)
+	switch {
+	case there:
+	case p.kind == recordTimestamp:
+		return strconv.FormatInt(it.TimestampMs, 10)
+	case p.kind == recordOffset:
+		return strconv.FormatInt(it.offset, 10)
+	}
+	return string(value)
 }
 
 // appendSafe appends s with %XX for what is not fit for a name everywhere: '/', '%', control
@@ -279,83 +364,4 @@ func shorten(s string, limit int) string {
 		end--
 	}
 	return fmt.Sprintf("%s~%016x", s[:end], h.Sum64())
-}
-
-// formatTime is what %letter yields, as in Flume; %Z, which yields nothing there, is the zone's name.
-func formatTime(letter byte, t time.Time) string {
-	switch letter {
-	case 'a':
-		return t.Format("Mon")
-	case 'A':
-		return t.Format("Monday")
-	case 'b':
-		return t.Format("Jan")
-	case 'B':
-		return t.Format("January")
-	case 'c':
-		return t.Format("Mon Jan 2 15:04:05 2006")
-	case 'd':
-		return t.Format("02")
-	case 'D':
-		return t.Format("01/02/06")
-	case 'e':
-		return t.Format("2")
-	case 'H':
-		return t.Format("15")
-	case 'I':
-		return t.Format("03")
-	case 'j':
-		return t.Format("002")
-	case 'k':
-		return strconv.Itoa(t.Hour())
-	case 'l':
-		return t.Format("3")
-	case 'm':
-		return t.Format("01")
-	case 'M':
-		return t.Format("04")
-	case 'n':
-		return t.Format("1")
-	case 'p':
-		return t.Format("PM")
-	case 's':
-		return strconv.FormatInt(t.Unix(), 10)
-	case 'S':
-		return t.Format("05")
-	case 't':
-		return strconv.FormatInt(t.UnixMilli(), 10)
-	case 'y':
-		return t.Format("06")
-	case 'Y':
-		return t.Format("2006")
-	case 'z':
-		return t.Format("-0700")
-	default: // 'Z', the last that compile lets through
-		return t.Format("MST")
-	}
-}
-
-// lookupHost is what %[what] yields on this machine.
-func lookupHost(what string) (string, error) {
-	switch what {
-	case "localhost", "IP", "FQDN":
-	default:
-		return "", fmt.Errorf("unknown; want %%[localhost], %%[IP] or %%[FQDN]")
-	}
-	name, err := os.Hostname()
-	if err != nil || what == "localhost" {
-		return name, err
-	}
-	addrs, err := net.LookupHost(name)
-	if err != nil {
-		return "", fmt.Errorf("look up this machine's address: %w", err)
-	}
-	if what == "IP" {
-		return addrs[0], nil
-	}
-	names, err := net.LookupAddr(addrs[0])
-	if err != nil || len(names) == 0 {
-		return name, nil // as Java does
-	}
-	return strings.TrimSuffix(names[0], "."), nil
 }

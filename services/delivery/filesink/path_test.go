@@ -44,6 +44,7 @@ func TestPaths(t *testing.T) {
 		{"/%Y/%y/%m/%n/%d/%e/%j", "%H%k%I%l%M%S%p", "/2026/26/03/3/05/5/064", "0770770809AM"},
 		{"/%a/%A/%b/%B/%D", "%D", "/Thu/Thursday/Mar/March/03/05/26", "03%2F05%2F26"},
 		{"/%s/%t/%z/%Z", "100%%", "/1772690889/1772690889010/+0100/CET", "100%"},
+		{"/%{key}/%{offset}", "%{timestamp}", "/k%2F1/17", "1772690889010"},
 		{"/%c", "%[localhost]", "/Thu Mar 5 07%3A08%3A09 2026", "node-1"},
 		// No way out, whatever is in a record.
 		{"/%{evil}", "%{evil}", "/..%2F..%2Fetc", "..%2F..%2Fetc"},
@@ -60,18 +61,18 @@ func TestPaths(t *testing.T) {
 		{"/%{long}", "", "/" + strings.Repeat("ä", 91) + "~ad70a676b430b035", ""},
 	} {
 		l := newTestLayout(t, "hdfs://namenode:8020", test.dir, test.prefix)
-		dir, prefix := l.render(&spillwayv1.SourcePartition{Topic: "orders", Partition: 3}, &recordbatch.Record{TimestampMs: at, Headers: headers})
+		dir, prefix := l.render(l.item(&spillwayv1.SourcePartition{Topic: "orders", Partition: 3}, 17, &recordbatch.Record{TimestampMs: at, Key: []byte("k/1"), Headers: headers}))
 		if dir != test.wantDir || prefix != test.wantPrefix {
 			t.Errorf("%q and %q yield %q and %q, want %q and %q", test.dir, test.prefix, dir, prefix, test.wantDir, test.wantPrefix)
 		}
 	}
 
 	l := newTestLayout(t, "file:///data", "/%{bytes}", "")
-	if dir, _ := l.render(&spillwayv1.SourcePartition{}, &recordbatch.Record{Headers: headers}); dir != "/a%00%FF%25:b" {
+	if dir, _ := l.render(l.item(&spillwayv1.SourcePartition{}, 0, &recordbatch.Record{Headers: headers})); dir != "/a%00%FF%25:b" {
 		t.Errorf("a colon on a local directory yields %q", dir)
 	}
 	l = newTestLayout(t, "file:///data", "/%Y", "")
-	if dir, _ := l.render(&spillwayv1.SourcePartition{}, &recordbatch.Record{TimestampMs: -1}); dir != "/1970" {
+	if dir, _ := l.render(l.item(&spillwayv1.SourcePartition{}, 0, &recordbatch.Record{TimestampMs: -1})); dir != "/1970" {
 		t.Errorf("a timestamp before 1970 yields %q", dir)
 	}
 }
@@ -91,7 +92,7 @@ func FuzzPaths(f *testing.F) {
 		source := &spillwayv1.SourcePartition{Topic: topic}
 		r := &recordbatch.Record{TimestampMs: ms, Headers: []recordbatch.Header{{Name: []byte("h"), Value: header}}}
 		for _, l := range layouts {
-			dir, prefix := l.render(source, r)
+			dir, prefix := l.render(l.item(source, 0, r))
 			file := dir + "/" + prefix + ".1-1.log"
 			if !strings.HasPrefix(dir, "/logs/") || path.Clean(file) != file || strings.Contains(prefix, "/") {
 				t.Errorf("dir %q, prefix %q", dir, prefix)
@@ -104,7 +105,7 @@ func FuzzPaths(f *testing.F) {
 					t.Errorf("a segment of %d bytes", len(segment))
 				}
 			}
-			if again, _ := l.render(source, r); again != dir {
+			if again, _ := l.render(l.item(source, 0, r)); again != dir {
 				t.Errorf("rendering it again yields %q, and %q before", again, dir)
 			}
 		}

@@ -148,6 +148,8 @@ func (k checker) hdfs(at string, h *HDFS) {
 	if _, err := time.LoadLocation(h.TimeZone); err != nil {
 		k.key(at+".time_zone", "unknown time zone %q; want a name such as UTC or Europe/Berlin", h.TimeZone)
 	}
+	k.oneOf(at+".time_from", h.TimeFrom, "record", "kafka", "local")
+	k.rounding(at, h)
 	atLeast(k, at+".roll.interval", h.Roll.Interval, 0)
 	atLeast(k, at+".roll.count", h.Roll.Count, 0)
 	atLeast(k, at+".roll.idle", h.Roll.Idle, 0)

@@ -118,7 +118,13 @@ type HDFS struct {
 	InUseSuffix string `yaml:"in_use_suffix"`
 	// TimeZone of the escapes: an IANA name; empty is the process's local zone.
 	TimeZone string `yaml:"time_zone"`
-	Roll     Roll   `yaml:"roll"`
+	// TimeFrom is record (its header timestamp, else Kafka's), kafka, or local (now).
+	TimeFrom string `yaml:"time_from"`
+	// Round makes the time of the escapes a multiple of RoundValue RoundUnits: second, minute or hour.
+	Round      bool   `yaml:"round"`
+	RoundValue int64  `yaml:"round_value"`
+	RoundUnit  string `yaml:"round_unit"`
+	Roll       Roll   `yaml:"roll"`
 	// MaxOpenFiles bounds the in-use files of this instance; the least recently used one is rolled.
 	MaxOpenFiles int `yaml:"max_open_files"`
 	// Commit bounds how much is written to files before they are closed and acked.

@@ -49,6 +49,9 @@ func (d *Delivery) setOrdering() {
 func (h *HDFS) setDefaults() {
 	h.FilePrefix = "spillway"
 	h.InUseSuffix = ".tmp"
+	h.TimeFrom = "record"
+	h.RoundValue = 1
+	h.RoundUnit = "second"
 	h.Roll = Roll{Interval: time.Hour, Size: 128 * MiB, Idle: time.Minute}
 	h.MaxOpenFiles = 500
 	h.Commit = Commit{Bytes: 8 * MiB, Interval: time.Second}

@@ -10,8 +10,8 @@ import (
 // escapes are the letters that may follow a % in a template of a file delivery.
 const escapes = "aAbBcdDeHIjklmMnpsStyYzZ"
 
-// hosts are the names that may stand in %[name].
-var hosts = []string{"localhost", "IP", "FQDN"}
+// hosts are the names that may stand in %[name], in any case.
+var hosts = []string{"localhost", "ip", "fqdn"}
 
 // skeleton returns the template with "x" in the place of every escape, so that what is left is the
 // text that is there for every record. An escape is %{name}, %[name], or % and one of letters.
@@ -50,7 +50,7 @@ func escapeSize(s, letters string) (int, error) {
 		if end == 1 {
 			return 0, fmt.Errorf("has an empty %%%s", s[:2])
 		}
-		if s[0] == '[' && !slices.Contains(hosts, s[1:end]) {
+		if s[0] == '[' && !slices.Contains(hosts, strings.ToLower(s[1:end])) {
 			return 0, fmt.Errorf("has an unknown escape %q; want %%[localhost], %%[IP] or %%[FQDN]", "%"+s[:end+1])
 		}
 		return end + 1, nil
@@ -123,5 +123,14 @@ func (k checker) topicTemplate(at, template string) {
 		k.key(at, "%q %v", template, err)
 	case !topicText.MatchString(text):
 		k.key(at, "%q cannot be a topic name: want letters, digits, '.', '_', '-' and %%{name}", template)
+	}
+}
+
+// rounding of the time of escapes: to what divides the next larger unit, or does not, as in Flume.
+func (k checker) rounding(at string, h *HDFS) {
+	most := map[string]int64{"second": 60, "minute": 60, "hour": 24}
+	k.oneOf(at+".round_unit", h.RoundUnit, "second", "minute", "hour")
+	if limit := most[h.RoundUnit]; limit > 0 {
+		between(k, at+".round_value", h.RoundValue, 1, limit)
 	}
 }
