@@ -162,3 +162,16 @@ func TestDamageInARewrittenSegment(t *testing.T) {
 		}
 	}
 }
+
+// TestForgetNothing: a transaction without a write does not move nutsdb on to the next file.
+func TestForgetNothing(t *testing.T) {
+	h := newHarness(t, 256<<10)
+	s, _ := h.mustOpen()
+	for !s.full(entryOverhead) {
+		h.mustAppend(s, batch("b", noise(1, 1000)))
+	}
+	if err := s.forget([]uint64{1 << 40}); err != nil {
+		t.Errorf("forget what is not there: %v", err)
+	}
+	h.mustAppend(s, change("goes on"))
+}

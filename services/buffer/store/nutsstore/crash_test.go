@@ -16,10 +16,11 @@ import (
 	"github.com/spillwayio/spillway/services/buffer/queue"
 )
 
-// A child is this test binary with childVariable set to what it is to do, and childDir.
+// A child is this test binary with childVariable set to what it is to do, and its arguments.
 const (
 	childVariable = "SPILLWAY_STORE_CHILD"
 	childDir      = "SPILLWAY_STORE_DIR"
+	childAcked    = "SPILLWAY_STORE_ACKED"
 )
 
 func runChild(name string) int {
@@ -27,8 +28,8 @@ func runChild(name string) int {
 	switch name {
 	case "append":
 		err = appendForEver(os.Getenv(childDir))
-	case "hit a limit":
-		err = hitLimit(os.Getenv(childDir))
+	case "check":
+		err = checkSteps(os.Getenv(childDir), os.Getenv(childAcked))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -113,6 +114,9 @@ func appendForEver(dir string) error {
 		step := l.state + 1
 		refs, err := s.Append(append(stepBatches(step), change(strconv.FormatUint(step, 10))))
 		if err != nil {
+			if _, again := s.Append([]queue.Entry{change("after an error")}); again == nil {
+				return fmt.Errorf("append goes on after: %w", err)
+			}
 			return err
 		}
 		l.state = step
@@ -131,26 +135,39 @@ func appendForEver(dir string) error {
 func check(t *testing.T, dir string, acked, atMost uint64) *ledger {
 	t.Helper()
 	var l ledger
+	if err := l.check(dir, acked, atMost); err != nil {
+		t.Fatal(err)
+	}
+	return &l
+}
+
+// checkSteps is the child that checks, and tells by its status.
+func checkSteps(dir, acked string) error {
+	n, err := strconv.ParseUint(acked, 10, 64)
+	if err != nil {
+		return err
+	}
+	var l ledger
+	return l.check(dir, n, n+1)
+}
+
+func (l *ledger) check(dir string, acked, atMost uint64) (err error) {
 	s, err := open(dir, Config{SegmentBytes: crashSegmentBytes}, l.options())
 	if err != nil {
-		t.Fatalf("open: %v", err)
+		return fmt.Errorf("open: %w", err)
 	}
-	defer func() {
-		if err := s.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-	}()
+	defer func() { err = errors.Join(err, s.Close()) }()
 	if l.state < acked || l.state > atMost {
-		t.Fatalf("the ledger is at step %d; acknowledged was %d, begun %d", l.state, acked, atMost)
+		return fmt.Errorf("the ledger is at step %d; acknowledged was %d, begun %d; damage told: %q", l.state, acked, atMost, l.damage)
 	}
 	for _, d := range l.damage {
 		if !strings.Contains(d, "unfinished write") {
-			t.Errorf("damage reported: %s", d)
+			return fmt.Errorf("damage reported: %s", d)
 		}
 	}
 	for step := range l.batches {
 		if step > l.state {
-			t.Errorf("batches of step %d are there, its change is not", step)
+			return fmt.Errorf("batches of step %d are there, its change is not", step)
 		}
 	}
 	for step := uint64(1); step <= l.state; step++ {
@@ -159,15 +176,15 @@ func check(t *testing.T, dir string, acked, atMost uint64) *ledger {
 			continue
 		}
 		if len(refs) != len(want) {
-			t.Fatalf("step %d has %d batches, want %d; the last step is %d", step, len(refs), len(want), l.state)
+			return fmt.Errorf("step %d has %d batches, want %d; the last step is %d", step, len(refs), len(want), l.state)
 		}
 		for i, ref := range refs {
 			if p, err := s.Read(ref); err != nil || string(p) != string(want[i].Payload) {
-				t.Fatalf("read batch %d of step %d: %v, or wrong bytes", i, step, err)
+				return fmt.Errorf("read batch %d of step %d: %v, or wrong bytes", i, step, err)
 			}
 		}
 	}
-	return &l
+	return nil
 }
 
 // TestKilled kills a writer at random moments: while it opens and recovers, writes, begins segments
@@ -229,5 +246,3 @@ func lastStep(t *testing.T, line string) uint64 {
 	}
 	return step
 }
-
-func hitLimit(string) error { return nil }

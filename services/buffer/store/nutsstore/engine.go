@@ -97,7 +97,8 @@ func (e *engine) put(key uint64, value []byte, rotate bool) error {
 	})
 }
 
-// forget removes keys from nutsdb's index. That it writes tombstones is only in the way.
+// forget removes keys from nutsdb's index, of which it must have at least one: a transaction that
+// writes nothing does not rotate. That it writes tombstones is only in the way.
 func (e *engine) forget(keys []uint64, rotate bool) error {
 	return e.write(rotate, func(tx *nutsdb.Tx) error {
 		for _, k := range keys {
@@ -107,6 +108,22 @@ func (e *engine) forget(keys []uint64, rotate bool) error {
 		}
 		return nil
 	})
+}
+
+// known returns those of the keys that nutsdb has in its index.
+func (e *engine) known(keys []uint64) (known []uint64, err error) {
+	tx, err := e.db.Begin(false)
+	if err != nil {
+		return nil, fmt.Errorf("begin: %w", err)
+	}
+	defer tx.Rollback()
+	defer recovered(&err, "ask")
+	for _, k := range keys {
+		if ok, err := tx.Has(bucketName, keyOf(k)); err == nil && ok { // any error is a way to say no
+			known = append(known, k)
+		}
+	}
+	return known, nil
 }
 
 // get returns a value in fresh memory. It must not be called for a key of a removed file, which

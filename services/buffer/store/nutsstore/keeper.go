@@ -144,6 +144,13 @@ func (s *Store) forget(keys []uint64) error {
 	if s.failed != nil {
 		return fmt.Errorf("forget keys: %w", s.failed)
 	}
+	keys, err := s.engine.known(keys)
+	if err != nil {
+		return fmt.Errorf("forget keys: %w", err)
+	}
+	if len(keys) == 0 { // of a damaged or rewritten segment
+		return nil
+	}
 	n := int64(len(keys)) * entryOverhead
 	rotate := s.full(n)
 	if err := s.write(rotate, n, true, func(int64) error { return s.engine.forget(keys, rotate) }); err != nil {
