@@ -132,6 +132,8 @@ type HDFS struct {
 	Serializer string `yaml:"serializer"` // a key of compressions
 	// Compression is one of those of the serializer.
 	Compression string `yaml:"compression"`
+	// SequenceValue is what the values of a sequence_file are: bytes (BytesWritable) or text (Text).
+	SequenceValue string `yaml:"sequence_value"`
 	// AppendNewline ends every record of text and header_and_text with a line feed.
 	AppendNewline bool `yaml:"append_newline"`
 }

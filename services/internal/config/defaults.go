@@ -57,6 +57,7 @@ func (h *HDFS) setDefaults() {
 	h.Commit = Commit{Bytes: 8 * MiB, Interval: time.Second}
 	h.Serializer = "text"
 	h.Compression = "none"
+	h.SequenceValue = "bytes"
 	h.AppendNewline = true
 }
 

@@ -8,6 +8,7 @@ var compressions = map[string][]string{
 	"header_and_text": hadoopCompressions,
 	"json":            hadoopCompressions,
 	"avro_event":      {"none", "deflate", "snappy", "zstd", "bzip2"},
+	"sequence_file":   {"none", "deflate", "gzip", "zstd", "snappy", "lz4", "bzip2"},
 }
 
 // hadoopCompressions are those of whole files, which readers know by the extension.
@@ -15,8 +16,8 @@ var hadoopCompressions = []string{"none", "gzip", "zstd", "snappy", "lz4", "bzip
 
 // serializers are the keys of compressions, and those to come, in the order of the document.
 var (
-	serializers        = []string{"text", "header_and_text", "json", "avro_event"}
-	plannedSerializers = []string{"sequence_file", "parquet"}
+	serializers        = []string{"text", "header_and_text", "json", "avro_event", "sequence_file"}
+	plannedSerializers = []string{"parquet"}
 )
 
 // format checks what goes with which serializer.
@@ -26,6 +27,7 @@ func (k checker) format(at string, h *HDFS) {
 		return
 	}
 	k.oneOf(at+".serializer", h.Serializer, serializers...)
+	k.oneOf(at+".sequence_value", h.SequenceValue, "bytes", "text")
 	of := compressions[h.Serializer]
 	if of == nil || slices.Contains(of, h.Compression) {
 		return

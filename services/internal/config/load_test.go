@@ -47,7 +47,7 @@ func TestDesign(t *testing.T) {
 					URL: "hdfs://namenode:8020", Path: "/user/flume/%{topic}/%Y-%m-%d", FilePrefix: "%H", FileSuffix: ".log", InUseSuffix: ".tmp",
 					TimeFrom: "record", RoundValue: 1, RoundUnit: "second",
 					Roll:         Roll{Interval: time.Hour, Size: 127 * MiB, Idle: 30 * time.Second},
-					MaxOpenFiles: 500, Commit: Commit{Bytes: 8 * MiB, Interval: time.Second}, Serializer: "avro_event", Compression: "none", AppendNewline: true,
+					MaxOpenFiles: 500, Commit: Commit{Bytes: 8 * MiB, Interval: time.Second}, Serializer: "avro_event", Compression: "none", SequenceValue: "bytes", AppendNewline: true,
 				},
 			},
 			"t": {

@@ -11,6 +11,7 @@ import (
 	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/snappy"
+	"github.com/klauspost/compress/zlib"
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
 )
@@ -56,6 +57,17 @@ func newAvroCodec(compression string) (codec, string, error) {
 		return checkedSnappy{}, "snappy", nil
 	}
 	return nil, "", fmt.Errorf("compression: unknown value %q for avro_event", compression)
+}
+
+// newSequenceCodec is the codec of a SequenceFile's blocks, and its class.
+func newSequenceCodec(compression string) (codec, string, error) {
+	const classes = "org.apache.hadoop.io.compress."
+	if compression == "deflate" {
+		return newPooled(func() (resetter, error) { return zlib.NewWriterLevel(io.Discard, zlib.DefaultCompression) }), classes + "DefaultCodec", nil
+	}
+	c, ext, err := newHadoopCodec(compression)
+	names := map[string]string{".gz": "GzipCodec", ".bz2": "BZip2Codec", ".zst": "ZStandardCodec", ".snappy": "SnappyCodec", ".lz4": "Lz4Codec"}
+	return c, classes + names[ext], err
 }
 
 // resetter is a compressor that can be used again.

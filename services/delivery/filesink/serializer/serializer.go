@@ -104,6 +104,8 @@ func New(cfg *config.HDFS) (Format, error) {
 		return newStream(jsonLines{}, cfg.Compression)
 	case "avro_event":
 		return newAvroEvent(cfg.Compression)
+	case "sequence_file":
+		return newSequenceFile(cfg.Compression, cfg.SequenceValue)
 	}
 	return nil, fmt.Errorf("serializer: unknown value %q", cfg.Serializer)
 }

@@ -27,7 +27,7 @@ var source = &spillwayv1.SourcePartition{Cluster: "c", Topic: "orders", Partitio
 
 func newFormat(t testing.TB, name, compression string) Format {
 	t.Helper()
-	f, err := New(&config.HDFS{Serializer: name, Compression: compression, AppendNewline: true})
+	f, err := New(&config.HDFS{Serializer: name, Compression: compression, SequenceValue: "bytes", AppendNewline: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -335,6 +335,7 @@ func TestAvroBlocks(t *testing.T) {
 func TestNewRefuses(t *testing.T) {
 	for _, cfg := range []config.HDFS{
 		{Serializer: "csv", Compression: "none"}, {Serializer: "text", Compression: "deflate"}, {Serializer: "avro_event", Compression: "lz4"},
+		{Serializer: "sequence_file", Compression: "none", SequenceValue: "Text"}, {Serializer: "sequence_file", Compression: "lzo", SequenceValue: "text"},
 	} {
 		if _, err := New(&cfg); err == nil {
 			t.Errorf("%s with %s is no error", cfg.Serializer, cfg.Compression)
@@ -369,7 +370,7 @@ func BenchmarkSerialize(b *testing.B) {
 	for _, f := range [...]struct{ name, compression string }{
 		{"text", "none"}, {"text", "gzip"}, {"text", "zstd"}, {"text", "snappy"}, {"text", "lz4"}, {"text", "bzip2"},
 		{"header_and_text", "none"}, {"json", "none"},
-		{"avro_event", "none"}, {"avro_event", "deflate"}, {"avro_event", "snappy"}, {"avro_event", "zstd"}, {"avro_event", "bzip2"},
+		{"sequence_file", "none"}, {"sequence_file", "snappy"}, {"avro_event", "none"}, {"avro_event", "deflate"}, {"avro_event", "snappy"}, {"avro_event", "zstd"}, {"avro_event", "bzip2"},
 	} {
 		b.Run(f.name+"/"+f.compression, func(b *testing.B) {
 			format := newFormat(b, f.name, f.compression)
