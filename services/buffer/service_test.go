@@ -17,6 +17,7 @@ import (
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/buffer/queue"
+	"github.com/spillwayio/spillway/services/buffer/store/faultstore"
 	"github.com/spillwayio/spillway/services/buffer/store/nutsstore"
 	"github.com/spillwayio/spillway/services/internal/config"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
@@ -467,4 +468,111 @@ func TestAQueueWhoseStoreFailsIsOpenedAgain(t *testing.T) {
 		r.appended(in, batch("t", 0, 10, "v"))
 	}
 	next(t, out, (*spillwayv1.ConsumeResponse).GetLease)
+}
+
+// TestAStoreThatTurnsSlow: while a write to the store hangs, batches are taken and leased from memory; only acks wait, and
+// nothing is called safe. Then all of it is answered.
+func TestAStoreThatTurnsSlow(t *testing.T) {
+	faults := &faultstore.Faults{}
+	r := start(t, t.TempDir(), func(q *config.Queue, d *Deps) {
+		q.SpillAfter = time.Minute
+		d.OpenStore = func(dir string, o queue.StoreOptions) (queue.Store, error) {
+			s, err := nutsstore.Open(dir, nutsstore.Config{}, o)
+			if err != nil {
+				return nil, err
+			}
+			return faults.Wrap(s), nil
+		}
+	})
+	in, out := r.appendStream(), r.consume("c/all")
+	r.appended(in, batch("t", 0, 10, "v"))
+	first := next(t, out, (*spillwayv1.ConsumeResponse).GetLease)
+	block := faults.BlockAppend()
+	sendAck(t, out, &spillwayv1.Ack{Id: 1, Leases: []*spillwayv1.AckedLease{{LeaseId: first.LeaseId}}})
+	<-block.Entered()
+	for i := range int64(20) {
+		r.appended(in, batch("t", 10+i, 11+i, "v"))
+		if l := next(t, out, (*spillwayv1.ConsumeResponse).GetLease); l.Batch.FirstOffset != 10+i {
+			t.Fatalf("leased %v", l)
+		}
+	}
+	if a := r.assign(in, "t"); a.SafeOffset != 0 || a.ResumeOffset != 30 {
+		t.Fatalf("%v, want safe 0, resume 30", a)
+	}
+	block.Release()
+	if result := next(t, out, (*spillwayv1.ConsumeResponse).GetAckResult); result.Id != 1 || result.Status != nil {
+		t.Fatalf("%v", result)
+	}
+	if a := r.assign(in, "t"); a.SafeOffset != 10 {
+		t.Fatalf("%v, want safe 10", a)
+	}
+}
+
+// TestSubscriptionsAtRunTime goes through the admin API: create, replay, change, what is wrong, delete.
+func TestSubscriptionsAtRunTime(t *testing.T) {
+	r := start(t, t.TempDir(), nil)
+	in := r.appendStream()
+	r.appended(in, batch("t", 0, 10, "v"))
+	admin := spillwayv1.NewBufferAdminServiceClient(r.conn)
+	ctx := t.Context()
+	created, err := admin.CreateSubscription(ctx, &spillwayv1.CreateSubscriptionRequest{Name: "c/new", OnFull: spillwayv1.OnFull_ON_FULL_DROP_OLDEST, LimitBytes: 1 << 20})
+	if err != nil || created.Subscription.PendingRecords != 10 || !created.Subscription.Required || created.Subscription.OnFull != spillwayv1.OnFull_ON_FULL_DROP_OLDEST {
+		t.Fatalf("%v, %v", created, err)
+	}
+	moved, err := admin.SeekSubscription(ctx, &spillwayv1.SeekSubscriptionRequest{Name: "c/new", To: &spillwayv1.StartPosition{Offsets: []*spillwayv1.PartitionOffset{{Source: source("t"), Offset: 10}}}})
+	if err != nil || moved.Subscription.PendingRecords != 0 {
+		t.Fatalf("%v, %v", moved, err)
+	}
+	required := false
+	updated, err := admin.UpdateSubscription(ctx, &spillwayv1.UpdateSubscriptionRequest{Name: "c/new", Topics: []string{"x*"}, Required: &required})
+	if err != nil || updated.Subscription.Required || updated.Subscription.Topics[0] != "x*" {
+		t.Fatalf("%v, %v", updated, err)
+	}
+	for name, c := range map[string]struct {
+		call func() error
+		code codes.Code
+	}{
+		"exists": {func() error {
+			_, err := admin.CreateSubscription(ctx, &spillwayv1.CreateSubscriptionRequest{Name: "c/new"})
+			return err
+		}, codes.AlreadyExists},
+		"bad name": {func() error {
+			_, err := admin.CreateSubscription(ctx, &spillwayv1.CreateSubscriptionRequest{Name: "c/a b"})
+			return err
+		}, codes.InvalidArgument},
+		"bad glob": {func() error {
+			_, err := admin.UpdateSubscription(ctx, &spillwayv1.UpdateSubscriptionRequest{Name: "c/new", Topics: []string{"["}})
+			return err
+		}, codes.InvalidArgument},
+		"no queue": {func() error {
+			_, err := admin.CreateSubscription(ctx, &spillwayv1.CreateSubscriptionRequest{Name: "d/new"})
+			return err
+		}, codes.NotFound},
+		"seek nowhere": {func() error {
+			_, err := admin.SeekSubscription(ctx, &spillwayv1.SeekSubscriptionRequest{Name: "c/new"})
+			return err
+		}, codes.InvalidArgument},
+		"seek of a partition nobody knows": {func() error {
+			_, err := admin.SeekSubscription(ctx, &spillwayv1.SeekSubscriptionRequest{Name: "c/new", To: &spillwayv1.StartPosition{Offsets: []*spillwayv1.PartitionOffset{{Source: source("none")}}}})
+			return err
+		}, codes.InvalidArgument},
+		"configured": {func() error {
+			_, err := admin.DeleteSubscription(ctx, &spillwayv1.DeleteSubscriptionRequest{Name: "c/all"})
+			return err
+		}, codes.FailedPrecondition},
+	} {
+		if err := c.call(); status.Code(err) != c.code || len(status.Convert(err).Details()) == 0 {
+			t.Errorf("%s: %v, want %s with details", name, err, c.code)
+		}
+	}
+	audit, err := admin.Audit(ctx, &spillwayv1.AuditRequest{Name: "c/all"})
+	if err != nil || len(audit.Partitions) != 1 || audit.Partitions[0].PendingOffsets != 10 || audit.Partitions[0].HoleOffsets != 0 {
+		t.Fatalf("%v, %v", audit, err)
+	}
+	if _, err := admin.DeleteSubscription(ctx, &spillwayv1.DeleteSubscriptionRequest{Name: "c/new"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.GetSubscription(ctx, &spillwayv1.GetSubscriptionRequest{Name: "c/new"}); status.Code(err) != codes.NotFound {
+		t.Fatalf("%v", err)
+	}
 }
