@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"unicode/utf8"
 
+	"golang.org/x/text/encoding/unicode"
+
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
@@ -117,7 +119,17 @@ func appendAvroNumber(b []byte, n int64) []byte {
 
 func appendAvroText(b, text []byte) []byte {
 	if !utf8.Valid(text) {
-		text = bytes.ToValidUTF8(text, []byte("\uFFFD"))
+		text = toUTF8(text)
 	}
 	return appendAvro(b, text)
+}
+
+// toUTF8 is text with U+FFFD in the place of what is not UTF-8: as many as Java puts there, one for each
+// beginning of a character that does not go on; three for a surrogate, where Java has one.
+func toUTF8(text []byte) []byte {
+	valid, err := unicode.UTF8.NewDecoder().Bytes(text)
+	if err != nil { // never, as it replaces all there may be
+		return bytes.ToValidUTF8(text, []byte("\uFFFD"))
+	}
+	return valid
 }
