@@ -214,6 +214,10 @@ func (a *adopter) finish(ctx context.Context, o *orphan) error {
 		return errMissing
 	case found == "" || found == e.Final:
 		return a.forget(ctx, o)
+	case e.Committed == 0:
+		// Nothing of it counts, whatever its writer still does, so there is no lease to wait for. On HDFS
+		// that is a minute, in which a bucket whose writes fail would run into maxBroken.
+		return a.discard(ctx, o)
 	}
 	if !o.named {
 		// Before the rename, so that whoever comes next finds the file.
@@ -237,14 +241,21 @@ func (a *adopter) finish(ctx context.Context, o *orphan) error {
 	if err := a.v.alive(ctx); err != nil {
 		return err
 	}
-	if e.Committed == 0 {
-		if err := fs.Remove(ctx, alias); err != nil {
-			return err
-		}
-		return a.forget(ctx, o)
-	}
 	if err := a.makeFinal(ctx, o); err != nil {
 		return err
+	}
+	return a.forget(ctx, o)
+}
+
+// discard removes a file of which nothing is committed.
+func (a *adopter) discard(ctx context.Context, o *orphan) error {
+	for _, p := range append([]string{o.entry.InUse}, o.entry.Aliases...) {
+		if err := a.v.alive(ctx); err != nil {
+			return err
+		}
+		if err := a.v.sink.fs.Remove(ctx, p); err != nil {
+			return err
+		}
 	}
 	return a.forget(ctx, o)
 }
