@@ -151,7 +151,11 @@ func (s *Service) run(ctx context.Context, conn *grpc.ClientConn) {
 	if p, ok := s.sink.(Prober); ok {
 		s.setReady(false, "waiting for the destination")
 		for err := p.Probe(ctx); err != nil; err = p.Probe(ctx) {
-			if ctx.Err() != nil || s.destination.Failed(ctx, err) != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			s.setReady(false, fmt.Sprintf("waiting for the destination: %v", err))
+			if s.destination.Failed(ctx, err) != nil {
 				return
 			}
 		}
@@ -162,7 +166,11 @@ func (s *Service) run(ctx context.Context, conn *grpc.ClientConn) {
 	for ctx.Err() == nil {
 		session, err := openSession(ctx, client, s.sessionConfig(), s.log, &s.counters)
 		if err != nil {
-			if ctx.Err() != nil || s.link.Failed(ctx, err) != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			s.setReady(false, fmt.Sprintf("waiting for the buffer: %v", err))
+			if s.link.Failed(ctx, err) != nil {
 				return
 			}
 			conn.ResetConnectBackoff() // the waiting has been done

@@ -97,9 +97,9 @@ delivery:
 `, t.TempDir()))
 	for _, test := range []struct{ command, log, ready string }{
 		{"ingest", "no way to Kafka; retrying", "source s: "},
-		{"delivery files", "no session with the buffer; retrying", "waiting for the buffer"},
-		{"delivery hdfs", "the destination fails; retrying", "waiting for the destination"},
-		{"delivery kafka", "the destination fails; retrying", "waiting for the destination"},
+		{"delivery files", "no session with the buffer; retrying", "waiting for the buffer: open session on q/files: "},
+		{"delivery hdfs", "the destination fails; retrying", "waiting for the destination: connect to HDFS at 127.0.0.1:1: "},
+		{"delivery kafka", "the destination fails; retrying", "waiting for the destination: reach Kafka at 127.0.0.1:1: "},
 	} {
 		t.Run(test.command, func(t *testing.T) {
 			t.Parallel()
