@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,9 +14,6 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/reflection/grpc_reflection_v1"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/descriptorpb"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 )
@@ -171,52 +169,43 @@ func TestAdmin(t *testing.T) {
 	}
 }
 
-func checkReflection(t *testing.T, s *service, want []string) {
-	t.Helper()
-	stream, err := grpc_reflection_v1.NewServerReflectionClient(s.conn).ServerReflectionInfo(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	ask := func(r *grpc_reflection_v1.ServerReflectionRequest) *grpc_reflection_v1.ServerReflectionResponse {
-		t.Helper()
-		if err := stream.Send(r); err != nil {
-			t.Fatal(err)
-		}
-		m, err := stream.Recv()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return m
-	}
-	var names []string
-	for _, x := range ask(&grpc_reflection_v1.ServerReflectionRequest{MessageRequest: &grpc_reflection_v1.ServerReflectionRequest_ListServices{}}).GetListServicesResponse().GetService() {
-		names = append(names, x.Name)
-	}
-	for _, name := range append(want, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection") {
-		if !slices.Contains(names, name) {
-			t.Errorf("%s has %v, and not %s", s.name, names, name)
-		}
-		files := ask(&grpc_reflection_v1.ServerReflectionRequest{MessageRequest: &grpc_reflection_v1.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: name}}).GetFileDescriptorResponse().GetFileDescriptorProto()
-		if len(files) == 0 {
-			t.Errorf("%s: no descriptor of %s", s.name, name)
-			continue
-		}
-		var file descriptorpb.FileDescriptorProto
-		if err := proto.Unmarshal(files[0], &file); err != nil || len(file.Service) == 0 {
-			t.Errorf("%s: descriptor of %s: %v", s.name, name, err)
-		}
-	}
-	if err := stream.CloseSend(); err != nil {
-		t.Error(err)
-	}
-}
-
 // serving is the answer of grpc.health.v1.
 func (s *service) serving() (grpc_health_v1.HealthCheckResponse_ServingStatus, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	resp, err := grpc_health_v1.NewHealthClient(s.conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{})
 	return resp.GetStatus(), err
+}
+
+// waitServing waits until /readyz and grpc.health.v1 agree that it serves.
+func (s *service) waitServing() {
+	s.t.Helper()
+	s.waitReady()
+	eventually(s.t, 10*time.Second, s.name+" is SERVING", func() error {
+		status, err := s.serving()
+		if err == nil && status != grpc_health_v1.HealthCheckResponse_SERVING {
+			err = fmt.Errorf("health is %s", status)
+		}
+		return err
+	})
+}
+
+// checkWaitsFor fails unless the service lives, is not ready, and names the address that it waits for.
+func (s *service) checkWaitsFor(addr string) {
+	s.t.Helper()
+	eventually(s.t, 30*time.Second, s.name+" says that it waits for "+addr, func() error {
+		code, body, err := s.get("/readyz")
+		if err == nil && (code != 503 || !strings.Contains(body, addr)) {
+			err = fmt.Errorf("%d %s", code, body)
+		}
+		return err
+	})
+	if status, err := s.serving(); err != nil || status != grpc_health_v1.HealthCheckResponse_NOT_SERVING {
+		s.t.Errorf("%s: health is %s, %v, want NOT_SERVING", s.name, status, err)
+	}
+	if code, _, err := s.get("/healthz"); err != nil || code != 200 {
+		s.t.Errorf("%s/healthz: %d, %v: a service that waits lives", s.name, code, err)
+	}
 }
 
 func checkHTTP(t *testing.T, s *service) {
@@ -255,33 +244,27 @@ func TestPeersThatAreAway(t *testing.T) {
 	t.Parallel()
 	const n = 2_000
 	target := secondBroker(t)
-	p := newPipeline(t, target)
+	kafka, hdfs := newLatePeer(t, stack.kafka.addr()), newLatePeer(t, stack.hdfs)
+	p := newPipeline(t, target, fmt.Sprintf("brokers: [%q], group", kafka.target), fmt.Sprintf("brokers: [%q], group", kafka.addr), hdfs.target, hdfs.addr)
 	for _, s := range []*service{p.ingest, p.hdfs, p.kafka} {
 		s.start()
 	}
-	for s, reason := range map[*service]string{p.ingest: p.buffer.grpc, p.hdfs: "buffer", p.kafka: "destination"} {
-		eventually(t, 30*time.Second, s.name+" says what it waits for", func() error {
-			code, body, err := s.get("/readyz")
-			if err == nil && (code != 503 || !strings.Contains(body, reason)) {
-				err = fmt.Errorf("%d %s, want 503 and something about %s", code, body, reason)
-			}
-			return err
-		})
-		if status, err := s.serving(); err != nil || status != grpc_health_v1.HealthCheckResponse_NOT_SERVING {
-			t.Errorf("%s: health is %s, %v, want NOT_SERVING", s.name, status, err)
-		}
-		if code, _, err := s.get("/healthz"); err != nil || code != 200 {
-			t.Errorf("%s/healthz: %d, %v: a service that waits lives", s.name, code, err)
-		}
-	}
+	p.ingest.checkWaitsFor(kafka.addr)
+	p.hdfs.checkWaitsFor(hdfs.addr)
+	p.kafka.checkWaitsFor(target.addr())
+	kafka.open(t)
+	hdfs.open(t)
+	p.ingest.checkWaitsFor(p.buffer.grpc)
+	p.hdfs.checkWaitsFor(p.buffer.grpc)
 	p.buffer.start()
 	for _, s := range []*service{p.buffer, p.ingest, p.hdfs} {
-		s.waitReady()
+		s.waitServing()
 	}
+	p.kafka.checkWaitsFor(target.addr())
 	if err := target.start(); err != nil {
 		t.Fatal(err)
 	}
-	p.kafka.waitReady()
+	p.kafka.waitServing()
 
 	eventually(t, 30*time.Second, "the missing topic is named", func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -340,6 +323,16 @@ func TestOddRecords(t *testing.T) {
 		if err := sameRecord(want[i], r); err != nil {
 			t.Errorf("record %d: %v", i, err)
 		}
+	}
+	// Text in HDFS is the values, each with a line feed; a null one is empty.
+	eventually(t, 30*time.Second, "all files are final", func() error { return noOpenFiles(p.hdfs) })
+	var text []byte
+	for _, r := range want {
+		text = append(append(text, r.Value...), '\n')
+	}
+	files := hdfsFiles(t, p.hdfsDir)
+	if content := hdfsTool(t, "hdfs-dfs", append([]string{"-cat"}, files...)...); !bytes.Equal(content, text) {
+		t.Errorf("%v have %d bytes, want the %d of the values", files, len(content), len(text))
 	}
 	for _, sub := range []string{"c/hdfs", "c/test"} {
 		list, err := spillwayv1.NewBufferAdminServiceClient(p.buffer.conn).ListUndelivered(t.Context(), &spillwayv1.ListUndeliveredRequest{Subscription: sub})
