@@ -97,7 +97,7 @@ To see all of it at work with nothing installed: spillway dev`,
 		return &usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newBuffer(), newIngest(), newDelivery(), newDev(), newCheck(), newAudit(), newGenerate(), newHealth(), newVersion())
+	root.AddCommand(newBuffer(), newIngest(), newDelivery(), newDev(), newCheck(), newAudit(), newInspect(), newGenerate(), newHealth(), newVersion())
 	return root
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"os"
 	"slices"
 
@@ -117,7 +118,7 @@ func (s *Store) rewrite(seg *segment) (moved []movedGroup, tmp *newFile, err err
 	if tmp, err = createFile(segmentPath(s.dir, seg.id, dataSuffix)); err != nil {
 		return nil, nil, err
 	}
-	sc := scanner{segment: seg.id, w: window{r: data, size: info.Size()}, complete: true}
+	sc := scanner{segment: seg.id, w: window{r: data, size: info.Size()}, through: math.MaxUint64}
 	sc.damage = func(int64, int64, string) { err = errNotSound }
 	moved = []movedGroup{} // not nil, even when nothing is left
 	var at int64

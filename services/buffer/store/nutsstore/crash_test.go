@@ -28,6 +28,8 @@ func runChild(name string) int {
 	switch name {
 	case "append":
 		err = appendForEver(os.Getenv(childDir))
+	case "open backlog":
+		err = tellBacklog(os.Getenv(childDir))
 	case "check":
 		err = checkSteps(os.Getenv(childDir), os.Getenv(childAcked))
 	}

@@ -39,9 +39,11 @@ type listing struct {
 	segments []int64 // that have a data file, ascending
 	orphans  []int64 // that have an index but no data file, ascending
 	nominal  int64   // size of the largest data file
+	// leftovers are names of what a crash left half done, and of sidecars without a data file.
+	leftovers []string
 }
 
-// listDir lists a directory, and removes what a crash left half done.
+// listDir lists a directory.
 func listDir(dir string) (listing, error) {
 	files, err := os.ReadDir(dir)
 	if err != nil {
@@ -57,9 +59,7 @@ func listDir(dir string) (listing, error) {
 		ours := err == nil && id > 0 && filepath.Join(dir, name) == segmentPath(dir, id, suffix)
 		switch {
 		case suffix == tmpSuffix:
-			if err := os.Remove(filepath.Join(dir, name)); err != nil {
-				return l, fmt.Errorf("remove unfinished file: %w", err)
-			}
+			l.leftovers = append(l.leftovers, name)
 		case suffix == dataSuffix && ours:
 			info, err := f.Info()
 			if err != nil {
@@ -84,9 +84,7 @@ func listDir(dir string) (listing, error) {
 		if indexes[id] && !slices.Contains(l.orphans, id) {
 			l.orphans = append(l.orphans, id)
 		}
-		if err := os.Remove(filepath.Join(dir, name)); err != nil {
-			return l, fmt.Errorf("remove sidecar without data: %w", err)
-		}
+		l.leftovers = append(l.leftovers, name)
 	}
 	slices.Sort(l.orphans)
 	return l, nil

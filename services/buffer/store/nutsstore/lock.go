@@ -19,17 +19,25 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open lock: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		defer f.Close()
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
-		}
-		holder, _ := io.ReadAll(io.LimitReader(f, 32)) // only to tell
-		return nil, fmt.Errorf("%w: process %s has %s open", ErrLocked, holder, dir)
+	if err := takeLock(f); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	// The pid is for the message above; the lock holds without it.
 	if err := f.Truncate(0); err == nil {
 		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)
 	}
 	return f, nil
+}
+
+// takeLock takes the lock of an open file, and does not wait for it.
+func takeLock(f *os.File) error {
+	err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		holder, _ := io.ReadAll(io.LimitReader(f, 32)) // only to tell
+		return fmt.Errorf("%w: process %s has %s open", ErrLocked, holder, f.Name())
+	}
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return nil
 }

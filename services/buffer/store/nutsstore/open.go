@@ -62,6 +62,11 @@ func (s *Store) recover() error {
 	if err != nil {
 		return err
 	}
+	for _, name := range files.leftovers {
+		if err := os.Remove(filepath.Join(s.dir, name)); err != nil {
+			return fmt.Errorf("remove what a crash left: %w", err)
+		}
+	}
 	// Under our own lock nutsdb's cannot be held, but for one left by an Open that failed in this process.
 	if err := os.Remove(filepath.Join(s.dir, engineLockName)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove nutsdb's lock: %w", err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"sync"
 
@@ -79,7 +80,7 @@ func salvage(dir string, segment int64, number uint64) (*group, error) {
 		return nil, err
 	}
 	var g *group
-	s := scanner{segment: segment, w: window{r: f, size: info.Size()}, complete: true, damage: func(int64, int64, string) {}}
+	s := scanner{segment: segment, w: window{r: f, size: info.Size()}, through: math.MaxUint64, damage: func(int64, int64, string) {}}
 	s.found = func(f found) error {
 		if f.number != number {
 			return nil

@@ -36,12 +36,12 @@ type found struct {
 type scanner struct {
 	segment int64
 	w       window
-	// complete says that the last group is known to have been complete. Otherwise it may be an
-	// unfinished write and counts whole or not at all; of groups before it, which were acknowledged,
-	// every readable entry counts.
-	complete bool
-	found    func(found) error // may return errStop
-	damage   func(from, to int64, what string)
+	// through is the last group that is known to have been complete. A later one at the end of the data
+	// may be an unfinished write and counts whole or not at all; of groups before it, which were
+	// acknowledged, every readable entry counts.
+	through uint64
+	found   func(found) error // may return errStop
+	damage  func(from, to int64, what string)
 }
 
 var errStop = errors.New("stop")
@@ -161,7 +161,7 @@ func (s *scanner) salvage(from, p, end int64) (next int64, err error) {
 	}
 	next = p + size
 	damaged := slices.ContainsFunc(g.entries, func(e groupEntry) bool { return e.damaged })
-	if damaged && next >= end && !s.complete {
+	if damaged && next >= end && g.number > s.through {
 		s.damage(from, end, fmt.Sprintf("group %d, the last one: an unfinished write, unless it was damaged later", g.number))
 		return next, nil
 	}

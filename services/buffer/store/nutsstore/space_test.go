@@ -136,7 +136,7 @@ func TestFullDiskTakesAcksAndRestarts(t *testing.T) {
 		segments := s.Stats().Segments
 		for round := range 4 {
 			var acked []string
-			for i := range 300 {
+			for i := range 100 {
 				ack := fmt.Sprintf("ack %d.%d %s", round, i, bytes.Repeat([]byte{'x'}, 300))
 				h.mustAppend(s, change(ack))
 				acked = append(acked, ack)
