@@ -110,7 +110,7 @@ func TestHelp(t *testing.T) {
 	for _, command := range newRoot().Commands() {
 		names = append(names, command.Name())
 	}
-	if got, want := strings.Join(names, " "), "audit buffer check delivery dev generate health ingest version"; got != want {
+	if got, want := strings.Join(names, " "), "audit buffer check delivery dev generate health ingest inspect version"; got != want {
 		t.Errorf("commands are %s, want %s", got, want)
 	}
 }
