@@ -30,7 +30,7 @@ test-unit: ## the tests that need nothing else running
 	@race=-race; command -v "$$(go env CC)" >/dev/null || { race=; \
 	  echo "NOT RUN: the race detector, which needs a C compiler. On Debian: apt-get install gcc libc6-dev" >&2; \
 	  [ "$$CI" != true ] || exit 1; }; \
-	set -x; go test $$race -shuffle=on $$(go list ./... | grep -v /services/e2e)
+	set -x; go test $$race -shuffle=on -timeout 20m $$(go list ./... | grep -v /services/e2e)
 
 test-e2e: ## the real processes with a real Kafka and a real HDFS (Java 17 and Maven)
 	go test -count=1 -timeout 20m ./services/e2e/...
