@@ -3,9 +3,12 @@ package buffer
 import (
 	"context"
 	"fmt"
+	"path"
+	"slices"
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
@@ -24,8 +27,11 @@ func (a *admin) CreateSubscription(ctx context.Context, r *spillwayv1.CreateSubs
 	if len(c.Topics) == 0 {
 		c.Topics = []string{"*"}
 	}
-	place, starts := fromStart(r.Start)
-	if place == queue.Nowhere {
+	place, starts, err := a.start(ctx, q, r.Start, c.Topics)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	if place == queue.Nowhere && r.Start.GetTime() == nil {
 		place = queue.Earliest
 	}
 	if err := q.Subscribe(ctx, c, place, starts); err != nil {
@@ -80,9 +86,16 @@ func (a *admin) SeekSubscription(ctx context.Context, r *spillwayv1.SeekSubscrip
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	place, starts := fromStart(r.To)
-	if place == queue.Nowhere && len(starts) == 0 {
-		return nil, toStatus(fmt.Errorf("%w seek of %s: want earliest, latest, or offsets", queue.ErrInvalid, r.Name))
+	_, v, err := a.view(r.Name)
+	if err != nil {
+		return nil, err
+	}
+	place, starts, err := a.start(ctx, q, r.To, v.Topics)
+	if err == nil && place == queue.Nowhere && len(starts) == 0 {
+		err = fmt.Errorf("%w seek of %s: want earliest, latest, a time, or offsets", queue.ErrInvalid, r.Name)
+	}
+	if err != nil {
+		return nil, toStatus(err)
 	}
 	if err := q.Seek(ctx, name, place, starts); err != nil {
 		return nil, toStatus(err)
@@ -92,7 +105,11 @@ func (a *admin) SeekSubscription(ctx context.Context, r *spillwayv1.SeekSubscrip
 	return &spillwayv1.SeekSubscriptionResponse{Subscription: s}, err
 }
 
-func fromStart(p *spillwayv1.StartPosition) (queue.Place, []queue.Start) {
+// findTimeout bounds the wait for the ingests when a start is a time.
+const findTimeout = 10 * time.Second
+
+// start is where a subscription that wants the topics is to begin; a time is looked up in Kafka.
+func (a *admin) start(ctx context.Context, q *queue.Queue, p *spillwayv1.StartPosition, topics []string) (queue.Place, []queue.Start, error) {
 	place := queue.Nowhere
 	switch p.GetPlace().(type) {
 	case *spillwayv1.StartPosition_Earliest_:
@@ -101,11 +118,44 @@ func fromStart(p *spillwayv1.StartPosition) (queue.Place, []queue.Start) {
 		place = queue.Latest
 	}
 	var starts []queue.Start
+	named := make(map[string]bool)
 	for _, o := range p.GetOffsets() {
 		starts = append(starts, queue.Start{Offset: o.Offset, Partition: queue.Partition{Cluster: o.Source.GetCluster(), Topic: o.Source.GetTopic(),
 			Incarnation: o.Source.GetIncarnation(), Number: o.Source.GetPartition()}})
+		named[fmt.Sprintf("%s/%d", o.Source.GetTopic(), o.Source.GetPartition())] = true
 	}
-	return place, starts
+	if p.GetTime() == nil {
+		return place, starts, nil
+	}
+	var g errgroup.Group
+	g.SetLimit(16)
+	ctx, cancel := context.WithTimeout(ctx, findTimeout)
+	defer cancel()
+	partitions := q.Partitions()
+	found := make(chan queue.Start, len(partitions))
+	for _, v := range partitions {
+		id := v.Partition
+		wanted := slices.ContainsFunc(topics, func(glob string) bool {
+			ok, _ := path.Match(glob, id.Topic)
+			return ok
+		})
+		if !wanted || named[fmt.Sprintf("%s/%d", id.Topic, id.Number)] {
+			continue
+		}
+		g.Go(func() error {
+			offset, err := q.FindOffset(ctx, id, p.GetTime().AsTime().UnixMilli())
+			if err == nil {
+				found <- queue.Start{Partition: id, Offset: offset}
+			}
+			return err
+		})
+	}
+	err := g.Wait()
+	close(found)
+	for s := range found {
+		starts = append(starts, s)
+	}
+	return place, starts, err
 }
 
 // subscription is one subscription as it is now.

@@ -114,6 +114,8 @@ func (a *appendStream) receive() error {
 			if id, err = a.partition(m.Revoke.Source); err == nil {
 				a.watch.Remove(id)
 			}
+		case *spillwayv1.AppendRequest_FoundOffset:
+			err = a.q.FoundOffset(m.FoundOffset.Id, m.FoundOffset.Offset)
 		case *spillwayv1.AppendRequest_Settle:
 			err = a.settle(m.Settle, refetch)
 		default:
@@ -207,19 +209,25 @@ func (a *appendStream) answer(source *spillwayv1.SourcePartition, r *spillwayv1.
 // tell reports safe offsets and asks for refetches until the queue is closed or ctx ends.
 func (a *appendStream) tell(ctx context.Context) error {
 	for {
-		risen, refetches, err := a.watch.Next(ctx)
+		news, err := a.watch.Next(ctx)
 		if err != nil {
 			return err
 		}
-		for id, offset := range risen {
+		for id, offset := range news.Risen {
 			if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Safe{
 				Safe: &spillwayv1.SafeOffset{Source: fromPartition(id), Offset: offset}}}); err != nil {
 				return err
 			}
 		}
-		for _, r := range refetches {
+		for _, r := range news.Refetches {
 			if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Refetch{
 				Refetch: &spillwayv1.Refetch{Id: r.ID, Source: fromPartition(r.Partition), Range: fromRange(r.Range)}}}); err != nil {
+				return err
+			}
+		}
+		for _, f := range news.Finds {
+			if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_FindOffset{
+				FindOffset: &spillwayv1.FindOffset{Id: f.ID, Source: fromPartition(f.Partition), TimestampMs: f.TimestampMs}}}); err != nil {
 				return err
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/buffer/queue"
@@ -522,6 +523,32 @@ func TestSubscriptionsAtRunTime(t *testing.T) {
 	moved, err := admin.SeekSubscription(ctx, &spillwayv1.SeekSubscriptionRequest{Name: "c/new", To: &spillwayv1.StartPosition{Offsets: []*spillwayv1.PartitionOffset{{Source: source("t"), Offset: 10}}}})
 	if err != nil || moved.Subscription.PendingRecords != 0 {
 		t.Fatalf("%v, %v", moved, err)
+	}
+	// A time is looked up by the ingest.
+	asked := make(chan *spillwayv1.FindOffset, 1)
+	go func() {
+		for {
+			m, err := in.Recv()
+			if err != nil {
+				return
+			}
+			if f := m.GetFindOffset(); f != nil {
+				asked <- f
+				r.send(in, &spillwayv1.AppendRequest{Message: &spillwayv1.AppendRequest_FoundOffset{FoundOffset: &spillwayv1.FoundOffset{Id: f.Id, Offset: 4}}})
+				return
+			}
+		}
+	}()
+	at := timestamppb.New(time.UnixMilli(1_700_000_000_123))
+	moved, err = admin.SeekSubscription(ctx, &spillwayv1.SeekSubscriptionRequest{Name: "c/new", To: &spillwayv1.StartPosition{Place: &spillwayv1.StartPosition_Time{Time: at}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := <-asked; f.TimestampMs != 1_700_000_000_123 || f.Source.Topic != "t" {
+		t.Fatalf("asked %v", f)
+	}
+	if s, err := admin.GetSubscription(ctx, &spillwayv1.GetSubscriptionRequest{Name: "c/new"}); err != nil || s.Partitions[0].StartOffset != 4 {
+		t.Fatalf("%v, %v, want a start at 4", s, err)
 	}
 	required := false
 	updated, err := admin.UpdateSubscription(ctx, &spillwayv1.UpdateSubscriptionRequest{Name: "c/new", Topics: []string{"x*"}, Required: &required})

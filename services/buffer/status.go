@@ -29,6 +29,7 @@ var statusTable = []struct {
 	{queue.ErrNoSession, codes.FailedPrecondition, "SESSION_DEAD", 0},
 	{queue.ErrNoSubscription, codes.NotFound, "SUBSCRIPTION_NOT_FOUND", 0},
 	{errNoQueue, codes.NotFound, "QUEUE_NOT_FOUND", 0},
+	{queue.ErrNoIngest, codes.Unavailable, "NO_INGEST", time.Second},
 	{queue.ErrExists, codes.AlreadyExists, "SUBSCRIPTION_EXISTS", 0},
 	{queue.ErrConfigured, codes.FailedPrecondition, "SUBSCRIPTION_CONFIGURED", 0},
 	{queue.ErrInvalid, codes.InvalidArgument, "MALFORMED", 0},

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 )
@@ -124,6 +125,7 @@ func TestAdmin(t *testing.T) {
 		t.Fatalf("%v, %v", pausedDelivery, err)
 	}
 	pause(t, 2*time.Second) // a fetch may be under way
+	later := time.Now()
 	produce(1000)
 	pause(t, 2*time.Second)
 	if err := p.settled(n, "hdfs", "test"); err != nil {
@@ -162,6 +164,15 @@ func TestAdmin(t *testing.T) {
 		}
 		return err
 	})
+	// What was produced after the pause is what a seek to that time leaves.
+	_, err = buffer.SeekSubscription(ctx, &spillwayv1.SeekSubscriptionRequest{Name: "c/replay", To: &spillwayv1.StartPosition{
+		Place: &spillwayv1.StartPosition_Time{Time: timestamppb.New(later)}}})
+	must(err)
+	replay, err := buffer.GetSubscription(ctx, &spillwayv1.GetSubscriptionRequest{Name: "c/replay"})
+	must(err)
+	if s := replay.Subscription; s.PendingRecords+s.DeferredOffsets != 1000 {
+		t.Errorf("%d records held and %d deferred after a seek to %s, want 1000 in all", s.PendingRecords, s.DeferredOffsets, later)
+	}
 	_, err = buffer.DeleteSubscription(ctx, &spillwayv1.DeleteSubscriptionRequest{Name: "c/replay"})
 	must(err)
 	if _, err = buffer.DeleteSubscription(ctx, &spillwayv1.DeleteSubscriptionRequest{Name: "c/hdfs"}); err == nil {

@@ -21,10 +21,10 @@ type appender struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	stream spillwayv1.BufferService_AppendClient
-	source *source                       // who answers refetches; may be nil
+	source *source                       // who answers refetches and finds; may be nil
 	routes map[topicPartition]*partition // fixed
 	done   chan struct{}                 // closed when receive has ended
-	wg     sync.WaitGroup                // of the refetches
+	wg     sync.WaitGroup                // of the refetches and finds
 
 	sendMu    sync.Mutex
 	refetchMu sync.Mutex
@@ -99,6 +99,11 @@ func (a *appender) route(m *spillwayv1.AppendResponse) error {
 	case *spillwayv1.AppendResponse_Refetch:
 		if a.source != nil {
 			a.wg.Go(func() { a.source.refetch(a, m.Refetch) })
+		}
+		return nil
+	case *spillwayv1.AppendResponse_FindOffset:
+		if a.source != nil {
+			a.wg.Go(func() { a.source.find(a, m.FindOffset) })
 		}
 		return nil
 	case *spillwayv1.AppendResponse_Assigned:

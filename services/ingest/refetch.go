@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"fmt"
+	"time"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 )
@@ -44,6 +45,17 @@ func (s *source) refetch(a *appender, m *spillwayv1.Refetch) {
 			sleep(a.ctx, delay)
 		}
 	}
+}
+
+// find looks up an offset by time for the buffer. When Kafka does not answer, the buffer hears nothing.
+func (s *source) find(a *appender, m *spillwayv1.FindOffset) {
+	offset, err := s.client.OffsetAt(a.ctx, m.Source.GetTopic(), int(m.Source.GetPartition()), time.UnixMilli(m.TimestampMs))
+	if err != nil {
+		s.log.Warn("cannot look up a time for the buffer", "topic", m.Source.GetTopic(), "partition", m.Source.GetPartition(), "error", err)
+		return
+	}
+	// When sending fails the stream is broken, and the buffer asks no more.
+	_ = a.send(&spillwayv1.AppendRequest{Message: &spillwayv1.AppendRequest_FoundOffset{FoundOffset: &spillwayv1.FoundOffset{Id: m.Id, Offset: offset}}})
 }
 
 // addRefetch routes the answers of a refetch, unless the same one is being answered already.

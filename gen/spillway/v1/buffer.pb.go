@@ -91,6 +91,7 @@ type AppendRequest struct {
 	//	*AppendRequest_Revoke
 	//	*AppendRequest_Batch
 	//	*AppendRequest_Settle
+	//	*AppendRequest_FoundOffset
 	Message isAppendRequest_Message `protobuf_oneof:"message"`
 	// With batch and settle: the Refetch that it answers; 0 for what the consumer group brought.
 	RefetchId     uint64 `protobuf:"varint,6,opt,name=refetch_id,json=refetchId,proto3" json:"refetch_id,omitempty"`
@@ -180,6 +181,15 @@ func (x *AppendRequest) GetSettle() *SettleRange {
 	return nil
 }
 
+func (x *AppendRequest) GetFoundOffset() *FoundOffset {
+	if x != nil {
+		if x, ok := x.Message.(*AppendRequest_FoundOffset); ok {
+			return x.FoundOffset
+		}
+	}
+	return nil
+}
+
 func (x *AppendRequest) GetRefetchId() uint64 {
 	if x != nil {
 		return x.RefetchId
@@ -216,6 +226,11 @@ type AppendRequest_Settle struct {
 	Settle *SettleRange `protobuf:"bytes,5,opt,name=settle,proto3,oneof"`
 }
 
+type AppendRequest_FoundOffset struct {
+	// Answers find_offset.
+	FoundOffset *FoundOffset `protobuf:"bytes,7,opt,name=found_offset,json=foundOffset,proto3,oneof"`
+}
+
 func (*AppendRequest_Open) isAppendRequest_Message() {}
 
 func (*AppendRequest_Assign) isAppendRequest_Message() {}
@@ -225,6 +240,8 @@ func (*AppendRequest_Revoke) isAppendRequest_Message() {}
 func (*AppendRequest_Batch) isAppendRequest_Message() {}
 
 func (*AppendRequest_Settle) isAppendRequest_Message() {}
+
+func (*AppendRequest_FoundOffset) isAppendRequest_Message() {}
 
 // AppendOpen starts an append stream.
 type AppendOpen struct {
@@ -468,6 +485,7 @@ type AppendResponse struct {
 	//	*AppendResponse_Appended
 	//	*AppendResponse_Safe
 	//	*AppendResponse_Refetch
+	//	*AppendResponse_FindOffset
 	Message       isAppendResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -555,6 +573,15 @@ func (x *AppendResponse) GetRefetch() *Refetch {
 	return nil
 }
 
+func (x *AppendResponse) GetFindOffset() *FindOffset {
+	if x != nil {
+		if x, ok := x.Message.(*AppendResponse_FindOffset); ok {
+			return x.FindOffset
+		}
+	}
+	return nil
+}
+
 type isAppendResponse_Message interface {
 	isAppendResponse_Message()
 }
@@ -584,6 +611,11 @@ type AppendResponse_Refetch struct {
 	Refetch *Refetch `protobuf:"bytes,5,opt,name=refetch,proto3,oneof"`
 }
 
+type AppendResponse_FindOffset struct {
+	// Where a subscription begins that is to begin at a time.
+	FindOffset *FindOffset `protobuf:"bytes,6,opt,name=find_offset,json=findOffset,proto3,oneof"`
+}
+
 func (*AppendResponse_Opened) isAppendResponse_Message() {}
 
 func (*AppendResponse_Assigned) isAppendResponse_Message() {}
@@ -593,6 +625,8 @@ func (*AppendResponse_Appended) isAppendResponse_Message() {}
 func (*AppendResponse_Safe) isAppendResponse_Message() {}
 
 func (*AppendResponse_Refetch) isAppendResponse_Message() {}
+
+func (*AppendResponse_FindOffset) isAppendResponse_Message() {}
 
 // AppendOpened says that the stream may be used.
 type AppendOpened struct {
@@ -856,6 +890,126 @@ func (x *Refetch) GetRange() *OffsetRange {
 	return nil
 }
 
+// FindOffset asks for the first offset whose record is not older than a time. It is answered by FoundOffset, or
+// not at all when Kafka cannot be asked now.
+type FindOffset struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Chosen by the buffer.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The partition; of the stream's cluster.
+	Source *SourcePartition `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	// Milliseconds since the Unix epoch.
+	TimestampMs   int64 `protobuf:"varint,3,opt,name=timestamp_ms,json=timestampMs,proto3" json:"timestamp_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindOffset) Reset() {
+	*x = FindOffset{}
+	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindOffset) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindOffset) ProtoMessage() {}
+
+func (x *FindOffset) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindOffset.ProtoReflect.Descriptor instead.
+func (*FindOffset) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *FindOffset) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *FindOffset) GetSource() *SourcePartition {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *FindOffset) GetTimestampMs() int64 {
+	if x != nil {
+		return x.TimestampMs
+	}
+	return 0
+}
+
+// FoundOffset answers FindOffset.
+type FoundOffset struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// FindOffset.id.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The offset; Kafka's end offset when all records are older.
+	Offset        int64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FoundOffset) Reset() {
+	*x = FoundOffset{}
+	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FoundOffset) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FoundOffset) ProtoMessage() {}
+
+func (x *FoundOffset) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FoundOffset.ProtoReflect.Descriptor instead.
+func (*FoundOffset) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *FoundOffset) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *FoundOffset) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
 // SafeOffset says that everything before it needs Kafka no more.
 type SafeOffset struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -869,7 +1023,7 @@ type SafeOffset struct {
 
 func (x *SafeOffset) Reset() {
 	*x = SafeOffset{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -881,7 +1035,7 @@ func (x *SafeOffset) String() string {
 func (*SafeOffset) ProtoMessage() {}
 
 func (x *SafeOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -894,7 +1048,7 @@ func (x *SafeOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SafeOffset.ProtoReflect.Descriptor instead.
 func (*SafeOffset) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{10}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SafeOffset) GetSource() *SourcePartition {
@@ -930,7 +1084,7 @@ type ConsumeRequest struct {
 
 func (x *ConsumeRequest) Reset() {
 	*x = ConsumeRequest{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +1096,7 @@ func (x *ConsumeRequest) String() string {
 func (*ConsumeRequest) ProtoMessage() {}
 
 func (x *ConsumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +1109,7 @@ func (x *ConsumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeRequest.ProtoReflect.Descriptor instead.
 func (*ConsumeRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{11}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ConsumeRequest) GetMessage() isConsumeRequest_Message {
@@ -1064,7 +1218,7 @@ type ConsumeOpen struct {
 
 func (x *ConsumeOpen) Reset() {
 	*x = ConsumeOpen{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1076,7 +1230,7 @@ func (x *ConsumeOpen) String() string {
 func (*ConsumeOpen) ProtoMessage() {}
 
 func (x *ConsumeOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1089,7 +1243,7 @@ func (x *ConsumeOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeOpen.ProtoReflect.Descriptor instead.
 func (*ConsumeOpen) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{12}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ConsumeOpen) GetSubscription() string {
@@ -1124,7 +1278,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1290,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1303,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{13}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Credit) GetBytes() int64 {
@@ -1174,7 +1328,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1186,7 +1340,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1199,7 +1353,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{14}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Ack) GetId() uint64 {
@@ -1238,7 +1392,7 @@ type AckedLease struct {
 
 func (x *AckedLease) Reset() {
 	*x = AckedLease{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +1404,7 @@ func (x *AckedLease) String() string {
 func (*AckedLease) ProtoMessage() {}
 
 func (x *AckedLease) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1263,7 +1417,7 @@ func (x *AckedLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckedLease.ProtoReflect.Descriptor instead.
 func (*AckedLease) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{15}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AckedLease) GetLeaseId() uint64 {
@@ -1300,7 +1454,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1466,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1479,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{16}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeadLetter) GetOffset() int64 {
@@ -1355,7 +1509,7 @@ type StateChange struct {
 
 func (x *StateChange) Reset() {
 	*x = StateChange{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +1521,7 @@ func (x *StateChange) String() string {
 func (*StateChange) ProtoMessage() {}
 
 func (x *StateChange) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +1534,7 @@ func (x *StateChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateChange.ProtoReflect.Descriptor instead.
 func (*StateChange) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{17}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StateChange) GetKey() string {
@@ -1412,7 +1566,7 @@ type Nack struct {
 
 func (x *Nack) Reset() {
 	*x = Nack{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1424,7 +1578,7 @@ func (x *Nack) String() string {
 func (*Nack) ProtoMessage() {}
 
 func (x *Nack) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1437,7 +1591,7 @@ func (x *Nack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nack.ProtoReflect.Descriptor instead.
 func (*Nack) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{18}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Nack) GetLeaseId() uint64 {
@@ -1472,7 +1626,7 @@ type Extend struct {
 
 func (x *Extend) Reset() {
 	*x = Extend{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1484,7 +1638,7 @@ func (x *Extend) String() string {
 func (*Extend) ProtoMessage() {}
 
 func (x *Extend) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1497,7 +1651,7 @@ func (x *Extend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extend.ProtoReflect.Descriptor instead.
 func (*Extend) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{19}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Extend) GetLeaseIds() []uint64 {
@@ -1526,7 +1680,7 @@ type ConsumeResponse struct {
 
 func (x *ConsumeResponse) Reset() {
 	*x = ConsumeResponse{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1538,7 +1692,7 @@ func (x *ConsumeResponse) String() string {
 func (*ConsumeResponse) ProtoMessage() {}
 
 func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1551,7 +1705,7 @@ func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeResponse.ProtoReflect.Descriptor instead.
 func (*ConsumeResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{20}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ConsumeResponse) GetMessage() isConsumeResponse_Message {
@@ -1658,7 +1812,7 @@ type ConsumeOpened struct {
 
 func (x *ConsumeOpened) Reset() {
 	*x = ConsumeOpened{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1670,7 +1824,7 @@ func (x *ConsumeOpened) String() string {
 func (*ConsumeOpened) ProtoMessage() {}
 
 func (x *ConsumeOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1683,7 +1837,7 @@ func (x *ConsumeOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeOpened.ProtoReflect.Descriptor instead.
 func (*ConsumeOpened) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{21}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ConsumeOpened) GetSessionId() uint64 {
@@ -1717,7 +1871,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1729,7 +1883,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1742,7 +1896,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{22}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Lease) GetLeaseId() uint64 {
@@ -1787,7 +1941,7 @@ type AckResult struct {
 
 func (x *AckResult) Reset() {
 	*x = AckResult{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +1953,7 @@ func (x *AckResult) String() string {
 func (*AckResult) ProtoMessage() {}
 
 func (x *AckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +1966,7 @@ func (x *AckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckResult.ProtoReflect.Descriptor instead.
 func (*AckResult) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{23}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AckResult) GetId() uint64 {
@@ -1842,7 +1996,7 @@ type Adopt struct {
 
 func (x *Adopt) Reset() {
 	*x = Adopt{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1854,7 +2008,7 @@ func (x *Adopt) String() string {
 func (*Adopt) ProtoMessage() {}
 
 func (x *Adopt) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1867,7 +2021,7 @@ func (x *Adopt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Adopt.ProtoReflect.Descriptor instead.
 func (*Adopt) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{24}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Adopt) GetSessionId() uint64 {
@@ -1897,7 +2051,7 @@ type StateEntry struct {
 
 func (x *StateEntry) Reset() {
 	*x = StateEntry{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1909,7 +2063,7 @@ func (x *StateEntry) String() string {
 func (*StateEntry) ProtoMessage() {}
 
 func (x *StateEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1922,7 +2076,7 @@ func (x *StateEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateEntry.ProtoReflect.Descriptor instead.
 func (*StateEntry) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{25}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StateEntry) GetKey() string {
@@ -1950,7 +2104,7 @@ type Revoked struct {
 
 func (x *Revoked) Reset() {
 	*x = Revoked{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1962,7 +2116,7 @@ func (x *Revoked) String() string {
 func (*Revoked) ProtoMessage() {}
 
 func (x *Revoked) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1975,7 +2129,7 @@ func (x *Revoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoked.ProtoReflect.Descriptor instead.
 func (*Revoked) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{26}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Revoked) GetLeaseIds() []uint64 {
@@ -1989,13 +2143,14 @@ var File_spillway_v1_buffer_proto protoreflect.FileDescriptor
 
 const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\n" +
-	"\x18spillway/v1/buffer.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x18spillway/v1/record.proto\"\xb8\x02\n" +
+	"\x18spillway/v1/buffer.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x18spillway/v1/record.proto\"\xf7\x02\n" +
 	"\rAppendRequest\x12-\n" +
 	"\x04open\x18\x01 \x01(\v2\x17.spillway.v1.AppendOpenH\x00R\x04open\x126\n" +
 	"\x06assign\x18\x02 \x01(\v2\x1c.spillway.v1.AssignPartitionH\x00R\x06assign\x126\n" +
 	"\x06revoke\x18\x03 \x01(\v2\x1c.spillway.v1.RevokePartitionH\x00R\x06revoke\x12*\n" +
 	"\x05batch\x18\x04 \x01(\v2\x12.spillway.v1.BatchH\x00R\x05batch\x122\n" +
-	"\x06settle\x18\x05 \x01(\v2\x18.spillway.v1.SettleRangeH\x00R\x06settle\x12\x1d\n" +
+	"\x06settle\x18\x05 \x01(\v2\x18.spillway.v1.SettleRangeH\x00R\x06settle\x12=\n" +
+	"\ffound_offset\x18\a \x01(\v2\x18.spillway.v1.FoundOffsetH\x00R\vfoundOffset\x12\x1d\n" +
 	"\n" +
 	"refetch_id\x18\x06 \x01(\x04R\trefetchIdB\t\n" +
 	"\amessage\"T\n" +
@@ -2012,13 +2167,15 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12.\n" +
 	"\x05range\x18\x02 \x01(\v2\x18.spillway.v1.OffsetRangeR\x05range\x12.\n" +
 	"\aoutcome\x18\x03 \x01(\x0e2\x14.spillway.v1.OutcomeR\aoutcome\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xa4\x02\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xe0\x02\n" +
 	"\x0eAppendResponse\x123\n" +
 	"\x06opened\x18\x01 \x01(\v2\x19.spillway.v1.AppendOpenedH\x00R\x06opened\x12<\n" +
 	"\bassigned\x18\x02 \x01(\v2\x1e.spillway.v1.PartitionAssignedH\x00R\bassigned\x123\n" +
 	"\bappended\x18\x03 \x01(\v2\x15.spillway.v1.AppendedH\x00R\bappended\x12-\n" +
 	"\x04safe\x18\x04 \x01(\v2\x17.spillway.v1.SafeOffsetH\x00R\x04safe\x120\n" +
-	"\arefetch\x18\x05 \x01(\v2\x14.spillway.v1.RefetchH\x00R\arefetchB\t\n" +
+	"\arefetch\x18\x05 \x01(\v2\x14.spillway.v1.RefetchH\x00R\arefetch\x12:\n" +
+	"\vfind_offset\x18\x06 \x01(\v2\x17.spillway.v1.FindOffsetH\x00R\n" +
+	"findOffsetB\t\n" +
 	"\amessage\"\x0e\n" +
 	"\fAppendOpened\"\xa5\x01\n" +
 	"\x11PartitionAssigned\x124\n" +
@@ -2037,7 +2194,15 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\aRefetch\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x124\n" +
 	"\x06source\x18\x02 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12.\n" +
-	"\x05range\x18\x03 \x01(\v2\x18.spillway.v1.OffsetRangeR\x05range\"Z\n" +
+	"\x05range\x18\x03 \x01(\v2\x18.spillway.v1.OffsetRangeR\x05range\"u\n" +
+	"\n" +
+	"FindOffset\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x124\n" +
+	"\x06source\x18\x02 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12!\n" +
+	"\ftimestamp_ms\x18\x03 \x01(\x03R\vtimestampMs\"5\n" +
+	"\vFoundOffset\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\"Z\n" +
 	"\n" +
 	"SafeOffset\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12\x16\n" +
@@ -2129,7 +2294,7 @@ func file_spillway_v1_buffer_proto_rawDescGZIP() []byte {
 }
 
 var file_spillway_v1_buffer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_spillway_v1_buffer_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_spillway_v1_buffer_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_spillway_v1_buffer_proto_goTypes = []any{
 	(Ordering)(0),               // 0: spillway.v1.Ordering
 	(*AppendRequest)(nil),       // 1: spillway.v1.AppendRequest
@@ -2142,83 +2307,88 @@ var file_spillway_v1_buffer_proto_goTypes = []any{
 	(*PartitionAssigned)(nil),   // 8: spillway.v1.PartitionAssigned
 	(*Appended)(nil),            // 9: spillway.v1.Appended
 	(*Refetch)(nil),             // 10: spillway.v1.Refetch
-	(*SafeOffset)(nil),          // 11: spillway.v1.SafeOffset
-	(*ConsumeRequest)(nil),      // 12: spillway.v1.ConsumeRequest
-	(*ConsumeOpen)(nil),         // 13: spillway.v1.ConsumeOpen
-	(*Credit)(nil),              // 14: spillway.v1.Credit
-	(*Ack)(nil),                 // 15: spillway.v1.Ack
-	(*AckedLease)(nil),          // 16: spillway.v1.AckedLease
-	(*DeadLetter)(nil),          // 17: spillway.v1.DeadLetter
-	(*StateChange)(nil),         // 18: spillway.v1.StateChange
-	(*Nack)(nil),                // 19: spillway.v1.Nack
-	(*Extend)(nil),              // 20: spillway.v1.Extend
-	(*ConsumeResponse)(nil),     // 21: spillway.v1.ConsumeResponse
-	(*ConsumeOpened)(nil),       // 22: spillway.v1.ConsumeOpened
-	(*Lease)(nil),               // 23: spillway.v1.Lease
-	(*AckResult)(nil),           // 24: spillway.v1.AckResult
-	(*Adopt)(nil),               // 25: spillway.v1.Adopt
-	(*StateEntry)(nil),          // 26: spillway.v1.StateEntry
-	(*Revoked)(nil),             // 27: spillway.v1.Revoked
-	(*Batch)(nil),               // 28: spillway.v1.Batch
-	(*SourcePartition)(nil),     // 29: spillway.v1.SourcePartition
-	(*OffsetRange)(nil),         // 30: spillway.v1.OffsetRange
-	(Outcome)(0),                // 31: spillway.v1.Outcome
-	(*status.Status)(nil),       // 32: google.rpc.Status
-	(*durationpb.Duration)(nil), // 33: google.protobuf.Duration
+	(*FindOffset)(nil),          // 11: spillway.v1.FindOffset
+	(*FoundOffset)(nil),         // 12: spillway.v1.FoundOffset
+	(*SafeOffset)(nil),          // 13: spillway.v1.SafeOffset
+	(*ConsumeRequest)(nil),      // 14: spillway.v1.ConsumeRequest
+	(*ConsumeOpen)(nil),         // 15: spillway.v1.ConsumeOpen
+	(*Credit)(nil),              // 16: spillway.v1.Credit
+	(*Ack)(nil),                 // 17: spillway.v1.Ack
+	(*AckedLease)(nil),          // 18: spillway.v1.AckedLease
+	(*DeadLetter)(nil),          // 19: spillway.v1.DeadLetter
+	(*StateChange)(nil),         // 20: spillway.v1.StateChange
+	(*Nack)(nil),                // 21: spillway.v1.Nack
+	(*Extend)(nil),              // 22: spillway.v1.Extend
+	(*ConsumeResponse)(nil),     // 23: spillway.v1.ConsumeResponse
+	(*ConsumeOpened)(nil),       // 24: spillway.v1.ConsumeOpened
+	(*Lease)(nil),               // 25: spillway.v1.Lease
+	(*AckResult)(nil),           // 26: spillway.v1.AckResult
+	(*Adopt)(nil),               // 27: spillway.v1.Adopt
+	(*StateEntry)(nil),          // 28: spillway.v1.StateEntry
+	(*Revoked)(nil),             // 29: spillway.v1.Revoked
+	(*Batch)(nil),               // 30: spillway.v1.Batch
+	(*SourcePartition)(nil),     // 31: spillway.v1.SourcePartition
+	(*OffsetRange)(nil),         // 32: spillway.v1.OffsetRange
+	(Outcome)(0),                // 33: spillway.v1.Outcome
+	(*status.Status)(nil),       // 34: google.rpc.Status
+	(*durationpb.Duration)(nil), // 35: google.protobuf.Duration
 }
 var file_spillway_v1_buffer_proto_depIdxs = []int32{
 	2,  // 0: spillway.v1.AppendRequest.open:type_name -> spillway.v1.AppendOpen
 	3,  // 1: spillway.v1.AppendRequest.assign:type_name -> spillway.v1.AssignPartition
 	4,  // 2: spillway.v1.AppendRequest.revoke:type_name -> spillway.v1.RevokePartition
-	28, // 3: spillway.v1.AppendRequest.batch:type_name -> spillway.v1.Batch
+	30, // 3: spillway.v1.AppendRequest.batch:type_name -> spillway.v1.Batch
 	5,  // 4: spillway.v1.AppendRequest.settle:type_name -> spillway.v1.SettleRange
-	29, // 5: spillway.v1.AssignPartition.source:type_name -> spillway.v1.SourcePartition
-	29, // 6: spillway.v1.RevokePartition.source:type_name -> spillway.v1.SourcePartition
-	29, // 7: spillway.v1.SettleRange.source:type_name -> spillway.v1.SourcePartition
-	30, // 8: spillway.v1.SettleRange.range:type_name -> spillway.v1.OffsetRange
-	31, // 9: spillway.v1.SettleRange.outcome:type_name -> spillway.v1.Outcome
-	7,  // 10: spillway.v1.AppendResponse.opened:type_name -> spillway.v1.AppendOpened
-	8,  // 11: spillway.v1.AppendResponse.assigned:type_name -> spillway.v1.PartitionAssigned
-	9,  // 12: spillway.v1.AppendResponse.appended:type_name -> spillway.v1.Appended
-	11, // 13: spillway.v1.AppendResponse.safe:type_name -> spillway.v1.SafeOffset
-	10, // 14: spillway.v1.AppendResponse.refetch:type_name -> spillway.v1.Refetch
-	29, // 15: spillway.v1.PartitionAssigned.source:type_name -> spillway.v1.SourcePartition
-	29, // 16: spillway.v1.Appended.source:type_name -> spillway.v1.SourcePartition
-	30, // 17: spillway.v1.Appended.range:type_name -> spillway.v1.OffsetRange
-	32, // 18: spillway.v1.Appended.status:type_name -> google.rpc.Status
-	29, // 19: spillway.v1.Refetch.source:type_name -> spillway.v1.SourcePartition
-	30, // 20: spillway.v1.Refetch.range:type_name -> spillway.v1.OffsetRange
-	29, // 21: spillway.v1.SafeOffset.source:type_name -> spillway.v1.SourcePartition
-	13, // 22: spillway.v1.ConsumeRequest.open:type_name -> spillway.v1.ConsumeOpen
-	14, // 23: spillway.v1.ConsumeRequest.credit:type_name -> spillway.v1.Credit
-	15, // 24: spillway.v1.ConsumeRequest.ack:type_name -> spillway.v1.Ack
-	19, // 25: spillway.v1.ConsumeRequest.nack:type_name -> spillway.v1.Nack
-	20, // 26: spillway.v1.ConsumeRequest.extend:type_name -> spillway.v1.Extend
-	0,  // 27: spillway.v1.ConsumeOpen.ordering:type_name -> spillway.v1.Ordering
-	16, // 28: spillway.v1.Ack.leases:type_name -> spillway.v1.AckedLease
-	18, // 29: spillway.v1.Ack.state_changes:type_name -> spillway.v1.StateChange
-	30, // 30: spillway.v1.AckedLease.filtered:type_name -> spillway.v1.OffsetRange
-	17, // 31: spillway.v1.AckedLease.dead_letters:type_name -> spillway.v1.DeadLetter
-	33, // 32: spillway.v1.Nack.delay:type_name -> google.protobuf.Duration
-	22, // 33: spillway.v1.ConsumeResponse.opened:type_name -> spillway.v1.ConsumeOpened
-	23, // 34: spillway.v1.ConsumeResponse.lease:type_name -> spillway.v1.Lease
-	24, // 35: spillway.v1.ConsumeResponse.ack_result:type_name -> spillway.v1.AckResult
-	25, // 36: spillway.v1.ConsumeResponse.adopt:type_name -> spillway.v1.Adopt
-	27, // 37: spillway.v1.ConsumeResponse.revoked:type_name -> spillway.v1.Revoked
-	33, // 38: spillway.v1.ConsumeOpened.lease_duration:type_name -> google.protobuf.Duration
-	28, // 39: spillway.v1.Lease.batch:type_name -> spillway.v1.Batch
-	30, // 40: spillway.v1.Lease.settled:type_name -> spillway.v1.OffsetRange
-	32, // 41: spillway.v1.AckResult.status:type_name -> google.rpc.Status
-	26, // 42: spillway.v1.Adopt.entries:type_name -> spillway.v1.StateEntry
-	1,  // 43: spillway.v1.BufferService.Append:input_type -> spillway.v1.AppendRequest
-	12, // 44: spillway.v1.BufferService.Consume:input_type -> spillway.v1.ConsumeRequest
-	6,  // 45: spillway.v1.BufferService.Append:output_type -> spillway.v1.AppendResponse
-	21, // 46: spillway.v1.BufferService.Consume:output_type -> spillway.v1.ConsumeResponse
-	45, // [45:47] is the sub-list for method output_type
-	43, // [43:45] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	12, // 5: spillway.v1.AppendRequest.found_offset:type_name -> spillway.v1.FoundOffset
+	31, // 6: spillway.v1.AssignPartition.source:type_name -> spillway.v1.SourcePartition
+	31, // 7: spillway.v1.RevokePartition.source:type_name -> spillway.v1.SourcePartition
+	31, // 8: spillway.v1.SettleRange.source:type_name -> spillway.v1.SourcePartition
+	32, // 9: spillway.v1.SettleRange.range:type_name -> spillway.v1.OffsetRange
+	33, // 10: spillway.v1.SettleRange.outcome:type_name -> spillway.v1.Outcome
+	7,  // 11: spillway.v1.AppendResponse.opened:type_name -> spillway.v1.AppendOpened
+	8,  // 12: spillway.v1.AppendResponse.assigned:type_name -> spillway.v1.PartitionAssigned
+	9,  // 13: spillway.v1.AppendResponse.appended:type_name -> spillway.v1.Appended
+	13, // 14: spillway.v1.AppendResponse.safe:type_name -> spillway.v1.SafeOffset
+	10, // 15: spillway.v1.AppendResponse.refetch:type_name -> spillway.v1.Refetch
+	11, // 16: spillway.v1.AppendResponse.find_offset:type_name -> spillway.v1.FindOffset
+	31, // 17: spillway.v1.PartitionAssigned.source:type_name -> spillway.v1.SourcePartition
+	31, // 18: spillway.v1.Appended.source:type_name -> spillway.v1.SourcePartition
+	32, // 19: spillway.v1.Appended.range:type_name -> spillway.v1.OffsetRange
+	34, // 20: spillway.v1.Appended.status:type_name -> google.rpc.Status
+	31, // 21: spillway.v1.Refetch.source:type_name -> spillway.v1.SourcePartition
+	32, // 22: spillway.v1.Refetch.range:type_name -> spillway.v1.OffsetRange
+	31, // 23: spillway.v1.FindOffset.source:type_name -> spillway.v1.SourcePartition
+	31, // 24: spillway.v1.SafeOffset.source:type_name -> spillway.v1.SourcePartition
+	15, // 25: spillway.v1.ConsumeRequest.open:type_name -> spillway.v1.ConsumeOpen
+	16, // 26: spillway.v1.ConsumeRequest.credit:type_name -> spillway.v1.Credit
+	17, // 27: spillway.v1.ConsumeRequest.ack:type_name -> spillway.v1.Ack
+	21, // 28: spillway.v1.ConsumeRequest.nack:type_name -> spillway.v1.Nack
+	22, // 29: spillway.v1.ConsumeRequest.extend:type_name -> spillway.v1.Extend
+	0,  // 30: spillway.v1.ConsumeOpen.ordering:type_name -> spillway.v1.Ordering
+	18, // 31: spillway.v1.Ack.leases:type_name -> spillway.v1.AckedLease
+	20, // 32: spillway.v1.Ack.state_changes:type_name -> spillway.v1.StateChange
+	32, // 33: spillway.v1.AckedLease.filtered:type_name -> spillway.v1.OffsetRange
+	19, // 34: spillway.v1.AckedLease.dead_letters:type_name -> spillway.v1.DeadLetter
+	35, // 35: spillway.v1.Nack.delay:type_name -> google.protobuf.Duration
+	24, // 36: spillway.v1.ConsumeResponse.opened:type_name -> spillway.v1.ConsumeOpened
+	25, // 37: spillway.v1.ConsumeResponse.lease:type_name -> spillway.v1.Lease
+	26, // 38: spillway.v1.ConsumeResponse.ack_result:type_name -> spillway.v1.AckResult
+	27, // 39: spillway.v1.ConsumeResponse.adopt:type_name -> spillway.v1.Adopt
+	29, // 40: spillway.v1.ConsumeResponse.revoked:type_name -> spillway.v1.Revoked
+	35, // 41: spillway.v1.ConsumeOpened.lease_duration:type_name -> google.protobuf.Duration
+	30, // 42: spillway.v1.Lease.batch:type_name -> spillway.v1.Batch
+	32, // 43: spillway.v1.Lease.settled:type_name -> spillway.v1.OffsetRange
+	34, // 44: spillway.v1.AckResult.status:type_name -> google.rpc.Status
+	28, // 45: spillway.v1.Adopt.entries:type_name -> spillway.v1.StateEntry
+	1,  // 46: spillway.v1.BufferService.Append:input_type -> spillway.v1.AppendRequest
+	14, // 47: spillway.v1.BufferService.Consume:input_type -> spillway.v1.ConsumeRequest
+	6,  // 48: spillway.v1.BufferService.Append:output_type -> spillway.v1.AppendResponse
+	23, // 49: spillway.v1.BufferService.Consume:output_type -> spillway.v1.ConsumeResponse
+	48, // [48:50] is the sub-list for method output_type
+	46, // [46:48] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_spillway_v1_buffer_proto_init() }
@@ -2233,6 +2403,7 @@ func file_spillway_v1_buffer_proto_init() {
 		(*AppendRequest_Revoke)(nil),
 		(*AppendRequest_Batch)(nil),
 		(*AppendRequest_Settle)(nil),
+		(*AppendRequest_FoundOffset)(nil),
 	}
 	file_spillway_v1_buffer_proto_msgTypes[5].OneofWrappers = []any{
 		(*AppendResponse_Opened)(nil),
@@ -2240,16 +2411,17 @@ func file_spillway_v1_buffer_proto_init() {
 		(*AppendResponse_Appended)(nil),
 		(*AppendResponse_Safe)(nil),
 		(*AppendResponse_Refetch)(nil),
+		(*AppendResponse_FindOffset)(nil),
 	}
-	file_spillway_v1_buffer_proto_msgTypes[11].OneofWrappers = []any{
+	file_spillway_v1_buffer_proto_msgTypes[13].OneofWrappers = []any{
 		(*ConsumeRequest_Open)(nil),
 		(*ConsumeRequest_Credit)(nil),
 		(*ConsumeRequest_Ack)(nil),
 		(*ConsumeRequest_Nack)(nil),
 		(*ConsumeRequest_Extend)(nil),
 	}
-	file_spillway_v1_buffer_proto_msgTypes[17].OneofWrappers = []any{}
-	file_spillway_v1_buffer_proto_msgTypes[20].OneofWrappers = []any{
+	file_spillway_v1_buffer_proto_msgTypes[19].OneofWrappers = []any{}
+	file_spillway_v1_buffer_proto_msgTypes[22].OneofWrappers = []any{
 		(*ConsumeResponse_Opened)(nil),
 		(*ConsumeResponse_Lease)(nil),
 		(*ConsumeResponse_AckResult)(nil),
@@ -2262,7 +2434,7 @@ func file_spillway_v1_buffer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spillway_v1_buffer_proto_rawDesc), len(file_spillway_v1_buffer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

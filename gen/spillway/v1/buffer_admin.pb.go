@@ -728,6 +728,7 @@ type StartPosition struct {
 	//
 	//	*StartPosition_Earliest_
 	//	*StartPosition_Latest_
+	//	*StartPosition_Time
 	Place isStartPosition_Place `protobuf_oneof:"place"`
 	// Offsets of single partitions; they may lie before anything the buffer ever saw.
 	Offsets       []*PartitionOffset `protobuf:"bytes,3,rep,name=offsets,proto3" json:"offsets,omitempty"`
@@ -790,6 +791,15 @@ func (x *StartPosition) GetLatest() *StartPosition_Latest {
 	return nil
 }
 
+func (x *StartPosition) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.Place.(*StartPosition_Time); ok {
+			return x.Time
+		}
+	}
+	return nil
+}
+
 func (x *StartPosition) GetOffsets() []*PartitionOffset {
 	if x != nil {
 		return x.Offsets
@@ -811,9 +821,16 @@ type StartPosition_Latest_ struct {
 	Latest *StartPosition_Latest `protobuf:"bytes,2,opt,name=latest,proto3,oneof"`
 }
 
+type StartPosition_Time struct {
+	// The first record that is not older, as Kafka says: an ingest of every cluster must be connected.
+	Time *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3,oneof"`
+}
+
 func (*StartPosition_Earliest_) isStartPosition_Place() {}
 
 func (*StartPosition_Latest_) isStartPosition_Place() {}
+
+func (*StartPosition_Time) isStartPosition_Place() {}
 
 // PartitionOffset is an offset in a source partition.
 type PartitionOffset struct {
@@ -2840,10 +2857,11 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\vlimit_bytes\x18\x10 \x01(\x03R\n" +
 	"limitBytes\x12'\n" +
 	"\x0fdropped_offsets\x18\x11 \x01(\x03R\x0edroppedOffsets\x12!\n" +
-	"\flost_offsets\x18\x12 \x01(\x03R\vlostOffsets\"\xe6\x01\n" +
+	"\flost_offsets\x18\x12 \x01(\x03R\vlostOffsets\"\x98\x02\n" +
 	"\rStartPosition\x12A\n" +
 	"\bearliest\x18\x01 \x01(\v2#.spillway.v1.StartPosition.EarliestH\x00R\bearliest\x12;\n" +
-	"\x06latest\x18\x02 \x01(\v2!.spillway.v1.StartPosition.LatestH\x00R\x06latest\x126\n" +
+	"\x06latest\x18\x02 \x01(\v2!.spillway.v1.StartPosition.LatestH\x00R\x06latest\x120\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampH\x00R\x04time\x126\n" +
 	"\aoffsets\x18\x03 \x03(\v2\x1c.spillway.v1.PartitionOffsetR\aoffsets\x1a\n" +
 	"\n" +
 	"\bEarliest\x1a\b\n" +
@@ -3068,9 +3086,9 @@ var file_spillway_v1_buffer_admin_proto_goTypes = []any{
 	nil,                                // 43: spillway.v1.AuditPartition.OutcomesEntry
 	(*SourcePartition)(nil),            // 44: spillway.v1.SourcePartition
 	(*durationpb.Duration)(nil),        // 45: google.protobuf.Duration
-	(*OffsetRange)(nil),                // 46: spillway.v1.OffsetRange
-	(Outcome)(0),                       // 47: spillway.v1.Outcome
-	(*timestamppb.Timestamp)(nil),      // 48: google.protobuf.Timestamp
+	(*timestamppb.Timestamp)(nil),      // 46: google.protobuf.Timestamp
+	(*OffsetRange)(nil),                // 47: spillway.v1.OffsetRange
+	(Outcome)(0),                       // 48: spillway.v1.Outcome
 	(Ordering)(0),                      // 49: spillway.v1.Ordering
 	(*Record)(nil),                     // 50: spillway.v1.Record
 }
@@ -3083,73 +3101,74 @@ var file_spillway_v1_buffer_admin_proto_depIdxs = []int32{
 	0,  // 5: spillway.v1.Subscription.on_full:type_name -> spillway.v1.OnFull
 	40, // 6: spillway.v1.StartPosition.earliest:type_name -> spillway.v1.StartPosition.Earliest
 	41, // 7: spillway.v1.StartPosition.latest:type_name -> spillway.v1.StartPosition.Latest
-	9,  // 8: spillway.v1.StartPosition.offsets:type_name -> spillway.v1.PartitionOffset
-	44, // 9: spillway.v1.PartitionOffset.source:type_name -> spillway.v1.SourcePartition
-	44, // 10: spillway.v1.SubscriptionPartition.source:type_name -> spillway.v1.SourcePartition
-	46, // 11: spillway.v1.SubscriptionPartition.settled_ranges:type_name -> spillway.v1.OffsetRange
-	42, // 12: spillway.v1.SubscriptionPartition.outcomes:type_name -> spillway.v1.SubscriptionPartition.OutcomesEntry
-	7,  // 13: spillway.v1.ListSubscriptionsResponse.subscriptions:type_name -> spillway.v1.Subscription
-	7,  // 14: spillway.v1.GetSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	10, // 15: spillway.v1.GetSubscriptionResponse.partitions:type_name -> spillway.v1.SubscriptionPartition
-	0,  // 16: spillway.v1.CreateSubscriptionRequest.on_full:type_name -> spillway.v1.OnFull
-	8,  // 17: spillway.v1.CreateSubscriptionRequest.start:type_name -> spillway.v1.StartPosition
-	7,  // 18: spillway.v1.CreateSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	0,  // 19: spillway.v1.UpdateSubscriptionRequest.on_full:type_name -> spillway.v1.OnFull
-	7,  // 20: spillway.v1.UpdateSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	8,  // 21: spillway.v1.SeekSubscriptionRequest.to:type_name -> spillway.v1.StartPosition
-	7,  // 22: spillway.v1.SeekSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	47, // 23: spillway.v1.ListUndeliveredRequest.outcome:type_name -> spillway.v1.Outcome
-	44, // 24: spillway.v1.Undelivered.source:type_name -> spillway.v1.SourcePartition
-	46, // 25: spillway.v1.Undelivered.range:type_name -> spillway.v1.OffsetRange
-	47, // 26: spillway.v1.Undelivered.outcome:type_name -> spillway.v1.Outcome
-	48, // 27: spillway.v1.Undelivered.settled_at:type_name -> google.protobuf.Timestamp
-	24, // 28: spillway.v1.ListUndeliveredResponse.ranges:type_name -> spillway.v1.Undelivered
-	28, // 29: spillway.v1.AuditResponse.partitions:type_name -> spillway.v1.AuditPartition
-	44, // 30: spillway.v1.AuditPartition.source:type_name -> spillway.v1.SourcePartition
-	43, // 31: spillway.v1.AuditPartition.outcomes:type_name -> spillway.v1.AuditPartition.OutcomesEntry
-	29, // 32: spillway.v1.AuditPartition.ranges:type_name -> spillway.v1.AuditRange
-	46, // 33: spillway.v1.AuditRange.range:type_name -> spillway.v1.OffsetRange
-	7,  // 34: spillway.v1.PauseSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	7,  // 35: spillway.v1.ResumeSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	49, // 36: spillway.v1.Session.ordering:type_name -> spillway.v1.Ordering
-	48, // 37: spillway.v1.Session.opened_at:type_name -> google.protobuf.Timestamp
-	34, // 38: spillway.v1.ListSessionsResponse.sessions:type_name -> spillway.v1.Session
-	44, // 39: spillway.v1.PeekedRecord.source:type_name -> spillway.v1.SourcePartition
-	50, // 40: spillway.v1.PeekedRecord.record:type_name -> spillway.v1.Record
-	38, // 41: spillway.v1.PeekRecordsResponse.records:type_name -> spillway.v1.PeekedRecord
-	3,  // 42: spillway.v1.BufferAdminService.ListQueues:input_type -> spillway.v1.ListQueuesRequest
-	5,  // 43: spillway.v1.BufferAdminService.GetQueue:input_type -> spillway.v1.GetQueueRequest
-	11, // 44: spillway.v1.BufferAdminService.ListSubscriptions:input_type -> spillway.v1.ListSubscriptionsRequest
-	13, // 45: spillway.v1.BufferAdminService.GetSubscription:input_type -> spillway.v1.GetSubscriptionRequest
-	15, // 46: spillway.v1.BufferAdminService.CreateSubscription:input_type -> spillway.v1.CreateSubscriptionRequest
-	17, // 47: spillway.v1.BufferAdminService.UpdateSubscription:input_type -> spillway.v1.UpdateSubscriptionRequest
-	19, // 48: spillway.v1.BufferAdminService.DeleteSubscription:input_type -> spillway.v1.DeleteSubscriptionRequest
-	21, // 49: spillway.v1.BufferAdminService.SeekSubscription:input_type -> spillway.v1.SeekSubscriptionRequest
-	23, // 50: spillway.v1.BufferAdminService.ListUndelivered:input_type -> spillway.v1.ListUndeliveredRequest
-	26, // 51: spillway.v1.BufferAdminService.Audit:input_type -> spillway.v1.AuditRequest
-	30, // 52: spillway.v1.BufferAdminService.PauseSubscription:input_type -> spillway.v1.PauseSubscriptionRequest
-	32, // 53: spillway.v1.BufferAdminService.ResumeSubscription:input_type -> spillway.v1.ResumeSubscriptionRequest
-	35, // 54: spillway.v1.BufferAdminService.ListSessions:input_type -> spillway.v1.ListSessionsRequest
-	37, // 55: spillway.v1.BufferAdminService.PeekRecords:input_type -> spillway.v1.PeekRecordsRequest
-	4,  // 56: spillway.v1.BufferAdminService.ListQueues:output_type -> spillway.v1.ListQueuesResponse
-	6,  // 57: spillway.v1.BufferAdminService.GetQueue:output_type -> spillway.v1.GetQueueResponse
-	12, // 58: spillway.v1.BufferAdminService.ListSubscriptions:output_type -> spillway.v1.ListSubscriptionsResponse
-	14, // 59: spillway.v1.BufferAdminService.GetSubscription:output_type -> spillway.v1.GetSubscriptionResponse
-	16, // 60: spillway.v1.BufferAdminService.CreateSubscription:output_type -> spillway.v1.CreateSubscriptionResponse
-	18, // 61: spillway.v1.BufferAdminService.UpdateSubscription:output_type -> spillway.v1.UpdateSubscriptionResponse
-	20, // 62: spillway.v1.BufferAdminService.DeleteSubscription:output_type -> spillway.v1.DeleteSubscriptionResponse
-	22, // 63: spillway.v1.BufferAdminService.SeekSubscription:output_type -> spillway.v1.SeekSubscriptionResponse
-	25, // 64: spillway.v1.BufferAdminService.ListUndelivered:output_type -> spillway.v1.ListUndeliveredResponse
-	27, // 65: spillway.v1.BufferAdminService.Audit:output_type -> spillway.v1.AuditResponse
-	31, // 66: spillway.v1.BufferAdminService.PauseSubscription:output_type -> spillway.v1.PauseSubscriptionResponse
-	33, // 67: spillway.v1.BufferAdminService.ResumeSubscription:output_type -> spillway.v1.ResumeSubscriptionResponse
-	36, // 68: spillway.v1.BufferAdminService.ListSessions:output_type -> spillway.v1.ListSessionsResponse
-	39, // 69: spillway.v1.BufferAdminService.PeekRecords:output_type -> spillway.v1.PeekRecordsResponse
-	56, // [56:70] is the sub-list for method output_type
-	42, // [42:56] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	46, // 8: spillway.v1.StartPosition.time:type_name -> google.protobuf.Timestamp
+	9,  // 9: spillway.v1.StartPosition.offsets:type_name -> spillway.v1.PartitionOffset
+	44, // 10: spillway.v1.PartitionOffset.source:type_name -> spillway.v1.SourcePartition
+	44, // 11: spillway.v1.SubscriptionPartition.source:type_name -> spillway.v1.SourcePartition
+	47, // 12: spillway.v1.SubscriptionPartition.settled_ranges:type_name -> spillway.v1.OffsetRange
+	42, // 13: spillway.v1.SubscriptionPartition.outcomes:type_name -> spillway.v1.SubscriptionPartition.OutcomesEntry
+	7,  // 14: spillway.v1.ListSubscriptionsResponse.subscriptions:type_name -> spillway.v1.Subscription
+	7,  // 15: spillway.v1.GetSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	10, // 16: spillway.v1.GetSubscriptionResponse.partitions:type_name -> spillway.v1.SubscriptionPartition
+	0,  // 17: spillway.v1.CreateSubscriptionRequest.on_full:type_name -> spillway.v1.OnFull
+	8,  // 18: spillway.v1.CreateSubscriptionRequest.start:type_name -> spillway.v1.StartPosition
+	7,  // 19: spillway.v1.CreateSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	0,  // 20: spillway.v1.UpdateSubscriptionRequest.on_full:type_name -> spillway.v1.OnFull
+	7,  // 21: spillway.v1.UpdateSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	8,  // 22: spillway.v1.SeekSubscriptionRequest.to:type_name -> spillway.v1.StartPosition
+	7,  // 23: spillway.v1.SeekSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	48, // 24: spillway.v1.ListUndeliveredRequest.outcome:type_name -> spillway.v1.Outcome
+	44, // 25: spillway.v1.Undelivered.source:type_name -> spillway.v1.SourcePartition
+	47, // 26: spillway.v1.Undelivered.range:type_name -> spillway.v1.OffsetRange
+	48, // 27: spillway.v1.Undelivered.outcome:type_name -> spillway.v1.Outcome
+	46, // 28: spillway.v1.Undelivered.settled_at:type_name -> google.protobuf.Timestamp
+	24, // 29: spillway.v1.ListUndeliveredResponse.ranges:type_name -> spillway.v1.Undelivered
+	28, // 30: spillway.v1.AuditResponse.partitions:type_name -> spillway.v1.AuditPartition
+	44, // 31: spillway.v1.AuditPartition.source:type_name -> spillway.v1.SourcePartition
+	43, // 32: spillway.v1.AuditPartition.outcomes:type_name -> spillway.v1.AuditPartition.OutcomesEntry
+	29, // 33: spillway.v1.AuditPartition.ranges:type_name -> spillway.v1.AuditRange
+	47, // 34: spillway.v1.AuditRange.range:type_name -> spillway.v1.OffsetRange
+	7,  // 35: spillway.v1.PauseSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	7,  // 36: spillway.v1.ResumeSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	49, // 37: spillway.v1.Session.ordering:type_name -> spillway.v1.Ordering
+	46, // 38: spillway.v1.Session.opened_at:type_name -> google.protobuf.Timestamp
+	34, // 39: spillway.v1.ListSessionsResponse.sessions:type_name -> spillway.v1.Session
+	44, // 40: spillway.v1.PeekedRecord.source:type_name -> spillway.v1.SourcePartition
+	50, // 41: spillway.v1.PeekedRecord.record:type_name -> spillway.v1.Record
+	38, // 42: spillway.v1.PeekRecordsResponse.records:type_name -> spillway.v1.PeekedRecord
+	3,  // 43: spillway.v1.BufferAdminService.ListQueues:input_type -> spillway.v1.ListQueuesRequest
+	5,  // 44: spillway.v1.BufferAdminService.GetQueue:input_type -> spillway.v1.GetQueueRequest
+	11, // 45: spillway.v1.BufferAdminService.ListSubscriptions:input_type -> spillway.v1.ListSubscriptionsRequest
+	13, // 46: spillway.v1.BufferAdminService.GetSubscription:input_type -> spillway.v1.GetSubscriptionRequest
+	15, // 47: spillway.v1.BufferAdminService.CreateSubscription:input_type -> spillway.v1.CreateSubscriptionRequest
+	17, // 48: spillway.v1.BufferAdminService.UpdateSubscription:input_type -> spillway.v1.UpdateSubscriptionRequest
+	19, // 49: spillway.v1.BufferAdminService.DeleteSubscription:input_type -> spillway.v1.DeleteSubscriptionRequest
+	21, // 50: spillway.v1.BufferAdminService.SeekSubscription:input_type -> spillway.v1.SeekSubscriptionRequest
+	23, // 51: spillway.v1.BufferAdminService.ListUndelivered:input_type -> spillway.v1.ListUndeliveredRequest
+	26, // 52: spillway.v1.BufferAdminService.Audit:input_type -> spillway.v1.AuditRequest
+	30, // 53: spillway.v1.BufferAdminService.PauseSubscription:input_type -> spillway.v1.PauseSubscriptionRequest
+	32, // 54: spillway.v1.BufferAdminService.ResumeSubscription:input_type -> spillway.v1.ResumeSubscriptionRequest
+	35, // 55: spillway.v1.BufferAdminService.ListSessions:input_type -> spillway.v1.ListSessionsRequest
+	37, // 56: spillway.v1.BufferAdminService.PeekRecords:input_type -> spillway.v1.PeekRecordsRequest
+	4,  // 57: spillway.v1.BufferAdminService.ListQueues:output_type -> spillway.v1.ListQueuesResponse
+	6,  // 58: spillway.v1.BufferAdminService.GetQueue:output_type -> spillway.v1.GetQueueResponse
+	12, // 59: spillway.v1.BufferAdminService.ListSubscriptions:output_type -> spillway.v1.ListSubscriptionsResponse
+	14, // 60: spillway.v1.BufferAdminService.GetSubscription:output_type -> spillway.v1.GetSubscriptionResponse
+	16, // 61: spillway.v1.BufferAdminService.CreateSubscription:output_type -> spillway.v1.CreateSubscriptionResponse
+	18, // 62: spillway.v1.BufferAdminService.UpdateSubscription:output_type -> spillway.v1.UpdateSubscriptionResponse
+	20, // 63: spillway.v1.BufferAdminService.DeleteSubscription:output_type -> spillway.v1.DeleteSubscriptionResponse
+	22, // 64: spillway.v1.BufferAdminService.SeekSubscription:output_type -> spillway.v1.SeekSubscriptionResponse
+	25, // 65: spillway.v1.BufferAdminService.ListUndelivered:output_type -> spillway.v1.ListUndeliveredResponse
+	27, // 66: spillway.v1.BufferAdminService.Audit:output_type -> spillway.v1.AuditResponse
+	31, // 67: spillway.v1.BufferAdminService.PauseSubscription:output_type -> spillway.v1.PauseSubscriptionResponse
+	33, // 68: spillway.v1.BufferAdminService.ResumeSubscription:output_type -> spillway.v1.ResumeSubscriptionResponse
+	36, // 69: spillway.v1.BufferAdminService.ListSessions:output_type -> spillway.v1.ListSessionsResponse
+	39, // 70: spillway.v1.BufferAdminService.PeekRecords:output_type -> spillway.v1.PeekRecordsResponse
+	57, // [57:71] is the sub-list for method output_type
+	43, // [43:57] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_spillway_v1_buffer_admin_proto_init() }
@@ -3162,6 +3181,7 @@ func file_spillway_v1_buffer_admin_proto_init() {
 	file_spillway_v1_buffer_admin_proto_msgTypes[7].OneofWrappers = []any{
 		(*StartPosition_Earliest_)(nil),
 		(*StartPosition_Latest_)(nil),
+		(*StartPosition_Time)(nil),
 	}
 	file_spillway_v1_buffer_admin_proto_msgTypes[14].OneofWrappers = []any{}
 	file_spillway_v1_buffer_admin_proto_msgTypes[16].OneofWrappers = []any{}

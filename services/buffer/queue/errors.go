@@ -12,6 +12,8 @@ var (
 	// ErrNoSpace is wrapped by Store.Append when the file system is full: nothing of the group was
 	// written, and the store goes on.
 	ErrNoSpace = errors.New("no space left for the store")
+	// ErrNoIngest means that no ingest of a cluster is connected.
+	ErrNoIngest = errors.New("no ingest is connected")
 	// ErrExists means that there is a subscription of that name already.
 	ErrExists = errors.New("subscription exists")
 	// ErrConfigured means that the configuration names the subscription.

@@ -73,7 +73,8 @@ type Queue struct {
 	noSpaceForChanges          bool      // nor for changes alone
 	roomMade                   time.Time // when subscriptions last gave way to a full disk
 	refetches                  map[uint64]*refetch
-	nextRefetch                uint64
+	nextRefetch                uint64 // also of finds
+	finds                      map[uint64]chan int64
 	closed                     error         // why the queue takes nothing more
 	room                       chan struct{} // closed and replaced when memory is freed
 	watchers                   map[*Watcher]struct{}

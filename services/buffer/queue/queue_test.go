@@ -42,8 +42,8 @@ func TestSafeWaitsForTheStore(t *testing.T) {
 	if a := h.assigned("t"); a.Safe != 100 {
 		t.Fatalf("after spill_after: safe is %d, want 100", a.Safe)
 	}
-	risen, _, err := w.Next(t.Context())
-	if diff := cmp.Diff(map[Partition]int64{testPartition("t"): 100}, risen); diff != "" || err != nil {
+	news, err := w.Next(t.Context())
+	if diff := cmp.Diff(map[Partition]int64{testPartition("t"): 100}, news.Risen); diff != "" || err != nil {
 		t.Fatalf("watcher: %v\n%s", err, diff)
 	}
 	if s := h.q.Stats(); s.MemoryBytes != 0 || s.SpilledRecords != 95 {

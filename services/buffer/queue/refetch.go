@@ -89,12 +89,7 @@ func (q *Queue) askLocked(p *partition, wanted Range, now time.Time) {
 		q.storeStats.DiskBytes >= q.cfg.DiskBytes || q.pendingRecords >= q.cfg.DiskRecords || !q.noSpaceUntil.IsZero() {
 		return
 	}
-	var to *Watcher
-	for w := range q.watchers {
-		if w.cluster == p.id.Cluster && (to == nil || w.asked < to.asked) {
-			to = w
-		}
-	}
+	to := q.ingestLocked(p.id.Cluster)
 	if to == nil {
 		return
 	}

@@ -2,7 +2,8 @@ package queue
 
 import "context"
 
-// Watcher hears of safe offsets that rise, and of offsets to be refetched. It stands for an ingest.
+// Watcher hears of safe offsets that rise, of offsets to be refetched, and of times to be looked up. It stands
+// for an ingest.
 type Watcher struct {
 	q          *Queue
 	cluster    string
@@ -10,6 +11,7 @@ type Watcher struct {
 	partitions map[Partition]bool
 	risen      map[Partition]int64
 	refetches  []Refetch
+	finds      []FindOffset
 	asked      uint64        // the last Refetch it was sent
 	signal     chan struct{} // has room for one: there is something to hear, or the queue is closed
 }
@@ -53,26 +55,33 @@ func (w *Watcher) Close() {
 	q.refetchLocked()
 }
 
-// Next waits for something to hear: the newest safe offset of each partition where it rose, and ranges
-// to refetch.
-func (w *Watcher) Next(ctx context.Context) (risen map[Partition]int64, refetches []Refetch, err error) {
+// News is what a Watcher hears: the newest safe offset of each partition where it rose, ranges to refetch, and
+// times to look up.
+type News struct {
+	Risen     map[Partition]int64
+	Refetches []Refetch
+	Finds     []FindOffset
+}
+
+// Next waits for something to hear.
+func (w *Watcher) Next(ctx context.Context) (News, error) {
 	for {
 		w.q.mu.Lock()
 		closed := w.q.closed
-		if len(w.risen) > 0 || len(w.refetches) > 0 {
-			risen, refetches = w.risen, w.refetches
-			w.risen, w.refetches = make(map[Partition]int64), nil
+		if len(w.risen)+len(w.refetches)+len(w.finds) > 0 {
+			n := News{w.risen, w.refetches, w.finds}
+			w.risen, w.refetches, w.finds = make(map[Partition]int64), nil, nil
 			w.q.mu.Unlock()
-			return risen, refetches, nil
+			return n, nil
 		}
 		w.q.mu.Unlock()
 		if closed != nil {
-			return nil, nil, closed
+			return News{}, closed
 		}
 		select {
 		case <-w.signal:
 		case <-ctx.Done():
-			return nil, nil, ctx.Err()
+			return News{}, ctx.Err()
 		}
 	}
 }

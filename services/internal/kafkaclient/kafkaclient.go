@@ -93,6 +93,30 @@ func (c *Client) Offsets(ctx context.Context, topic string, partition int) (firs
 	return first, next, nil
 }
 
+// OffsetAt returns the offset of the first record that is not older than a time, or the one that the
+// next record gets when all are older.
+func (c *Client) OffsetAt(ctx context.Context, topic string, partition int, at time.Time) (int64, error) {
+	response, err := c.client.ListOffsets(ctx, &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{
+		topic: {kafka.TimeOffsetOf(partition, at)}}})
+	if err == nil {
+		for _, p := range response.Topics[topic] {
+			if p.Error != nil {
+				err = p.Error
+			}
+			for offset := range p.Offsets {
+				if offset >= 0 {
+					return offset, nil
+				}
+			}
+		}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("list offsets of %s/%d at %s: %w", topic, partition, at.Format(time.RFC3339), err)
+	}
+	_, next, err := c.Offsets(ctx, topic, partition)
+	return next, err
+}
+
 // Request is one fetch.
 type Request struct {
 	Topic     string
