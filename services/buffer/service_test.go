@@ -540,7 +540,7 @@ func TestSubscriptionsAtRunTime(t *testing.T) {
 		}
 	}()
 	at := timestamppb.New(time.UnixMilli(1_700_000_000_123))
-	moved, err = admin.SeekSubscription(ctx, &spillwayv1.SeekSubscriptionRequest{Name: "c/new", To: &spillwayv1.StartPosition{Place: &spillwayv1.StartPosition_Time{Time: at}}})
+	_, err = admin.SeekSubscription(ctx, &spillwayv1.SeekSubscriptionRequest{Name: "c/new", To: &spillwayv1.StartPosition{Place: &spillwayv1.StartPosition_Time{Time: at}}})
 	if err != nil {
 		t.Fatal(err)
 	}
