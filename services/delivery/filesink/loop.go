@@ -48,6 +48,7 @@ type serving struct {
 	leases    []*heldLease
 	leaseSeq  uint64
 	since     time.Time // when the first was taken
+	latest    time.Time // when the last was
 	collected int64     // bytes
 	dirty     int       // files with records
 	free      [][]byte  // buffers to collect in
@@ -160,8 +161,27 @@ func (v *serving) wakeAt() time.Time {
 	}
 	at := v.nextRoll
 	if len(v.leases) > 0 {
-		if commit := v.since.Add(v.sink.cfg.Commit.Interval); at.IsZero() || commit.Before(at) {
+		if commit := v.commitAt(); at.IsZero() || !commit.IsZero() && commit.Before(at) {
 			at = commit
+		}
+	}
+	return at
+}
+
+// commitAt is when what is collected is to be committed; zero is never. A format of whole files has it wait until its
+// files are due to become final, with the leases held.
+func (v *serving) commitAt() time.Time {
+	if !v.sink.format.Whole() {
+		return v.since.Add(v.sink.cfg.Commit.Interval)
+	}
+	var at time.Time
+	roll := &v.sink.cfg.Roll
+	if roll.Interval > 0 {
+		at = v.since.Add(roll.Interval)
+	}
+	if roll.Idle > 0 {
+		if idle := v.latest.Add(roll.Idle); at.IsZero() || idle.Before(at) {
+			at = idle
 		}
 	}
 	return at
@@ -169,8 +189,9 @@ func (v *serving) wakeAt() time.Time {
 
 // collect adds the records of l to their files' buffers.
 func (v *serving) collect(l *delivery.Lease) {
+	v.latest = time.Now()
 	if len(v.leases) == 0 {
-		v.since = time.Now()
+		v.since = v.latest
 	}
 	if len(v.cached) >= maxCached {
 		v.forgetBuckets()

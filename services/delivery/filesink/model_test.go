@@ -17,6 +17,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/parquet-go/parquet-go"
+
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/delivery"
 	"github.com/spillwayio/spillway/services/delivery/filesink"
@@ -109,7 +111,13 @@ func runModel(t *testing.T, root string, seed uint64) {
 	cfg.Commit = config.Commit{Bytes: config.ByteSize(1 + c.intN(4000)), Interval: time.Duration(1+c.intN(20)) * time.Millisecond}
 	cfg.Roll = config.Roll{Size: config.ByteSize(c.intN(3) * 500), Count: int64(c.intN(3) * 40), Idle: time.Duration(c.intN(3)) * 10 * time.Millisecond, Interval: time.Duration(c.intN(3)) * 50 * time.Millisecond}
 	cfg.MaxOpenFiles = 1 + c.intN(6)
-	cfg.Compression = []string{"none", "gzip"}[seed/3%2]
+	switch seed / 3 % 3 {
+	case 1:
+		cfg.Compression = "gzip"
+	case 2:
+		cfg.Serializer = "parquet"
+		cfg.Roll.Idle = max(cfg.Roll.Idle, 5*time.Millisecond)
+	}
 
 	want := make(map[string]string) // record → bucket
 	for n := range 60 {
@@ -189,6 +197,9 @@ func check(t *testing.T, root string, want map[string]string) {
 		if strings.HasSuffix(p, ".gz") {
 			content = gunzip(t, p, content)
 		}
+		if strings.HasPrefix(content, "PAR1") {
+			content = parquetValues(t, p, content)
+		}
 		for line := range strings.Lines(content) {
 			value := strings.TrimSuffix(line, "\n")
 			switch bucket, known := want[value]; {
@@ -221,6 +232,23 @@ func gunzip(t *testing.T, p, content string) string {
 		t.Fatalf("%s: %v", p, err)
 	}
 	return string(plain)
+}
+
+// parquetValues are the values in a file as lines.
+func parquetValues(t *testing.T, p, content string) string {
+	t.Helper()
+	type row struct {
+		Value []byte `parquet:"value,optional"`
+	}
+	rows, err := parquet.Read[row](strings.NewReader(content), int64(len(content)))
+	if err != nil {
+		t.Fatalf("%s: %v", p, err)
+	}
+	var lines []byte
+	for _, r := range rows {
+		lines = append(append(lines, r.Value...), '\n')
+	}
+	return string(lines)
 }
 
 // finals reads the final files below root.

@@ -14,6 +14,9 @@
 //   - Adopt (adopt.go): files given up, and those of dead sessions, are taken over: renamed to an alias
 //     that was put in the entry before, cut, renamed to the final name.
 //
+// A format whose files are written in one piece (Format.Whole) has each commit wait until its files are due to be
+// final, and roll them all; the leases are held meanwhile.
+//
 // A session that may be lost touches nothing any more: before every step it is looked whether it lives.
 // What a slow step still does then is harmless, as FS.Take shuts out writers and moves the file away.
 //

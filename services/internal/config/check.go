@@ -82,6 +82,7 @@ func (k checker) delivery(at string, d *Delivery) {
 	atLeast(k, at+".memory", d.Memory, 1)
 	if d.HDFS != nil {
 		k.hdfs(at+".hdfs", d.HDFS)
+		k.parquet(at, d)
 	}
 	if d.Kafka != nil {
 		k.kafka(at+".kafka", d.Kafka)

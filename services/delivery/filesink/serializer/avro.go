@@ -107,6 +107,9 @@ func (a avroEvent) Seal(c *Chunk, f File, spare []byte) ([]byte, error) {
 // Extension implements Format: the codec is named in the file.
 func (a avroEvent) Extension() string { return "" }
 
+// Whole implements Format.
+func (a avroEvent) Whole() bool { return false }
+
 func appendAvro[T string | []byte](b []byte, v T) []byte {
 	b = binary.AppendVarint(b, int64(len(v)))
 	return append(b, v...)

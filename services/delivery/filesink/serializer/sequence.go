@@ -103,6 +103,9 @@ func (s sequenceFile) Seal(c *Chunk, f File, spare []byte) ([]byte, error) {
 // Extension implements Format: the codec is named in the file.
 func (s sequenceFile) Extension() string { return "" }
 
+// Whole implements Format.
+func (s sequenceFile) Whole() bool { return false }
+
 // sequenceColumns are the records of a block, as a compressed one has them.
 type sequenceColumns struct{ keyLengths, keys, valueLengths, values, packed []byte }
 

@@ -5,7 +5,7 @@
 // a container. The records of a chunk are serialized one by one as they come (Format.AppendRecord), and
 // when they are committed the chunk is sealed: given the file's header when it is the first, cut into
 // blocks, compressed. What a file's later chunks depend on is its sync marker and whether it is empty,
-// no more.
+// no more. Parquet has no such chunks: each of its files is written in one commit.
 //
 // No goroutines, no locks but those of sync.Pool. A Format is safe for concurrent use.
 package serializer
@@ -28,6 +28,8 @@ type Format interface {
 	Seal(c *Chunk, f File, spare []byte) ([]byte, error)
 	// Extension is what the name of a file must end with, for readers that go by it; empty for none.
 	Extension() string
+	// Whole says that a chunk is a file, to which nothing can be appended.
+	Whole() bool
 }
 
 // Position is where a record comes from.
@@ -104,6 +106,8 @@ func New(cfg *config.HDFS) (Format, error) {
 		return newStream(jsonLines{}, cfg.Compression)
 	case "avro_event":
 		return newAvroEvent(cfg.Compression)
+	case "parquet":
+		return newParquet(cfg.Compression)
 	case "sequence_file":
 		return newSequenceFile(cfg.Compression, cfg.SequenceValue)
 	}

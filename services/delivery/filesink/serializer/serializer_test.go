@@ -382,7 +382,7 @@ func BenchmarkSerialize(b *testing.B) {
 	for _, f := range [...]struct{ name, compression string }{
 		{"text", "none"}, {"text", "gzip"}, {"text", "zstd"}, {"text", "snappy"}, {"text", "lz4"}, {"text", "bzip2"},
 		{"header_and_text", "none"}, {"json", "none"},
-		{"sequence_file", "none"}, {"sequence_file", "snappy"}, {"avro_event", "none"}, {"avro_event", "deflate"}, {"avro_event", "snappy"}, {"avro_event", "zstd"}, {"avro_event", "bzip2"},
+		{"sequence_file", "none"}, {"sequence_file", "snappy"}, {"parquet", "none"}, {"parquet", "snappy"}, {"parquet", "zstd"}, {"avro_event", "none"}, {"avro_event", "deflate"}, {"avro_event", "snappy"}, {"avro_event", "zstd"}, {"avro_event", "bzip2"},
 	} {
 		b.Run(f.name+"/"+f.compression, func(b *testing.B) {
 			format := newFormat(b, f.name, f.compression)
@@ -400,7 +400,7 @@ func BenchmarkSerialize(b *testing.B) {
 					continue
 				}
 				var err error
-				if spare, err = format.Seal(&c, File{}, spare[:0]); err != nil {
+				if spare, err = format.Seal(&c, File{Empty: true}, spare[:0]); err != nil {
 					b.Fatal(err)
 				}
 				c = Chunk{Data: c.Data[:0], blocks: c.blocks[:0]}

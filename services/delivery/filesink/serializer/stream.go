@@ -43,6 +43,9 @@ func (s stream) Seal(c *Chunk, _ File, spare []byte) ([]byte, error) {
 // Extension implements Format.
 func (s stream) Extension() string { return s.ext }
 
+// Whole implements Format.
+func (s stream) Whole() bool { return false }
+
 // text writes values as they are. A null value is an empty one.
 type text struct{ newline bool }
 
