@@ -10,6 +10,6 @@
 // Records are numbered. What arrived is counted from the files and the target topic themselves, never
 // from Spillway's counters; those only say when to look.
 //
-// Kafka and HDFS need Java and Maven. Where they are missing nothing runs, which is said on stderr (see it
-// with go test -v) and is a failure when CI=true. E2E_SEED repeats the moments of a run's kills.
+// Kafka and HDFS need Java and Maven. Where they are missing nothing runs, which is said on stderr (go
+// test shows it when it runs in this directory, as make test does, or with -v) and is a failure when CI=true. E2E_SEED repeats the moments of a run's kills.
 package e2e
