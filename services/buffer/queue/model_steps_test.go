@@ -1,0 +1,409 @@
+package queue
+
+import (
+	"errors"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+)
+
+type model struct {
+	*harness
+	rand     *rand.Rand
+	ordered  bool
+	topics   []string
+	kafka    map[string]*Range // what Kafka has, and may have later: Next is where new records come
+	first    map[string]int64  // where the topic began
+	position map[string]int64  // where the ingest goes on
+	safe     map[string]int64  // highest seen
+	lost     Set               // by Kafka, of any topic: the topics do not overlap
+	watcher  *Watcher
+	requests []Refetch
+	acked    map[string]Set // by subscription: durable acks since its last seek; of any topic
+	sessions []*modelSession
+	nextAck  uint64
+	state    map[string]map[string]string // by subscription: key, value that must be owned by someone
+}
+
+type modelSession struct {
+	*Session
+	sub    string
+	held   []*Lease
+	acks   map[uint64]modelAck
+	owned  map[string]string // sink state as the session knows it
+	serial int
+}
+
+type modelAck struct {
+	leases  []*Lease
+	offsets []Range
+	put     map[string]string
+	del     []string
+}
+
+const topicB = 1_000_000 // the first offset of topic b, so that offsets tell the topic
+
+func newModel(t testing.TB, seed uint64) *model {
+	r := rand.New(rand.NewPCG(seed, 7))
+	m := &model{topics: []string{"a", "b"}, ordered: r.IntN(2) == 0, kafka: map[string]*Range{}, first: map[string]int64{}, position: map[string]int64{},
+		safe: map[string]int64{}, acked: map[string]Set{}, state: map[string]map[string]string{}}
+	m.harness = newHarness(modelTB{t},
+		SubscriptionConfig{Name: "one", Topics: []string{"*"}, Required: true},
+		SubscriptionConfig{Name: "two", Topics: []string{"*"}, Required: r.IntN(2) == 0, OnFull: OnFull(1 + r.IntN(3)), Limit: int64(r.IntN(2) * (100 + r.IntN(500)))},
+		SubscriptionConfig{Name: "only-a", Topics: []string{"a"}, Required: r.IntN(2) == 0, OnFull: OnFull(1 + r.IntN(3)), Limit: int64(r.IntN(2) * (100 + r.IntN(500)))})
+	m.cfg.Delivered = r.IntN(4) == 0
+	if r.IntN(5) == 0 {
+		m.cfg.SpillAfter = 0
+	}
+	m.store = newFakeStore()
+	m.reopen()
+	for i, topic := range m.topics {
+		first := int64(r.IntN(50)) + int64(i)*topicB
+		m.kafka[topic] = &Range{first, first}
+		m.first[topic], m.position[topic] = first, first
+	}
+	for _, c := range m.cfg.Subscriptions {
+		m.state[c.Name] = map[string]string{}
+	}
+	m.watcher = m.q.Watch("k", "ingest")
+	return m
+}
+
+func (m *model) step(kind string) {
+	topic := m.topics[m.rand.IntN(2)]
+	switch kind {
+	case "append":
+		m.appendNext(topic)
+	case "append what is known": // an ingest that does not know yet that it lost the partition
+		if a := m.assigned(topic); a.Known && a.Resume > m.kafka[topic].First {
+			first := max(m.kafka[topic].First, a.Resume-1-int64(m.rand.IntN(40)))
+			if next := min(first+1+int64(m.rand.IntN(60)), m.kafka[topic].Next); next > first {
+				m.tryAppend(topic, first, next, 0)
+			}
+		}
+	case "gap": // compacted away
+		if at := m.position[topic]; at == m.kafka[topic].Next {
+			next := at + 1 + int64(m.rand.IntN(10))
+			if m.settle(topic, Range{at, next}, Filtered, 0) {
+				m.position[topic], m.kafka[topic].Next = next, next
+			}
+		}
+	case "write":
+		m.write()
+	case "open session":
+		if len(m.sessions) < 5 {
+			m.sessions = append(m.sessions, m.open(m.anySubscription()))
+		}
+	case "receive":
+		if s := m.anySession(); s != nil {
+			m.receive(s)
+		}
+	case "ack":
+		if s := m.anySession(); s != nil && len(s.held) > 0 {
+			m.ackSome(s, 1+m.rand.IntN(len(s.held)))
+		}
+	case "nack":
+		if s := m.anySession(); s != nil && len(s.held) > 0 {
+			s.Nack(s.held[0].ID, time.Duration(m.rand.IntN(3)-1)*time.Second)
+			s.held = s.held[1:]
+		}
+	case "time passes":
+		m.pass(time.Duration(m.rand.IntN(15)) * time.Second)
+	case "session dies":
+		if s := m.anySession(); s != nil {
+			m.kill(s)
+			m.sessions = slices.DeleteFunc(m.sessions, func(x *modelSession) bool { return x == s })
+		}
+	case "pause or resume":
+		sub, paused := m.anySubscription(), m.rand.IntN(2) == 0
+		m.must(func() error { return m.q.Pause(m.t.Context(), sub, paused) })
+	case "crash":
+		m.crash()
+	case "store fails":
+		m.store.fail = errors.New("input/output error")
+	case "disk full":
+		m.store.full = fullness(m.rand.IntN(3))
+	case "answer refetch":
+		m.answer()
+	case "ignore refetch":
+		m.requests = append(m.requests, asked(m.watcher)...)
+		m.requests = m.requests[min(1, len(m.requests)):]
+	case "ingest reconnects":
+		m.watcher.Close()
+		m.watcher, m.requests = m.q.Watch("k", "ingest"), nil
+	case "retention":
+		k := m.kafka[topic]
+		was := k.First
+		k.First += m.rand.Int64N(k.Len()/2 + 1)
+		m.lost.Add(Range{was, k.First})
+	case "damage":
+		if refs := m.stored(); len(refs) > 0 {
+			m.store.damaged[refs[m.rand.IntN(len(refs))]] = true
+		}
+	case "lose segment and crash":
+		m.loseSessions()
+		for _, ref := range m.stored() {
+			if m.rand.IntN(3) == 0 {
+				m.store.released[ref] = true
+			}
+		}
+		m.crash()
+	case "seek":
+		m.settleDown()
+		m.seek(m.anySubscription())
+	case "delete and create":
+		m.settleDown()
+		m.recreate()
+	case "update":
+		sub, limit := m.anySubscription(), int64(m.rand.IntN(2)*(100+m.rand.IntN(500)))
+		onFull := OnFull(1 + m.rand.IntN(3))
+		if sub != "one" {
+			m.must(func() error {
+				return m.q.Update(m.t.Context(), sub, func(c *SubscriptionConfig) { c.OnFull, c.Limit = onFull, limit })
+			})
+		}
+	default:
+		m.t.Fatalf("unknown step %q", kind)
+	}
+}
+
+// must runs a method that waits for a write; a store that fails meanwhile is a crash.
+func (m *model) must(do func() error) {
+	if m.store.fail != nil {
+		m.crash()
+	}
+	m.store.full = hasSpace
+	m.pass(2 * time.Second)
+	if err := m.manage(do); err != nil {
+		m.t.Fatalf("%v", err)
+	}
+}
+
+func (m *model) stored() []Ref {
+	var refs []Ref
+	for _, e := range m.store.entries {
+		if e.Kind == BatchEntry && !m.store.released[e.Ref] && !m.store.damaged[e.Ref] {
+			refs = append(refs, e.Ref)
+		}
+	}
+	return refs
+}
+
+// write is the harness's, but a failing store is a crash.
+func (m *model) write() {
+	if m.store.fail != nil {
+		m.crash()
+		return
+	}
+	m.harness.write()
+}
+
+// crash loses what was not written, acks included.
+func (m *model) crash() {
+	m.loseSessions()
+	before := map[string]int64{}
+	for _, topic := range m.topics {
+		before[topic] = m.assigned(topic).Safe
+	}
+	m.requests = nil
+	m.store.fail, m.store.full = nil, hasSpace
+	m.reopen()
+	m.watcher = m.q.Watch("k", "ingest")
+	for _, topic := range m.topics {
+		a := m.assigned(topic)
+		if !a.Known {
+			if before[topic] > m.first[topic] {
+				m.t.Fatalf("%s is unknown after a crash, but %d was safe", topic, before[topic])
+			}
+			a.Resume = m.first[topic]
+		}
+		m.position[topic] = a.Resume
+		// What was damaged or lost on disk may lie at the end; then the ingest reads it again.
+		m.safe[topic] = a.Safe
+	}
+}
+
+// loseSessions is the end of all sessions without anybody noticing: answers that are out still count.
+func (m *model) loseSessions() {
+	for _, s := range m.sessions {
+		m.receive(s)
+	}
+	m.sessions = nil
+}
+
+// settleDown leaves no ack unanswered.
+func (m *model) settleDown() {
+	m.store.full = hasSpace
+	m.pass(2 * time.Second)
+	m.write()
+	for _, s := range m.sessions {
+		m.receive(s)
+		if len(s.acks) > 0 {
+			m.t.Fatalf("acks without an answer after a write: %v", s.acks)
+		}
+	}
+}
+
+func (m *model) seek(sub string) {
+	topic, end := "a", int64(topicB)
+	if !m.q.subscription(sub).wants(topic) {
+		topic, end = "b", 2*topicB
+	}
+	a := m.assigned(topic)
+	if !a.Known {
+		return
+	}
+	for _, s := range m.sessions {
+		if s.sub == sub { // what it holds is revoked; nothing is under way
+			s.held = slices.DeleteFunc(s.held, func(l *Lease) bool { return l.Batch.Partition.Topic == topic })
+		}
+	}
+	to := m.first[topic] + m.rand.Int64N(a.Resume-m.first[topic]+1)
+	m.must(func() error {
+		return m.q.Seek(m.t.Context(), sub, Nowhere, []Start{{testPartition(topic), to}})
+	})
+	acked := m.acked[sub]
+	acked.Remove(Range{m.first[topic], end})
+	acked.Add(Range{m.first[topic], to}) // counts as settled
+	m.acked[sub] = acked
+	for _, s := range m.sessions {
+		m.receive(s)
+	}
+}
+
+// recreate deletes a subscription that is not configured, and creates it anew.
+func (m *model) recreate() {
+	const name = "extra"
+	for _, s := range slices.Clone(m.sessions) {
+		if s.sub == name {
+			m.sessions = slices.DeleteFunc(m.sessions, func(x *modelSession) bool { return x == s })
+		}
+	}
+	if m.q.subscription(name) != nil {
+		m.must(func() error { return m.q.Unsubscribe(m.t.Context(), name) })
+	}
+	place := Place(1 + m.rand.IntN(2))
+	required := m.rand.IntN(2) == 0
+	m.must(func() error {
+		return m.q.Subscribe(m.t.Context(), SubscriptionConfig{Name: name, Topics: []string{"b"}, Required: required, OnFull: Defer, Limit: 300}, place, nil)
+	})
+	m.state[name] = map[string]string{}
+	acked := Set{}
+	for _, v := range m.q.Subscriptions() {
+		if v.Name == name {
+			for _, p := range v.Partitions {
+				acked.Add(Range{m.first["b"], p.Settled.Start})
+			}
+		}
+	}
+	m.acked[name] = acked
+}
+
+// kill ends a session. Its unanswered acks come into effect with the next write: the oracle knows.
+func (m *model) kill(s *modelSession) {
+	m.receive(s)
+	s.Close()
+	if m.store.fail != nil {
+		m.crash()
+		return
+	}
+	m.store.full = hasSpace
+	m.pass(2 * time.Second)
+	m.write()
+	for _, id := range slices.Sorted(maps.Keys(s.acks)) {
+		m.apply(s, s.acks[id])
+	}
+}
+
+func (m *model) subscriptions() []string {
+	var names []string
+	for _, s := range m.q.subs {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+func (m *model) anySubscription() string {
+	names := m.subscriptions()
+	return names[m.rand.IntN(len(names))]
+}
+
+func (m *model) anySession() *modelSession {
+	if len(m.sessions) == 0 {
+		return nil
+	}
+	return m.sessions[m.rand.IntN(len(m.sessions))]
+}
+
+func (m *model) open(sub string) *modelSession {
+	return &modelSession{Session: m.session(sub, m.ordered, 1+int64(m.rand.IntN(200))), sub: sub, acks: map[uint64]modelAck{}, owned: map[string]string{}}
+}
+
+// appendNext goes on with a topic: with what Kafka has, or with new records.
+func (m *model) appendNext(topic string) {
+	at, k := m.position[topic], m.kafka[topic]
+	if at < k.First {
+		if m.settle(topic, Range{at, k.First}, Lost, 0) {
+			m.position[topic] = k.First
+		}
+		return
+	}
+	next := at + 1 + int64(m.rand.IntN(40))
+	if m.tryAppend(topic, at, next, 0) {
+		m.position[topic] = next
+		k.Next = max(k.Next, next)
+	}
+}
+
+// tryAppend says whether the queue took it.
+func (m *model) tryAppend(topic string, first, next int64, refetch uint64) bool {
+	if s := m.q.Stats(); s.MemoryBytes > 0 && (s.MemoryBytes+next-first > m.cfg.MemoryBytes || s.MemoryRecords+next-first > m.cfg.MemoryRecords) {
+		m.write()
+		return false // Append would wait
+	}
+	_, err := m.q.Append(m.t.Context(), testBatch(topic, first, next), refetch)
+	if errors.Is(err, ErrFull) {
+		return false
+	}
+	if err != nil {
+		m.t.Fatalf("append %s [%d,%d): %v", topic, first, next, err)
+	}
+	return true
+}
+
+func (m *model) settle(topic string, r Range, o Outcome, refetch uint64) bool {
+	if err := m.q.Settle(testPartition(topic), r, o, "by the model", refetch); err != nil {
+		m.t.Fatalf("settle %s %v: %v", topic, r, err)
+	}
+	if o == Filtered {
+		m.lost.Add(r)
+	}
+	return true
+}
+
+// answer answers a part of a refetch as an ingest does.
+func (m *model) answer() {
+	m.requests = append(m.requests, asked(m.watcher)...)
+	if len(m.requests) == 0 {
+		return
+	}
+	r := &m.requests[0]
+	topic := r.Partition.Topic
+	k := m.kafka[topic]
+	if r.Range.Next > k.Next {
+		m.t.Fatalf("asked to refetch %v of %s, which has %v", r.Range, topic, *k)
+	}
+	next := min(r.Range.First+1+int64(m.rand.IntN(40)), r.Range.Next)
+	switch {
+	case r.Range.First < k.First:
+		next = min(r.Range.Next, k.First)
+		m.settle(topic, Range{r.Range.First, next}, Lost, r.ID)
+	case !m.tryAppend(topic, r.Range.First, next, r.ID):
+		return
+	}
+	if r.Range.First = next; next == r.Range.Next {
+		m.requests = m.requests[1:]
+	}
+}
