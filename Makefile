@@ -2,7 +2,7 @@
 TOOL := go tool -modfile=.ci/tools.mod
 STACK := deploy/stack/bin
 
-.PHONY: help build generate check-generated lint test test-unit test-e2e demo stack-up stack-down compose-test clean
+.PHONY: help build generate check-generated lint test test-unit test-e2e bench demo stack-up stack-down compose-test clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,11 @@ test-unit: ## the tests that need nothing else running
 test-e2e: ## the real processes with a real Kafka and a real HDFS (Java 17 and Maven)
 	@# In its own directory go test shows what was not run; by package name it would just print ok.
 	cd services/e2e && go test -count=1 -timeout 20m
+
+bench: ## the buffer's benchmarks in turn with a bare file and the peers; docs/performance.md has the figures
+	for round in 1 2 3; do \
+	  go test -run '^$$' -bench 'Buffer|BareFile' -benchtime 2000x ./services/buffer && \
+	  (cd services/buffer/peers && go test -run '^$$' -bench . -benchtime 2000x .) || exit 1; done
 
 demo: build ## one minute of everything in one process, with an outage of the test Kafka in it
 	bin/spillway dev --duration 60s --break-kafka 10s..30s
