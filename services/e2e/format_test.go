@@ -12,8 +12,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/hamba/avro/v2/ocf"
+	"github.com/parquet-go/parquet-go"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/delivery/filesink/hdfsfs"
@@ -84,9 +87,7 @@ func TestHadoopReadsFormats(t *testing.T) {
 		}
 		args = append(args, f.path)
 	}
-	_, port, _ := strings.Cut(stack.hdfs, ":")
-	out := readWith(t, "HDFS_PORT="+port, filepath.Join(scripts, "hdfs-dfs"), args...)
-	lines := strings.SplitAfter(out, "\n")
+	lines := strings.SplitAfter(string(hdfsTool(t, "hdfs-dfs", args...)), "\n")
 	for _, f := range files {
 		if len(lines) < formatCommits*formatRecords {
 			t.Fatalf("of %s there are only %d lines, the last one %.100q", f.path, len(lines), lines[len(lines)-1])
@@ -111,21 +112,19 @@ func TestHadoopReadsFormats(t *testing.T) {
 		if err := file.Close(); err != nil {
 			t.Fatal(err)
 		}
-		const unpack = `. "$0/stack-env"; stack_cp hdfs; exec "$STACK_JAVA" -cp "$CP" testdata/Unzstd.java "$1"`
-		f.check(t, strings.SplitAfter(readWith(t, "", "bash", "-c", unpack, scripts, file.Name()), "\n"))
+		f.check(t, strings.SplitAfter(unzstd(t, file.Name()), "\n"))
 	}
 }
 
-// readWith runs a command and returns what it prints.
-func readWith(t *testing.T, env, name string, args ...string) string {
+// unzstd prints a file with zstd-jni.
+func unzstd(t *testing.T, file string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), name, args...)
-	cmd.Env = append(os.Environ(), "STACK_RUN="+stack.run, env)
+	cmd := exec.CommandContext(t.Context(), "bash", "-c", `. "$0/stack-env"; stack_cp hdfs; exec "$STACK_JAVA" -cp "$CP" testdata/Unzstd.java "$1"`, scripts, file)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("%s: %v\n%s", name, err, stderr.String())
+		t.Fatalf("read %s with zstd-jni: %v\n%s", file, err, stderr.String())
 	}
 	return string(out)
 }
@@ -216,4 +215,89 @@ func hexPairs(b []byte) string {
 		pairs[i] = hex.EncodeToString(b[i : i+1])
 	}
 	return strings.Join(pairs, " ")
+}
+
+// TestFormatsSurviveKills: the delivery is killed with SIGKILL while it writes files of several blocks, so that some are cut
+// by the next session. An independent reader finds every record once.
+func TestFormatsSurviveKills(t *testing.T) {
+	const n = 40_000
+	for _, test := range []struct {
+		serializer string
+		values     func(t *testing.T, file []byte, yield func(value []byte))
+	}{
+		{"avro_event, compression: deflate", avroBodies},
+		{"parquet, compression: zstd", parquetValues},
+	} {
+		name, _, _ := strings.Cut(test.serializer, ",")
+		t.Run(name, func(t *testing.T) {
+			random := seeded(t)
+			p := newPipeline(t, stack.kafka, "serializer: text", "serializer: "+test.serializer)
+			createTopic(t, stack.kafka, p.topic, nil)
+			p.start()
+			source := newProducer(t, stack.kafka, p.topic)
+			produced := make(chan error, 1)
+			go func() { produced <- source.produce(n, 5_000) }()
+			for range 3 {
+				pause(t, time.Second+time.Duration(random.IntN(1500))*time.Millisecond)
+				p.hdfs.kill()
+				p.hdfs.start()
+			}
+			if err := <-produced; err != nil {
+				t.Fatal(err)
+			}
+			p.awaitRest(n, 3*time.Minute, p.hdfs)
+			y, files := newTally(n), hdfsFiles(t, p.hdfsDir)
+			dir := t.TempDir()
+			for i, f := range files {
+				if !strings.HasSuffix(f, ".log") {
+					t.Errorf("%s is not final", f)
+				}
+				files[i] = filepath.Join(dir, filepath.Base(f))
+			}
+			hdfsTool(t, "hdfs-dfs", "-get", p.hdfsDir+"/*/*.log", dir)
+			for _, f := range files {
+				file, err := os.ReadFile(f)
+				if err != nil {
+					t.Fatal(err)
+				}
+				test.values(t, file, y.add)
+			}
+			t.Logf("%d files", len(files))
+			y.check(t, "HDFS", false)
+			p.stop()
+		})
+	}
+}
+
+func avroBodies(t *testing.T, file []byte, yield func([]byte)) {
+	t.Helper()
+	d, err := ocf.NewDecoder(bytes.NewReader(file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for d.HasNext() {
+		var event struct {
+			Body []byte `avro:"body"`
+		}
+		if err := d.Decode(&event); err != nil {
+			t.Fatal(err)
+		}
+		yield(event.Body)
+	}
+	if err := d.Error(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func parquetValues(t *testing.T, file []byte, yield func([]byte)) {
+	t.Helper()
+	rows, err := parquet.Read[struct {
+		Value []byte `parquet:"value,optional"`
+	}](bytes.NewReader(file), int64(len(file)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rows {
+		yield(r.Value)
+	}
 }
