@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +21,10 @@ const runEnv = "SPILLWAY_LOG_TEST_RUN" // a name that the configuration passes o
 
 func TestMain(m *testing.M) {
 	if os.Getenv(runEnv) != "" {
+		go func() { // ends with the test, whatever becomes of that
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			os.Exit(3)
+		}()
 		os.Exit(run())
 	}
 	for _, entry := range os.Environ() { // whoever runs the tests may have a pipeline of his own
@@ -108,6 +113,9 @@ func start(t *testing.T, args ...string) *child {
 	c.out.more = make(chan struct{}, 1)
 	c.cmd.Env = append(os.Environ(), runEnv+"=1")
 	c.cmd.Stdout, c.cmd.Stderr = &c.out, &c.out
+	if _, err := c.cmd.StdinPipe(); err != nil { // open until the child or this process ends
+		t.Fatal(err)
+	}
 	if err := c.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
