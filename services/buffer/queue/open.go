@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -32,7 +31,7 @@ func Open(cfg Config, openStore func(StoreOptions) (Store, error)) (*Queue, erro
 		Damage:   func(d string) { cfg.Log.Error("store is damaged", "damage", d) },
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open store: %w", err)
+		return nil, err // says that it is the store
 	}
 	q.store = store
 	q.storeStats = store.Stats()
