@@ -237,6 +237,7 @@ func (q *Queue) expire() {
 					gone = append(gone, id)
 				}
 			}
+			slices.Sort(gone) // in the order of leasing: each takes those behind it along
 			for _, id := range gone {
 				if l := s.leases[id]; l != nil { // ordering may have taken it with an earlier one
 					q.returnLeaseLocked(l, now)
