@@ -219,7 +219,7 @@ func (s *service) checkWaitsFor(addr string) {
 	}
 }
 
-func checkHTTP(t *testing.T, s *service) {
+func checkHTTP(t testing.TB, s *service) {
 	t.Helper()
 	if status, err := s.serving(); err != nil || status != grpc_health_v1.HealthCheckResponse_SERVING {
 		t.Errorf("%s: health is %s, %v", s.name, status, err)

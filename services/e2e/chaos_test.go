@@ -85,7 +85,7 @@ func TestDataFileSystemFull(t *testing.T) {
 }
 
 // smallFileSystem mounts an ext4 of that many MiB. Without root it is a failure in CI, and said elsewhere.
-func smallFileSystem(t *testing.T, mib int) string {
+func smallFileSystem(t testing.TB, mib int) string {
 	t.Helper()
 	image := filepath.Join(t.TempDir(), "disk.img")
 	mount := t.TempDir()

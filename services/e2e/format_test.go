@@ -117,7 +117,7 @@ func TestHadoopReadsFormats(t *testing.T) {
 }
 
 // unzstd prints a file with zstd-jni.
-func unzstd(t *testing.T, file string) string {
+func unzstd(t testing.TB, file string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "bash", "-c", `. "$0/stack-env"; stack_cp hdfs; exec "$STACK_JAVA" -cp "$CP" testdata/Unzstd.java "$1"`, scripts, file)
 	var stderr bytes.Buffer
@@ -138,7 +138,7 @@ func (f *formatFile) record(n int) *recordbatch.Record {
 }
 
 // write makes the file, one commit after the other, and returns what its name must end with.
-func (f *formatFile) write(t *testing.T, commit func(data []byte)) (extension string) {
+func (f *formatFile) write(t testing.TB, commit func(data []byte)) (extension string) {
 	t.Helper()
 	format, err := serializer.New(&f.HDFS)
 	if err != nil {
@@ -160,7 +160,7 @@ func (f *formatFile) write(t *testing.T, commit func(data []byte)) (extension st
 }
 
 // check compares what a reader printed.
-func (f *formatFile) check(t *testing.T, lines []string) {
+func (f *formatFile) check(t testing.TB, lines []string) {
 	t.Helper()
 	if n := formatCommits * formatRecords; len(lines) == n+1 && lines[n] == "" { // behind the last line feed
 		lines = lines[:n]
@@ -193,7 +193,7 @@ func (f *formatFile) check(t *testing.T, lines []string) {
 	}
 }
 
-func (f *formatFile) checkEvent(t *testing.T, line string, n int) {
+func (f *formatFile) checkEvent(t testing.TB, line string, n int) {
 	t.Helper()
 	var event struct {
 		Headers map[string]string
@@ -223,7 +223,7 @@ func TestFormatsSurviveKills(t *testing.T) {
 	const n = 40_000
 	for _, test := range []struct {
 		serializer string
-		values     func(t *testing.T, file []byte, yield func(value []byte))
+		values     func(t testing.TB, file []byte, yield func(value []byte))
 	}{
 		{"avro_event, compression: deflate", avroBodies},
 		{"parquet, compression: zstd", parquetValues},
@@ -269,7 +269,7 @@ func TestFormatsSurviveKills(t *testing.T) {
 	}
 }
 
-func avroBodies(t *testing.T, file []byte, yield func([]byte)) {
+func avroBodies(t testing.TB, file []byte, yield func([]byte)) {
 	t.Helper()
 	d, err := ocf.NewDecoder(bytes.NewReader(file))
 	if err != nil {
@@ -289,7 +289,7 @@ func avroBodies(t *testing.T, file []byte, yield func([]byte)) {
 	}
 }
 
-func parquetValues(t *testing.T, file []byte, yield func([]byte)) {
+func parquetValues(t testing.TB, file []byte, yield func([]byte)) {
 	t.Helper()
 	rows, err := parquet.Read[struct {
 		Value []byte `parquet:"value,optional"`

@@ -10,13 +10,13 @@ import (
 // latePeer is an address at which nobody listens before it is opened; then connections go on to target.
 type latePeer struct{ addr, target string }
 
-func newLatePeer(t *testing.T, target string) latePeer {
+func newLatePeer(t testing.TB, target string) latePeer {
 	t.Helper()
 	return latePeer{addr: freeAddr(t), target: target}
 }
 
 // open begins to listen; the end of the test ends it.
-func (p latePeer) open(t *testing.T) {
+func (p latePeer) open(t testing.TB) {
 	t.Helper()
 	lis, err := net.Listen("tcp", p.addr)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 
 // pipeline is the four processes between a topic, a directory in HDFS and another topic.
 type pipeline struct {
-	t          *testing.T
+	t          testing.TB
 	dir        string
 	config     string
 	topic, out string
@@ -64,7 +64,7 @@ delivery:
 `
 
 // newPipeline prepares the processes; it starts none. Edit changes the configuration's text.
-func newPipeline(t *testing.T, target broker, edit ...string) *pipeline {
+func newPipeline(t testing.TB, target broker, edit ...string) *pipeline {
 	t.Helper()
 	dir := t.TempDir()
 	p := &pipeline{t: t, dir: dir, config: filepath.Join(dir, "pipeline.yaml"), target: target}
@@ -77,11 +77,23 @@ func newPipeline(t *testing.T, target broker, edit ...string) *pipeline {
 	p.kafka = newService(t, dir, "delivery-t", "delivery", "t", "-c", p.config)
 	text := fmt.Sprintf(pipelineConfig, p.buffer.grpc, p.ingest.grpc, p.ingest.http, stack.kafka.addr(), p.topic, p.buffer.http, filepath.Join(dir, "data"),
 		p.hdfs.grpc, p.hdfs.http, stack.hdfs, p.kafka.grpc, p.kafka.http, target.addr(), "block")
-	text = strings.NewReplacer(edit...).Replace(text)
 	if err := os.WriteFile(p.config, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	p.rewrite(edit...)
 	return p
+}
+
+// rewrite replaces texts of the configuration: old, new, old, new...
+func (p *pipeline) rewrite(edit ...string) {
+	p.t.Helper()
+	text, err := os.ReadFile(p.config)
+	if err == nil {
+		err = os.WriteFile(p.config, []byte(strings.NewReplacer(edit...).Replace(string(text))), 0o644)
+	}
+	if err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 func (p *pipeline) services() []*service { return []*service{p.buffer, p.ingest, p.hdfs, p.kafka} }
@@ -235,7 +247,7 @@ func (p *pipeline) committedAll() error {
 }
 
 // seeded is the random source of a test; E2E_SEED repeats it.
-func seeded(t *testing.T) *rand.Rand {
+func seeded(t testing.TB) *rand.Rand {
 	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("E2E_SEED"); s != "" {
@@ -344,7 +356,7 @@ func TestTargetKafkaDies(t *testing.T) {
 }
 
 // start0 is start with a target that is away: its delivery cannot be ready, and says why.
-func (p *pipeline) start0(t *testing.T) {
+func (p *pipeline) start0(t testing.TB) {
 	t.Helper()
 	for _, s := range p.services() {
 		s.start()

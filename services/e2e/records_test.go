@@ -43,7 +43,7 @@ func numberOf(b []byte) (int, error) {
 }
 
 // newClient is a client of a broker; it is closed with the test.
-func newClient(t *testing.T, b broker, opts ...kgo.Opt) *kgo.Client {
+func newClient(t testing.TB, b broker, opts ...kgo.Opt) *kgo.Client {
 	t.Helper()
 	client, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(b.addr()), kgo.RecordPartitioner(kgo.ManualPartitioner())}, opts...)...)
 	if err != nil {
@@ -53,7 +53,7 @@ func newClient(t *testing.T, b broker, opts ...kgo.Opt) *kgo.Client {
 	return client
 }
 
-func createTopic(t *testing.T, b broker, topic string, configs map[string]*string) {
+func createTopic(t testing.TB, b broker, topic string, configs map[string]*string) {
 	t.Helper()
 	if _, err := kadm.NewClient(newClient(t, b)).CreateTopic(t.Context(), partitions, 1, configs, topic); err != nil {
 		t.Fatalf("create topic %s: %v", topic, err)
@@ -62,13 +62,13 @@ func createTopic(t *testing.T, b broker, topic string, configs map[string]*strin
 
 // producer writes numbered records over all partitions of a topic.
 type producer struct {
-	t       *testing.T
+	t       testing.TB
 	client  *kgo.Client
 	topic   string
 	written atomic.Int64
 }
 
-func newProducer(t *testing.T, b broker, topic string) *producer {
+func newProducer(t testing.TB, b broker, topic string) *producer {
 	t.Helper()
 	return &producer{t: t, topic: topic, client: newClient(t, b, kgo.ProducerBatchCompression(kgo.Lz4Compression()))}
 }
@@ -139,7 +139,7 @@ func (y *tally) missing() string {
 }
 
 // check fails when something is missing or strange, or doubled where that is not allowed.
-func (y *tally) check(t *testing.T, where string, doubled bool) {
+func (y *tally) check(t testing.TB, where string, doubled bool) {
 	t.Helper()
 	t.Logf("%s: %d of %d records, %d doubled", where, y.distinct, len(y.seen), y.doubled)
 	if y.distinct != len(y.seen) {
@@ -154,7 +154,7 @@ func (y *tally) check(t *testing.T, where string, doubled bool) {
 }
 
 // readTopic reads all of a topic. It is empty when there is no such topic.
-func readTopic(t *testing.T, b broker, topic string, each func(*kgo.Record)) {
+func readTopic(t testing.TB, b broker, topic string, each func(*kgo.Record)) {
 	t.Helper()
 	client := newClient(t, b, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	ends, err := kadm.NewClient(client).ListEndOffsets(t.Context(), topic)
@@ -186,7 +186,7 @@ func readTopic(t *testing.T, b broker, topic string, each func(*kgo.Record)) {
 }
 
 // hdfsFiles lists the files below a directory with Hadoop's own tool.
-func hdfsFiles(t *testing.T, dir string) []string {
+func hdfsFiles(t testing.TB, dir string) []string {
 	t.Helper()
 	var files []string
 	for line := range strings.Lines(string(hdfsTool(t, "hdfs-dfs", "-ls", "-R", dir))) {
@@ -198,7 +198,7 @@ func hdfsFiles(t *testing.T, dir string) []string {
 }
 
 // hdfsTool runs one of Hadoop's tools on the stack's HDFS and returns its stdout.
-func hdfsTool(t *testing.T, tool string, args ...string) []byte {
+func hdfsTool(t testing.TB, tool string, args ...string) []byte {
 	t.Helper()
 	cmd := exec.Command(filepath.Join(scripts, tool), args...)
 	_, port, _ := strings.Cut(stack.hdfs, ":")
@@ -213,7 +213,7 @@ func hdfsTool(t *testing.T, tool string, args ...string) []byte {
 }
 
 // tallyHDFS reads all files below a directory again, and fails when one of them is in use.
-func tallyHDFS(t *testing.T, dir string, n int) *tally {
+func tallyHDFS(t testing.TB, dir string, n int) *tally {
 	t.Helper()
 	y := newTally(n)
 	files := hdfsFiles(t, dir)
@@ -231,7 +231,7 @@ func tallyHDFS(t *testing.T, dir string, n int) *tally {
 	return y
 }
 
-func tallyTopic(t *testing.T, b broker, topic string, n int) *tally {
+func tallyTopic(t testing.TB, b broker, topic string, n int) *tally {
 	t.Helper()
 	y := newTally(n)
 	readTopic(t, b, topic, func(r *kgo.Record) { y.add(r.Value) })

@@ -20,7 +20,7 @@ import (
 
 // reflected asks a service what it offers, as grpcurl does.
 type reflected struct {
-	t      *testing.T
+	t      testing.TB
 	stream grpc_reflection_v1.ServerReflection_ServerReflectionInfoClient
 	files  map[string]*descriptorpb.FileDescriptorProto
 }
@@ -60,7 +60,7 @@ func (r *reflected) take(answer *grpc_reflection_v1.ServerReflectionResponse) {
 
 // checkReflection finds the services by reflection alone, and calls each method of their admin API with an empty
 // request: it answers, or says what is wrong with the request in the way all errors are said.
-func checkReflection(t *testing.T, s *service, want []string) {
+func checkReflection(t testing.TB, s *service, want []string) {
 	t.Helper()
 	stream, err := grpc_reflection_v1.NewServerReflectionClient(s.conn).ServerReflectionInfo(t.Context())
 	if err != nil {
@@ -103,7 +103,7 @@ func checkReflection(t *testing.T, s *service, want []string) {
 	}
 }
 
-func checkMethod(t *testing.T, s *service, m protoreflect.MethodDescriptor) {
+func checkMethod(t testing.TB, s *service, m protoreflect.MethodDescriptor) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()

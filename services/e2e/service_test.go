@@ -22,7 +22,7 @@ import (
 
 // service is one of the four commands, as a process that can be killed and started again.
 type service struct {
-	t    *testing.T
+	t    testing.TB
 	name string
 	args []string
 	env  []string // added to the environment
@@ -38,7 +38,7 @@ type service struct {
 	result  error         // of Wait
 }
 
-func newService(t *testing.T, dir, name string, args ...string) *service {
+func newService(t testing.TB, dir, name string, args ...string) *service {
 	s := &service{t: t, name: name, args: args, grpc: freeAddr(t), http: freeAddr(t), log: dir + "/" + name + ".log"}
 	var err error
 	if s.conn, err = grpc.NewClient(s.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy()); err != nil {
@@ -195,7 +195,7 @@ func (s *service) logTail(lines int) string {
 }
 
 // eventually polls until the condition holds, and fails with its last error when that takes too long.
-func eventually(t *testing.T, timeout time.Duration, what string, condition func() error) {
+func eventually(t testing.TB, timeout time.Duration, what string, condition func() error) {
 	t.Helper()
 	deadline := time.NewTimer(timeout)
 	defer deadline.Stop()
@@ -215,7 +215,7 @@ func eventually(t *testing.T, timeout time.Duration, what string, condition func
 }
 
 // pause lets time pass in which something happens elsewhere.
-func pause(t *testing.T, d time.Duration) {
+func pause(t testing.TB, d time.Duration) {
 	t.Helper()
 	select {
 	case <-time.After(d):

@@ -85,7 +85,7 @@ func (b broker) wipe() error {
 }
 
 // secondBroker is there for one test and not yet started.
-func secondBroker(t *testing.T) broker {
+func secondBroker(t testing.TB) broker {
 	b, err := newBroker(stack.run)
 	if err != nil {
 		t.Fatal(err)
@@ -136,7 +136,7 @@ func free(base int, distances []int) bool {
 }
 
 // freeAddr is host:port to listen on.
-func freeAddr(t *testing.T) string {
+func freeAddr(t testing.TB) string {
 	port, err := freeBase(15000, 22900, 0)
 	if err != nil {
 		t.Fatal(err)
