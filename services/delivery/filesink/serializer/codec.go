@@ -128,8 +128,9 @@ func newBzip2() codec {
 
 type zstdCodec struct{ encoder *zstd.Encoder }
 
-func newZstd() (codec, error) {
-	e, err := zstd.NewWriter(nil, zstd.WithLowerEncoderMem(true))
+// newZstd has a window that is small for zstd, since each file that is being written needs a few of them.
+func newZstd() (zstdCodec, error) {
+	e, err := zstd.NewWriter(nil, zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(1<<20), zstd.WithZeroFrames(true))
 	return zstdCodec{e}, err
 }
 

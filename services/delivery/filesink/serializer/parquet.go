@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/parquet-go/parquet-go"
@@ -51,6 +52,9 @@ const (
 	columnHeaderValue
 )
 
+// rowGroupBytes is about how long a row group gets, uncompressed: the writer holds one in memory.
+const rowGroupBytes = 64 << 20
+
 var parquetSchema = parquet.SchemaOf(parquetRow{})
 
 func newParquet(compression string) (Format, error) {
@@ -60,8 +64,23 @@ func newParquet(compression string) (Format, error) {
 	if !known {
 		return nil, fmt.Errorf("compression: unknown value %q for parquet", compression)
 	}
+	if compression == "zstd" {
+		z, err := newZstd()
+		if err != nil {
+			return nil, err
+		}
+		codec = parquetZstd{codec, z}
+	}
 	return parquetFile{codec}, nil
 }
+
+// parquetZstd is the library's codec with a compressor that takes less memory.
+type parquetZstd struct {
+	compress.Codec
+	zstd zstdCodec
+}
+
+func (p parquetZstd) Encode(dst, src []byte) ([]byte, error) { return p.zstd.append(dst[:0], src) }
 
 // AppendRecord implements Format.
 func (p parquetFile) AppendRecord(b []byte, at Position, r *recordbatch.Record) []byte {
@@ -78,14 +97,20 @@ func (p parquetFile) Seal(c *Chunk, f File, spare []byte) ([]byte, error) {
 	if !f.Empty {
 		return nil, fmt.Errorf("a Parquet file cannot be appended to")
 	}
-	out := appender{spare}
+	out := appender{slices.Grow(spare, len(c.Data))} // as copies on the way would take more memory yet
 	w := parquet.NewWriter(&out, parquetSchema, parquet.Compression(p.codec), parquet.CreatedBy("spillway", "", ""),
 		// Their least and greatest values would be in the footer, and are as long as records are.
 		parquet.SkipPageBounds("key"), parquet.SkipPageBounds("value"), parquet.SkipPageBounds("headers", "list", "element", "value"))
 	var reader parquetReader
 	rows := make([]parquet.Row, 1)
-	for rest := c.Data; len(rest) > 0; {
+	for rest, flushed := c.Data, len(c.Data); len(rest) > 0; {
 		var err error
+		if flushed-len(rest) >= rowGroupBytes {
+			if err = w.Flush(); err != nil {
+				return nil, err
+			}
+			flushed = len(rest)
+		}
 		if rows[0], rest, err = reader.next(rows[0][:0], rest); err != nil {
 			return nil, err
 		}
