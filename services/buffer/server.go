@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -81,7 +83,7 @@ func (v *server) Append(stream spillwayv1.BufferService_AppendServer) error {
 		err = context.Cause(ctx)
 	}
 	err = streamError(err)
-	log.Info("ingest disconnected", "error", err)
+	logEnd(log, "ingest disconnected", err)
 	return err
 }
 
@@ -95,6 +97,15 @@ func streamError(err error) error {
 		return err
 	}
 	return toStatus(err)
+}
+
+// logEnd tells that a stream has ended, and why when it was not the other side's wish.
+func logEnd(log *slog.Logger, what string, err error) {
+	if err == nil || status.Code(err) == codes.Canceled {
+		log.Info(what)
+		return
+	}
+	log.Info(what, "error", err)
 }
 
 func (a *appendStream) receive() error {
@@ -269,7 +280,7 @@ func (v *server) Consume(stream spillwayv1.BufferService_ConsumeServer) error {
 		err = context.Cause(ctx)
 	}
 	err = streamError(err)
-	log.Info("session closed", "error", err)
+	logEnd(log, "session closed", err)
 	return err
 }
 
