@@ -14,7 +14,7 @@ import (
 
 const (
 	// adopters is how many files are taken over at a time. On HDFS each may have to wait a minute.
-	adopters = 4
+	adopters = 16
 	// drainPatience bounds how long a draining session waits for them.
 	drainPatience = 3 * time.Second
 )
