@@ -38,8 +38,8 @@ test-e2e: ## the real processes with a real Kafka and a real HDFS (Java 17 and M
 
 bench: ## the buffer's benchmarks in turn with a bare file and the peers; docs/performance.md has the figures
 	for round in 1 2 3; do \
-	  go test -run '^$$' -bench 'Buffer|BareFile' -benchtime 2000x ./services/buffer && \
-	  (cd services/buffer/peers && go test -run '^$$' -bench . -benchtime 2000x .) || exit 1; done
+	  go test -run '^$$' -bench 'Buffer|BareFile' -benchtime 1000x ./services/buffer && \
+	  (cd services/buffer/peers && go test -run '^$$' -bench . -benchtime 1000x .) || exit 1; done
 
 demo: build ## one minute of everything in one process, with an outage of the test Kafka in it
 	bin/spillway dev --duration 60s --break-kafka 10s..30s
