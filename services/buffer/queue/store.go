@@ -20,7 +20,8 @@ type Store interface {
 	Append(entries []Entry) (refs []Ref, err error)
 	// Read returns the payload at ref in a slice the caller may keep but not change. Damage is ErrDamaged.
 	Read(ref Ref) ([]byte, error)
-	// Release says that the payloads are no longer needed. Space comes back when a whole segment is released.
+	// Release says that the payloads are no longer needed. Space comes back when all of a segment is
+	// released, or most of it.
 	Release(refs []Ref)
 	// Stats tells what the store uses.
 	Stats() StoreStats

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/spillwayio/spillway/services/buffer/queue"
@@ -113,6 +114,65 @@ func TestRewriteCutShort(t *testing.T) {
 			h.wantLive(live)
 			h.wantLive(live)
 		})
+	}
+}
+
+// TestReadsWhileRewriting: readers do not notice, nor does the writer.
+func TestReadsWhileRewriting(t *testing.T) {
+	h := newHarness(t, 64<<10)
+	s, _ := h.mustOpen()
+	const groups = 400
+	var kept []queue.Ref
+	var seeds []uint64
+	var mu sync.Mutex
+	done := make(chan struct{})
+	var readers sync.WaitGroup
+	for reader := range 3 {
+		readers.Go(func() {
+			for i := reader; ; i++ {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				mu.Lock()
+				n := len(kept)
+				if n == 0 {
+					mu.Unlock()
+					continue
+				}
+				ref, seed := kept[i*7%n], seeds[i*7%n]
+				mu.Unlock()
+				if got, err := s.Read(ref); err != nil || !bytes.Equal(got, noise(seed, 2000)) {
+					t.Errorf("read of %+v: %v, or wrong bytes", ref, err)
+					return
+				}
+			}
+		})
+	}
+	for i := range uint64(groups) {
+		refs := h.mustAppend(s, batch("b", noise(i, 2000)), batch("other", noise(i, 4000)))
+		if i%10 != 0 {
+			s.Release(refs)
+			continue
+		}
+		s.Release(refs[1:])
+		mu.Lock()
+		kept, seeds = append(kept, refs[0]), append(seeds, i)
+		mu.Unlock()
+	}
+	h.Settle(s)
+	close(done)
+	readers.Wait()
+	rewritten := 0
+	for _, seg := range s.segments {
+		if seg.moved != nil {
+			rewritten++
+		}
+	}
+	t.Logf("%d of %d segments were rewritten", rewritten, len(s.segments))
+	if rewritten < 10 {
+		t.Errorf("only %d segments were rewritten", rewritten)
 	}
 }
 

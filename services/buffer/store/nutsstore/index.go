@@ -239,7 +239,11 @@ func readIndex(dir string, id int64, v indexVisitor) error {
 		return fmt.Errorf("open index: %w", err)
 	}
 	defer f.Close()
-	r := &indexReader{r: bufio.NewReaderSize(f, 64<<10)}
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("open index: %w", err)
+	}
+	r := &indexReader{r: bufio.NewReaderSize(f, 64<<10), size: info.Size()}
 	header := r.fixed(indexHeaderSize)
 	if r.err == nil {
 		if v := binary.BigEndian.Uint32(header[8:]); v != indexVersion {
@@ -272,6 +276,7 @@ func readIndex(dir string, id int64, v indexVisitor) error {
 // indexReader remembers its first error, and from then on reads zeros.
 type indexReader struct {
 	r       io.Reader
+	size    int64 // of the file; nothing in it is longer
 	err     error
 	scratch [indexHeaderSize]byte
 }
@@ -311,6 +316,9 @@ func (r *indexReader) fixed(n int) []byte {
 }
 
 func (r *indexReader) bytes(n int) []byte {
+	if r.err == nil && int64(n) > r.size {
+		r.err = io.ErrUnexpectedEOF
+	}
 	if r.err != nil {
 		return nil
 	}

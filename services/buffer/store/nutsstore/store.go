@@ -12,17 +12,18 @@
 // file ("segment") that exists when the store is opened was scanned by this package and is opened
 // through a hint file that this package wrote; writing always goes to a file that began empty.
 //
-// Segments are removed as a whole. Each one's first group begins with a snapshot of the ledger. A
+// Segments are removed as a whole, and rewritten when little in them is live (compact.go). Each one's first group begins with a snapshot of the ledger. A
 // segment may go when all its batches are released and two newer segments have a readable snapshot:
 // one of them can then still be damaged, and all changes since the other one are there.
 //
 // A full file system is met before nutsdb writes: then batches are refused, and changes go on, into
 // space kept in reserve (space.go).
 //
-// One goroutine, the keeper, seals segments that are no longer written to, and removes those that are
-// done with. It ends with Close. nutsdb leaves one goroutine and one descriptor behind per Open.
+// One goroutine, the keeper, seals segments that are no longer written to, rewrites those of which little is
+// left, and removes those that are done with. It ends with Close. nutsdb leaves one goroutine and one
+// descriptor behind per Open.
 //
-// Lock order: writing, then mu; a segment's reading, then nothing. Neither mu nor the cache's lock is
+// Lock order: writing, then mu; a segment's reading, then mu. Neither mu nor the cache's lock is
 // held during I/O, so that Release never waits for the disk, and Snapshot may call it.
 package nutsstore
 
