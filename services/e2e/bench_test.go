@@ -71,7 +71,7 @@ func benchPipeline(b *testing.B, topic string, target broker, second bool) {
 
 // benchBare is what the libraries give: a fetch loop and a file for every partition.
 func benchBare(b *testing.B, topic string) {
-	client := kafkaclient.New([]string{stack.kafka.addr()}, "bare")
+	client := kafkaclient.New([]string{stack.kafka.addr()}, "bare", kafkaclient.Access{})
 	defer client.Close()
 	files, err := hdfs.NewClient(hdfs.ClientOptions{Addresses: []string{stack.hdfs}, User: "hdfs"})
 	if err != nil {
@@ -114,7 +114,7 @@ func bareLoop(ctx context.Context, client *kafkaclient.Client, files *hdfs.Clien
 		at, err = fetched.Each(func(_ int64, r *recordbatch.Record) error {
 			buf = append(append(buf, r.Value...), '\n')
 			return nil
-		})
+		}, nil)
 		if err != nil {
 			return err
 		}

@@ -2,47 +2,67 @@ package ingest
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
 // budget bounds the bytes that were fetched and not yet accepted by the buffer, over all partitions.
 // What a fetch may bring is acquired before it; what it brought is held instead afterwards, which may
-// be more: one batch of Kafka's is always delivered whole, and it may be compressed.
+// be more: one batch of Kafka's is always delivered whole, and it may be compressed. Those who wait are
+// served in turn, so that no partition starves beside a busy one.
 type budget struct {
 	limit int64
 
-	mu    sync.Mutex
-	used  int64
-	freed chan struct{} // closed and replaced at every release
+	mu      sync.Mutex
+	used    int64
+	waiting []waiter
 }
 
-func newBudget(limit int64) *budget { return &budget{limit: limit, freed: make(chan struct{})} }
+type waiter struct {
+	bytes   int64
+	granted chan struct{}
+}
 
-// try takes n bytes if they are there, or if nobody has any; otherwise it returns what is closed when
-// some become free.
-func (b *budget) try(n int64) (freed <-chan struct{}, ok bool) {
+func newBudget(limit int64) *budget { return &budget{limit: limit} }
+
+// fitsLocked also says so when nobody has any: a budget below n must not stop everything.
+func (b *budget) fitsLocked(n int64) bool { return b.used <= 0 || b.used+n <= b.limit }
+
+// try takes n bytes if they are there and nobody waits for some.
+func (b *budget) try(n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.used > 0 && b.used+n > b.limit {
-		return b.freed, false
+	if len(b.waiting) > 0 || !b.fitsLocked(n) {
+		return false
 	}
 	b.used += n
-	return nil, true
+	return true
 }
 
 // acquire waits for n bytes. It returns ctx's error when that ends first.
 func (b *budget) acquire(ctx context.Context, n int64) error {
-	for {
-		freed, ok := b.try(n)
-		if ok {
-			return nil
-		}
-		select {
-		case <-freed:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	if b.try(n) {
+		return nil
 	}
+	w := waiter{n, make(chan struct{})}
+	b.mu.Lock()
+	b.waiting = append(b.waiting, w)
+	b.grantLocked() // some may have become free since try
+	b.mu.Unlock()
+	select {
+	case <-w.granted:
+		return nil
+	case <-ctx.Done():
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if i := slices.Index(b.waiting, w); i >= 0 {
+		b.waiting = slices.Delete(b.waiting, i, i+1)
+	} else {
+		b.used -= n
+	}
+	b.grantLocked()
+	return ctx.Err()
 }
 
 // change takes n bytes without asking, or gives -n back.
@@ -50,10 +70,21 @@ func (b *budget) change(n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.used += n
-	if n < 0 {
-		close(b.freed)
-		b.freed = make(chan struct{})
+	b.grantLocked()
+}
+
+func (b *budget) grantLocked() {
+	for len(b.waiting) > 0 && b.fitsLocked(b.waiting[0].bytes) {
+		b.used += b.waiting[0].bytes
+		close(b.waiting[0].granted)
+		b.waiting = b.waiting[1:]
 	}
+}
+
+func (b *budget) held() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.used
 }
 
 // gate is passed while it is open.

@@ -22,7 +22,7 @@ import (
 
 const (
 	commitInterval = time.Second
-	// topicPoll is how often missing topics are looked for, and the number of partitions is compared.
+	// topicPoll is how often topics are looked for, and the number of partitions is compared.
 	topicPoll = 5 * time.Second
 	// sessionTimeout is after what silence Kafka gives a dead instance's partitions to others.
 	sessionTimeout = 10 * time.Second
@@ -36,12 +36,16 @@ type source struct {
 	memory   *budget
 	log      *slog.Logger
 	onReady  func(ready bool, reason string)
+	access   kafkaclient.Access
 	client   *kafkaclient.Client
+	wanted   wanted
 	gate     gate // closed: paused
 
 	kafka   *backoff.Trouble
 	buffer  *backoff.Trouble
 	commits *backoff.Trouble
+	// retention is about the watch over it (retention.go).
+	retention *backoff.Trouble
 
 	records, bytes atomic.Int64 // accepted by the buffer
 
@@ -52,13 +56,24 @@ type source struct {
 	running    bool
 }
 
-func newSource(name string, cfg *config.Source, memory *budget, deps Deps, onReady func(bool, string)) *source {
+func newSource(name string, cfg *config.Source, memory *budget, deps Deps, onReady func(bool, string)) (*source, error) {
 	log := deps.Log.With("source", name)
-	return &source{name: name, cfg: cfg, instance: deps.Instance, memory: memory, log: log, onReady: onReady,
-		client: kafkaclient.New(cfg.Brokers, "spillway-"+deps.Instance),
+	s := &source{name: name, cfg: cfg, instance: deps.Instance, memory: memory, log: log, onReady: onReady,
 		kafka:  backoff.NewTrouble(log, "no way to Kafka"),
-		buffer: backoff.NewTrouble(log, "no way to the buffer"), commits: backoff.NewTrouble(log, "cannot commit offsets")}
+		buffer: backoff.NewTrouble(log, "no way to the buffer"), commits: backoff.NewTrouble(log, "cannot commit offsets"),
+		retention: backoff.NewTrouble(log, "cannot compare the oldest unsafe record with the retention")}
+	var err error
+	if s.wanted, err = newWanted(cfg.Topics); err != nil {
+		return nil, err
+	}
+	if s.access, err = kafkaclient.NewAccess(cfg.TLS, cfg.SASL, log); err != nil {
+		return nil, err
+	}
+	s.client = kafkaclient.New(cfg.Brokers, s.clientID(), s.access)
+	return s, nil
 }
+
+func (s *source) clientID() string { return "spillway-" + s.instance }
 
 // run reads until ctx ends.
 func (s *source) run(ctx context.Context, conn *grpc.ClientConn) {
@@ -96,33 +111,6 @@ func (s *source) run(ctx context.Context, conn *grpc.ClientConn) {
 	}
 }
 
-// lookUp learns the cluster's id and which of the topics exist.
-func (s *source) lookUp(ctx context.Context) (existing []string, err error) {
-	cluster, err := s.client.Cluster(ctx, s.cfg.Topics)
-	if err != nil {
-		return nil, err
-	}
-	var missing []string
-	for _, topic := range s.cfg.Topics {
-		if cluster.Partitions[topic] > 0 {
-			existing = append(existing, topic)
-		} else {
-			missing = append(missing, topic)
-		}
-	}
-	s.mu.Lock()
-	news := s.cluster != cluster.ID || !slices.Equal(s.missing, missing)
-	s.cluster, s.missing = cluster.ID, missing
-	s.mu.Unlock()
-	if news {
-		s.log.Info("connected to Kafka", "cluster", cluster.ID, "topics", existing)
-		if len(missing) > 0 {
-			s.log.Warn("topics do not exist; they are read as soon as they do", "topics", missing)
-		}
-	}
-	return existing, nil
-}
-
 func (s *source) clusterID() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,15 +132,14 @@ func (s *source) probeBuffer(ctx context.Context, conn *grpc.ClientConn) error {
 	return nil
 }
 
-// consume is a member of the group for topics until ctx ends or a missing topic appears.
-func (s *source) consume(ctx context.Context, conn *grpc.ClientConn, topics []string) {
+// consume is a member of the group for topics until ctx ends or other topics are to be read.
+func (s *source) consume(ctx context.Context, conn *grpc.ClientConn, topics map[string]int) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	group, err := kafka.NewConsumerGroup(kafka.ConsumerGroupConfig{
-		ID: s.cfg.Group, Brokers: s.cfg.Brokers, Topics: topics,
-		Dialer:                &kafka.Dialer{ClientID: "spillway-" + s.instance, Timeout: 5 * time.Second, DualStack: true},
-		GroupBalancers:        []kafka.GroupBalancer{kafka.RangeGroupBalancer{}, kafka.RoundRobinGroupBalancer{}},
-		WatchPartitionChanges: true, PartitionWatchInterval: topicPoll,
+		ID: s.cfg.Group, Brokers: s.cfg.Brokers, Topics: slices.Sorted(maps.Keys(topics)),
+		Dialer:            s.access.Dialer(s.clientID()),
+		GroupBalancers:    []kafka.GroupBalancer{kafka.RangeGroupBalancer{}, kafka.RoundRobinGroupBalancer{}},
 		HeartbeatInterval: sessionTimeout / 5, SessionTimeout: sessionTimeout, RebalanceTimeout: 3 * sessionTimeout,
 		JoinGroupBackoff: time.Second, Timeout: 10 * time.Second, StartOffset: kafka.FirstOffset,
 	})
@@ -160,10 +147,8 @@ func (s *source) consume(ctx context.Context, conn *grpc.ClientConn, topics []st
 		_ = s.kafka.Failed(ctx, fmt.Errorf("join group %s: %w", s.cfg.Group, err))
 		return
 	}
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	wg.Go(func() { s.watchTopics(ctx, cancel, topics) })
-	defer cancel()
+	// What was seen before joining is what the group's leader divides, or older.
+	seen := topics
 	for {
 		generation, err := group.Next(ctx)
 		if err != nil {
@@ -174,27 +159,20 @@ func (s *source) consume(ctx context.Context, conn *grpc.ClientConn, topics []st
 			continue
 		}
 		s.kafka.Over()
+		// kafka-go's own watcher ends a generation as soon as it begins when a topic is gone. A
+		// generation ends with the first function that was started in it, and the next one begins after
+		// all have returned.
+		generation.Start(func(ctx context.Context) {
+			var other bool
+			if seen, other = s.watch(ctx, seen); other {
+				cancel()
+			}
+		})
 		generation.Start(func(ctx context.Context) { s.generation(ctx, conn, generation) })
 	}
 	// Close ends the generation, waits for it, and leaves the group.
 	if err := group.Close(); err != nil {
 		s.log.Warn("leaving the group failed", "error", err)
-	}
-}
-
-// watchTopics ends the membership when a topic that was missing exists.
-func (s *source) watchTopics(ctx context.Context, end context.CancelFunc, topics []string) {
-	for len(topics) < len(s.cfg.Topics) {
-		sleep(ctx, topicPoll)
-		if ctx.Err() != nil {
-			return
-		}
-		existing, err := s.lookUp(ctx)
-		if err == nil && len(existing) > len(topics) {
-			s.log.Info("a missing topic exists now; joining the group again", "topics", existing)
-			end()
-			return
-		}
 	}
 }
 
@@ -214,6 +192,7 @@ func (s *source) generation(ctx context.Context, conn *grpc.ClientConn, g *kafka
 			s.commit(g, partitions)
 		}
 	})
+	wg.Go(func() { s.watchRetention(ctx, partitions) })
 	for ctx.Err() == nil {
 		if err := s.read(ctx, conn, partitions); ctx.Err() == nil {
 			_ = s.buffer.Failed(ctx, err)
@@ -322,6 +301,8 @@ func (s *source) state() (state string, err error) {
 		return "waiting for room in the buffer", err
 	case !running && len(missing) == len(s.cfg.Topics):
 		return "waiting for the topics: " + strings.Join(missing, ", "), err
+	case !running && len(s.wanted.names) == len(missing) && len(s.wanted.patterns) > 0:
+		return "joining the group, or waiting for topics", err
 	case !running:
 		return "joining the group", err
 	}

@@ -20,12 +20,16 @@ var (
 	positionDesc  = desc("position_offset", "The next offset to fetch.", "topic", "partition")
 	safeDesc      = desc("safe_offset", "The buffer's safe offset.", "topic", "partition")
 	committedDesc = desc("committed_offset", "The offset last committed to Kafka.", "topic", "partition")
+	firstDesc     = desc("first_offset", "The first offset that Kafka still has, as of the last fetch.", "topic", "partition")
+	endDesc       = desc("end_offset", "The offset after the last record that may be read, as of the last fetch.", "topic", "partition")
+	unsafeDesc    = desc("oldest_unsafe_seconds", "Age of the record at the safe offset, as of the last look; 0 when there is none.", "topic", "partition")
+	retentionDesc = desc("retention_seconds", "How long the topic keeps records; 0 when for ever, or unknown.", "topic", "partition")
 	lagDesc       = desc("lag_records", "Kafka's end offset minus the next offset to fetch, as of the last fetch.", "topic", "partition")
 )
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{recordsDesc, bytesDesc, heldDesc, positionDesc, safeDesc, committedDesc, lagDesc} {
+	for _, d := range []*prometheus.Desc{recordsDesc, bytesDesc, heldDesc, positionDesc, safeDesc, committedDesc, firstDesc, endDesc, unsafeDesc, retentionDesc, lagDesc} {
 		ch <- d
 	}
 }
@@ -43,14 +47,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			send(positionDesc, prometheus.GaugeValue, p.Position, s.name, p.Topic, number)
 			send(safeDesc, prometheus.GaugeValue, p.SafeOffset, s.name, p.Topic, number)
 			send(committedDesc, prometheus.GaugeValue, p.CommittedOffset, s.name, p.Topic, number)
+			send(firstDesc, prometheus.GaugeValue, p.FirstOffset, s.name, p.Topic, number)
+			send(endDesc, prometheus.GaugeValue, p.EndOffset, s.name, p.Topic, number)
+			send(unsafeDesc, prometheus.GaugeValue, p.OldestUnsafeMs/1000, s.name, p.Topic, number)
+			send(retentionDesc, prometheus.GaugeValue, p.RetentionMs/1000, s.name, p.Topic, number)
 			send(lagDesc, prometheus.GaugeValue, p.Lag, s.name, p.Topic, number)
 		}
 	}
 	if len(c.s.sources) > 0 {
-		m := c.s.sources[0].memory
-		m.mu.Lock()
-		used := m.used
-		m.mu.Unlock()
-		send(heldDesc, prometheus.GaugeValue, used)
+		send(heldDesc, prometheus.GaugeValue, c.s.sources[0].memory.held())
 	}
 }

@@ -72,7 +72,11 @@ func New(cfg config.Ingest, buffers []string, deps Deps) (*Service, error) {
 	memory := newBudget(int64(cfg.Memory))
 	for _, name := range slices.Sorted(maps.Keys(cfg.Sources)) {
 		s.waiting[name] = "not started"
-		s.sources = append(s.sources, newSource(name, cfg.Sources[name], memory, deps, func(ready bool, reason string) { s.setReady(name, ready, reason) }))
+		source, err := newSource(name, cfg.Sources[name], memory, deps, func(ready bool, reason string) { s.setReady(name, ready, reason) })
+		if err != nil {
+			return nil, fmt.Errorf("source %s: %w", name, err)
+		}
+		s.sources = append(s.sources, source)
 	}
 	if deps.Registerer != nil {
 		if err := deps.Registerer.Register(&collector{s}); err != nil {

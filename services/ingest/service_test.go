@@ -2,7 +2,6 @@ package ingest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -85,14 +84,22 @@ type instance struct {
 	stop func()
 }
 
-func (c *cluster) ingest(b *fakeBuffer, topics ...string) *instance {
-	c.t.Helper()
+func (c *cluster) source(topics ...string) *config.Source {
 	if len(topics) == 0 {
 		topics = []string{topic}
 	}
-	cfg := config.Ingest{Memory: 8 * config.MiB, Sources: map[string]*config.Source{"s": {
-		Brokers: c.fake.ListenAddrs(), Group: group, Topics: topics, Start: "earliest", Queue: "q",
-		Batch: config.Batch{Records: 100, Bytes: config.MiB, Linger: 20 * time.Millisecond}}}}
+	return &config.Source{Brokers: c.fake.ListenAddrs(), Group: group, Topics: topics, Start: "earliest", Queue: "q",
+		Batch: config.Batch{Records: 100, Bytes: config.MiB, Linger: 20 * time.Millisecond}}
+}
+
+func (c *cluster) ingest(b *fakeBuffer, topics ...string) *instance {
+	c.t.Helper()
+	return c.ingestAll(b, map[string]*config.Source{"s": c.source(topics...)})
+}
+
+func (c *cluster) ingestAll(b *fakeBuffer, sources map[string]*config.Source) *instance {
+	c.t.Helper()
+	cfg := config.Ingest{Memory: 8 * config.MiB, Sources: sources}
 	s, err := New(cfg, []string{b.addr}, Deps{Log: slog.New(slog.NewTextHandler(c.t.Output(), nil)), Instance: "test"})
 	if err != nil {
 		c.t.Fatal(err)
@@ -211,32 +218,13 @@ func TestRefusalAndBrokenStream(t *testing.T) {
 			t.Error("the stream was not broken")
 		}
 	})
-	if used := s.sources[0].memory; func() bool { used.mu.Lock(); defer used.mu.Unlock(); return used.used > used.limit }() {
+	if memory := s.sources[0].memory; memory.held() > memory.limit {
 		t.Error("the budget is overdrawn at rest")
 	}
 	s.stop()
-	if used := s.sources[0].memory.used; used != 0 {
+	if used := s.sources[0].memory.held(); used != 0 {
 		t.Errorf("%d bytes of the budget are held after the end", used)
 	}
-}
-
-func TestMissingTopicIsPickedUp(t *testing.T) {
-	kafka, buffer := startKafka(t, 1, topic), startBuffer(t)
-	s := kafka.ingest(buffer, topic, "later")
-	kafka.produce(numbered(100, 1, 0)...)
-	checkOnce(t, buffer, 100)
-	if m := s.sources[0].status().MissingTopics; len(m) != 1 || m[0] != "later" {
-		t.Errorf("missing topics are %v", m)
-	}
-	create := kmsg.NewPtrCreateTopicsRequest()
-	later := kmsg.NewCreateTopicsRequestTopic()
-	later.Topic, later.NumPartitions, later.ReplicationFactor = "later", 1, 1
-	create.Topics = append(create.Topics, later)
-	if _, err := create.RequestWith(t.Context(), kafka.client); err != nil {
-		t.Fatal(err)
-	}
-	kafka.produce(&kgo.Record{Topic: "later", Value: []byte("x")})
-	waitFor(t, "the record of the new topic", func() bool { return len(buffer.records("later")[0]) == 1 })
 }
 
 func TestHugeRecordIsDeadLettered(t *testing.T) {
@@ -329,23 +317,5 @@ func TestPauseAndAdmin(t *testing.T) {
 	}
 	if _, err := a.ListPartitions(t.Context(), &spillwayv1.ListPartitionsRequest{Source: "x"}); err == nil || !strings.Contains(err.Error(), "there are: s") {
 		t.Errorf("a source that is not there: %v", err)
-	}
-}
-
-func TestBudget(t *testing.T) {
-	b := newBudget(100)
-	if err := b.acquire(t.Context(), 150); err != nil {
-		t.Fatal("an overdraft of an unused budget must pass:", err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	if err := b.acquire(ctx, 1); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("acquire of a budget that is used up: %v", err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- b.acquire(t.Context(), 60) }()
-	b.change(-120)
-	if err := <-done; err != nil || b.used != 90 {
-		t.Errorf("acquire: %v, %d used", err, b.used)
 	}
 }

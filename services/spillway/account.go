@@ -152,14 +152,14 @@ func (t *tally) readFiles(root string) error {
 
 // readTopics reads all topics from their first to their last record.
 func (t *tally) readTopics(ctx context.Context, brokers []string) error {
-	client := kafkaclient.New(brokers, "spillway-dev")
+	client := kafkaclient.New(brokers, "spillway-dev", kafkaclient.Access{})
 	defer client.Close()
-	cluster, err := client.Cluster(ctx, devTopics)
+	cluster, err := client.Cluster(ctx)
 	if err != nil {
 		return err
 	}
-	for topic, partitions := range cluster.Partitions {
-		for partition := range partitions {
+	for _, topic := range devTopics {
+		for partition := range cluster.Topics[topic].Partitions {
 			if err := t.readPartition(ctx, client, topic, partition); err != nil {
 				return err
 			}
@@ -181,7 +181,7 @@ func (t *tally) readPartition(ctx context.Context, client *kafkaclient.Client, t
 		at, err = fetched.Each(func(_ int64, r *recordbatch.Record) error {
 			t.add(topic, r.Value)
 			return nil
-		})
+		}, nil)
 		if err != nil {
 			return err
 		}

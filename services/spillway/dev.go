@@ -252,11 +252,11 @@ func (d *dev) run(ctx context.Context, duration time.Duration) (*account, error)
 
 // startKafkas starts both clusters; topics of the test Kafka are created by their first use.
 func (d *dev) startKafkas() (err error) {
-	if d.source, err = kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions, devTopics...)); err != nil {
+	if d.source, err = kfake.NewCluster(kfake.ClusterID("dev-source"), kfake.NumBrokers(1), kfake.SeedTopics(partitions, devTopics...)); err != nil {
 		return fmt.Errorf("start the embedded Kafka: %w", err)
 	}
 	d.targetLis = &breakable{}
-	d.target, err = kfake.NewCluster(kfake.NumBrokers(1), kfake.AllowAutoTopicCreation(), kfake.DefaultNumPartitions(partitions), kfake.ListenFn(d.targetLis.listen))
+	d.target, err = kfake.NewCluster(kfake.ClusterID("dev-target"), kfake.NumBrokers(1), kfake.AllowAutoTopicCreation(), kfake.DefaultNumPartitions(partitions), kfake.ListenFn(d.targetLis.listen))
 	if err != nil {
 		d.source.Close()
 		return fmt.Errorf("start the test Kafka: %w", err)

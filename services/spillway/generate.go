@@ -62,16 +62,16 @@ func (g *generator) run(ctx context.Context) error {
 
 func (g *generator) createTopics(ctx context.Context, transport *kafka.Transport) error {
 	// When no broker answers, asking for metadata says why, and creating topics does not.
-	probe := kafkaclient.New(g.brokers, "spillway-generate")
+	probe := kafkaclient.New(g.brokers, "spillway-generate", kafkaclient.Access{})
 	defer probe.Close()
-	cluster, err := probe.Cluster(ctx, g.topics)
+	cluster, err := probe.Cluster(ctx)
 	if err != nil {
 		return err
 	}
 	client := &kafka.Client{Addr: kafka.TCP(g.brokers...), Timeout: 10 * time.Second, Transport: transport}
 	request := &kafka.CreateTopicsRequest{}
 	for _, t := range g.topics {
-		if cluster.Partitions[t] == 0 {
+		if cluster.Topics[t].Partitions == 0 {
 			request.Topics = append(request.Topics, kafka.TopicConfig{Topic: t, NumPartitions: g.partitions, ReplicationFactor: -1})
 		}
 	}

@@ -93,7 +93,7 @@ ingest: {listen: "127.0.0.1:0", http: "127.0.0.1:0", sources: {s: {brokers: ["12
 delivery:
   files: {listen: "127.0.0.1:0", http: "127.0.0.1:0", subscription: q/files, hdfs: {url: "file://%s", path: /}}
   hdfs: {listen: "127.0.0.1:0", http: "127.0.0.1:0", subscription: q/hdfs, hdfs: {url: "hdfs://127.0.0.1:1", user: u, path: /}}
-  kafka: {listen: "127.0.0.1:0", http: "127.0.0.1:0", subscription: q/kafka, kafka: {brokers: ["127.0.0.1:1"]}}
+  kafka: {listen: "127.0.0.1:0", http: "127.0.0.1:0", subscription: q/kafka, kafka: {brokers: ["127.0.0.1:1"], topic: "copy-%%{topic}"}}
 `, t.TempDir()))
 	for _, test := range []struct{ command, log, ready string }{
 		{"ingest", "no way to Kafka; retrying", "source s: "},

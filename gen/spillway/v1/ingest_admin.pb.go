@@ -34,7 +34,7 @@ type Source struct {
 	Cluster string `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	// Consumer group.
 	Group string `protobuf:"bytes,4,opt,name=group,proto3" json:"group,omitempty"`
-	// Topics as configured.
+	// Topics as configured: names, and regular expressions after "re:".
 	Topics []string `protobuf:"bytes,5,rep,name=topics,proto3" json:"topics,omitempty"`
 	// Configured topics that the cluster does not have; they are picked up when they appear.
 	MissingTopics []string `protobuf:"bytes,6,rep,name=missing_topics,json=missingTopics,proto3" json:"missing_topics,omitempty"`
@@ -195,7 +195,13 @@ type PartitionStatus struct {
 	// Kafka's end offset (high watermark), as of the last fetch.
 	EndOffset int64 `protobuf:"varint,7,opt,name=end_offset,json=endOffset,proto3" json:"end_offset,omitempty"`
 	// end_offset minus position.
-	Lag           int64 `protobuf:"varint,8,opt,name=lag,proto3" json:"lag,omitempty"`
+	Lag int64 `protobuf:"varint,8,opt,name=lag,proto3" json:"lag,omitempty"`
+	// The first offset that Kafka still has, as of the last fetch.
+	FirstOffset int64 `protobuf:"varint,9,opt,name=first_offset,json=firstOffset,proto3" json:"first_offset,omitempty"`
+	// Age of the record at safe_offset in milliseconds, as of the last look; 0 when there is none.
+	OldestUnsafeMs int64 `protobuf:"varint,10,opt,name=oldest_unsafe_ms,json=oldestUnsafeMs,proto3" json:"oldest_unsafe_ms,omitempty"`
+	// How long the topic keeps records, in milliseconds; 0 when for ever, or unknown.
+	RetentionMs   int64 `protobuf:"varint,11,opt,name=retention_ms,json=retentionMs,proto3" json:"retention_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -282,6 +288,27 @@ func (x *PartitionStatus) GetEndOffset() int64 {
 func (x *PartitionStatus) GetLag() int64 {
 	if x != nil {
 		return x.Lag
+	}
+	return 0
+}
+
+func (x *PartitionStatus) GetFirstOffset() int64 {
+	if x != nil {
+		return x.FirstOffset
+	}
+	return 0
+}
+
+func (x *PartitionStatus) GetOldestUnsafeMs() int64 {
+	if x != nil {
+		return x.OldestUnsafeMs
+	}
+	return 0
+}
+
+func (x *PartitionStatus) GetRetentionMs() int64 {
+	if x != nil {
+		return x.RetentionMs
 	}
 	return 0
 }
@@ -721,7 +748,7 @@ const file_spillway_v1_ingest_admin_proto_rawDesc = "" +
 	"partitions\x18\v \x01(\x05R\n" +
 	"partitions\x12\x18\n" +
 	"\arecords\x18\f \x01(\x03R\arecords\x12\x14\n" +
-	"\x05bytes\x18\r \x01(\x03R\x05bytes\"\xf6\x01\n" +
+	"\x05bytes\x18\r \x01(\x03R\x05bytes\"\xe6\x02\n" +
 	"\x0fPartitionStatus\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x1c\n" +
@@ -732,7 +759,11 @@ const file_spillway_v1_ingest_admin_proto_rawDesc = "" +
 	"\x10committed_offset\x18\x06 \x01(\x03R\x0fcommittedOffset\x12\x1d\n" +
 	"\n" +
 	"end_offset\x18\a \x01(\x03R\tendOffset\x12\x10\n" +
-	"\x03lag\x18\b \x01(\x03R\x03lag\"P\n" +
+	"\x03lag\x18\b \x01(\x03R\x03lag\x12!\n" +
+	"\ffirst_offset\x18\t \x01(\x03R\vfirstOffset\x12(\n" +
+	"\x10oldest_unsafe_ms\x18\n" +
+	" \x01(\x03R\x0eoldestUnsafeMs\x12!\n" +
+	"\fretention_ms\x18\v \x01(\x03R\vretentionMs\"P\n" +
 	"\x12ListSourcesRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +

@@ -2,6 +2,7 @@ package kafkasink
 
 import (
 	"fmt"
+	"strconv"
 
 	"github.com/spillwayio/spillway/services/delivery"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
@@ -24,8 +25,9 @@ type job struct {
 	byName  map[string]int
 	groups  []group
 
-	loaded bool
-	name   []byte // scratch
+	loaded  bool
+	name    []byte // scratch
+	numbers []byte // the text of numbers in headers
 }
 
 // target is a target topic.
@@ -60,14 +62,16 @@ func (j *job) reset() {
 	clear(j.headers)
 	clear(j.byName)
 	clear(j.dead)
+	j.numbers = j.numbers[:0]
 	j.leases, j.dropped, j.dead = j.leases[:0], j.dropped[:0], j.dead[:0]
 	j.records, j.headers, j.topics, j.groups = j.records[:0], j.headers[:0], j.topics[:0], j.groups[:0]
 	j.loaded = false
 }
 
 // load reads the leases' records.
-func (j *job) load(t template, perRecord bool) {
+func (j *job) load(t template, perRecord, provenance bool) {
 	j.loaded = true
+	origin := j.provenance(provenance)
 	for i, l := range j.leases {
 		j.dropped = append(j.dropped, false)
 		j.dead = append(j.dead, nil)
@@ -75,6 +79,10 @@ func (j *job) load(t template, perRecord bool) {
 		err := l.Records(func(offset int64, r *recordbatch.Record) error {
 			firstHeader := len(j.headers)
 			j.headers = append(j.headers, r.Headers...)
+			if provenance {
+				j.headers = append(j.headers, origin...)
+				j.headers = append(j.headers, recordbatch.Header{Name: offsetHeader, Value: j.number(offset)})
+			}
 			j.records = append(j.records, record{
 				offset: offset, timestamp: r.TimestampMs, key: r.Key, value: r.Value,
 				headers: j.headers[firstHeader:len(j.headers):len(j.headers)], lease: int32(i),
@@ -90,6 +98,30 @@ func (j *job) load(t template, perRecord bool) {
 		}
 		j.assign(t, perRecord, start)
 	}
+}
+
+// The headers that tell where a record comes from. Numbers are decimal text.
+var (
+	clusterHeader   = []byte("spillway.source.cluster")
+	topicHeader     = []byte("spillway.source.topic")
+	partitionHeader = []byte("spillway.source.partition")
+	offsetHeader    = []byte("spillway.source.offset")
+)
+
+// provenance are the headers that all records of the job share.
+func (j *job) provenance(wanted bool) []recordbatch.Header {
+	if !wanted {
+		return nil
+	}
+	return []recordbatch.Header{
+		{Name: clusterHeader, Value: []byte(j.source.cluster)}, {Name: topicHeader, Value: []byte(j.source.topic)},
+		{Name: partitionHeader, Value: j.number(int64(j.source.partition))}}
+}
+
+func (j *job) number(n int64) []byte {
+	start := len(j.numbers)
+	j.numbers = strconv.AppendInt(j.numbers, n, 10)
+	return j.numbers[start:len(j.numbers):len(j.numbers)]
 }
 
 // assign puts the records from start on, of one lease, at their target topics.
@@ -144,19 +176,19 @@ func (j *job) addGroup(target int, partition int32) int {
 }
 
 // spread gives the waiting records of a topic their partitions. The choice is made once.
-func (j *job) spread(target int, count int, p partitioner, turn uint32) {
+func (j *job) spread(target int, count int, p *partitioner, turn uint32) {
 	t := &j.topics[target]
 	for len(t.groups) < count {
 		t.groups = append(t.groups, -1)
 	}
 	same := uint32(j.source.partition) % uint32(count)
-	if p == roundRobin {
+	if p.by == roundRobin {
 		same = turn % uint32(count)
 	}
 	for _, i := range t.waiting {
 		partition := int32(same)
-		if p == byKey && j.records[i].key != nil {
-			partition = keyPartition(j.records[i].key, count)
+		if hashed := p.hashed(&j.records[i]); hashed != nil {
+			partition = keyPartition(hashed, count)
 		}
 		g := int(t.groups[partition])
 		if g < 0 {
@@ -174,13 +206,23 @@ func (j *job) deadLetter(i int, reason string) {
 	j.dead[r.lease] = append(j.dead[r.lease], delivery.DeadLetter{Offset: r.offset, Reason: reason})
 }
 
-// deadLetterTarget does so with all that waits at a topic.
+// deadLetterTarget does so with all that is left for a topic.
 func (j *job) deadLetterTarget(target int, reason string) {
 	t := &j.topics[target]
 	for _, i := range t.waiting {
 		j.deadLetter(int(i), reason)
 	}
 	t.waiting = t.waiting[:0]
+	for _, g := range t.groups {
+		if g < 0 {
+			continue
+		}
+		group := &j.groups[g]
+		for _, i := range group.records[group.produced:] {
+			j.deadLetter(int(i), reason)
+		}
+		group.records, group.sent = group.records[:group.produced], 0
+	}
 }
 
 // dropRevoked forgets the records of leases that the buffer took back.

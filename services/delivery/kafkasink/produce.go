@@ -14,7 +14,6 @@ import (
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 	apiversionsapi "github.com/segmentio/kafka-go/protocol/apiversions"
-	metadataapi "github.com/segmentio/kafka-go/protocol/metadata"
 	produceapi "github.com/segmentio/kafka-go/protocol/produce"
 	"github.com/segmentio/kafka-go/protocol/rawproduce"
 
@@ -96,7 +95,7 @@ func (s *Sink) turn(ctx context.Context, j *job) (finished bool, err error) {
 	}
 	defer func() { s.slots <- sl }()
 	if !j.loaded {
-		j.load(s.topic, s.perRecord)
+		j.load(s.topic, s.perRecord, s.cfg.Provenance)
 	}
 	j.dropRevoked()
 	if j.done() {
@@ -119,54 +118,6 @@ func (s *Sink) attempt(ctx context.Context, sl *slot, j *job) error {
 	failure = cmp.Or(failure, s.send(ctx, sl, j))
 	if failure != nil && isStale(failure) {
 		s.refresh()
-	}
-	return failure
-}
-
-// locate asks for partitions and leaders of the topics that something is left for, creating topics if
-// the brokers do so.
-func (s *Sink) locate(ctx context.Context, j *job) error {
-	ctx, cancel := context.WithTimeout(ctx, s.timing.metadata)
-	defer cancel()
-	answer, err := s.transport.RoundTrip(ctx, s.addr, &metadataapi.Request{TopicNames: j.unfinished(nil), AllowAutoTopicCreation: true})
-	if err != nil {
-		return fmt.Errorf("ask %s for metadata: %w", s.addr, err)
-	}
-	var failure error
-	for i := range answer.(*metadataapi.Response).Topics {
-		topic := &answer.(*metadataapi.Response).Topics[i]
-		n, wanted := j.byName[topic.Name]
-		if !wanted {
-			continue
-		}
-		switch code := kafka.Error(topic.ErrorCode); {
-		case code == kafka.InvalidTopic:
-			j.deadLetterTarget(n, fmt.Sprintf("no target topic: the broker refuses the name %q", topic.Name))
-			continue
-		case code == kafka.UnknownTopicOrPartition:
-			failure = cmp.Or(failure, fmt.Errorf("topic %s does not exist and the brokers do not create it (auto.create.topics.enable), or not yet; create it: %w", topic.Name, code))
-			continue
-		case code != 0:
-			failure = cmp.Or(failure, fmt.Errorf("metadata of topic %s: %w", topic.Name, error(code)))
-			continue
-		case len(topic.Partitions) == 0:
-			failure = cmp.Or(failure, fmt.Errorf("metadata of topic %s: it has no partitions: %w", topic.Name, error(kafka.LeaderNotAvailable)))
-			continue
-		}
-		if len(j.topics[n].waiting) > 0 {
-			j.spread(n, len(topic.Partitions), s.partitioner, s.robin.Add(1))
-		}
-		for k := range topic.Partitions {
-			p := &topic.Partitions[k]
-			if int(p.PartitionIndex) >= len(j.topics[n].groups) || j.topics[n].groups[p.PartitionIndex] < 0 {
-				continue
-			}
-			g := &j.groups[j.topics[n].groups[p.PartitionIndex]]
-			g.leader = p.LeaderID
-			if p.LeaderID < 0 && !g.done() {
-				failure = cmp.Or(failure, fmt.Errorf("metadata of %s: %w", j.partName(g), error(cmp.Or(kafka.Error(p.ErrorCode), kafka.LeaderNotAvailable))))
-			}
-		}
 	}
 	return failure
 }
@@ -319,11 +270,10 @@ func (s *Sink) settleGroup(j *job, g *group, p *produceapi.ResponsePartition) er
 		}
 		return nil
 	}
-	refusal := code.Error()
-	if p.ErrorMessage != "" {
-		refusal += ": " + p.ErrorMessage
-	}
+	failure := fmt.Errorf("produce to %s: %w", j.partName(g), describe(code, p.ErrorMessage))
 	switch code {
+	case kafka.TopicAuthorizationFailed:
+		return s.denied(j, g.target, failure)
 	case kafka.MessageSizeTooLarge, kafka.RecordListTooLarge:
 		if g.sent > 1 {
 			s.lowerBatchBytes(j.topics[g.target].name, g.sentBytes/2)
@@ -335,13 +285,18 @@ func (s *Sink) settleGroup(j *job, g *group, p *produceapi.ResponsePartition) er
 			return nil
 		}
 	default:
-		return fmt.Errorf("produce to %s: %w", j.partName(g), describe(code, p.ErrorMessage))
+		return failure
 	}
-	if g.sent == 1 {
-		i := int(g.records[g.produced])
-		j.deadLetter(i, fmt.Sprintf("%s refuses the record of %d bytes (key, value, headers): %s", j.partName(g), j.records[i].size(), refusal))
-		g.produced++
+	if g.sent == 0 {
+		return nil
 	}
+	i := int(g.records[g.produced])
+	refusal := fmt.Sprintf("%s refuses the record of %d bytes (key, value, headers): %v", j.partName(g), j.records[i].size(), describe(code, p.ErrorMessage))
+	if s.cfg.OnRejected == "wait" {
+		return fmt.Errorf("%s (on_rejected: wait)", refusal)
+	}
+	j.deadLetter(i, refusal)
+	g.produced++
 	return nil
 }
 

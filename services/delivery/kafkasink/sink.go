@@ -33,6 +33,7 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/delivery"
 	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/kafkaclient"
 )
 
 const (
@@ -50,6 +51,7 @@ const (
 
 // Sink is a delivery.Sink. It may serve one session at a time.
 type Sink struct {
+	cfg         config.Kafka
 	log         *slog.Logger
 	addr        net.Addr
 	transport   *kafka.Transport
@@ -86,10 +88,15 @@ type slot struct {
 
 // New prepares a delivery; it connects to nothing. Close it at the end.
 func New(cfg *config.Kafka, log *slog.Logger) (*Sink, error) {
+	access, err := kafkaclient.NewAccess(cfg.TLS, cfg.SASL, log)
+	if err != nil {
+		return nil, fmt.Errorf("kafka.%w", err)
+	}
 	s := &Sink{
+		cfg:       *cfg,
 		log:       log,
 		addr:      kafka.TCP(cfg.Brokers...),
-		transport: &kafka.Transport{ClientID: "spillway"},
+		transport: access.Transport("spillway"),
 		trouble:   trouble{log: log},
 		timing:    timing{request: 30 * time.Second, metadata: 15 * time.Second, retryMin: 100 * time.Millisecond, retryMax: 5 * time.Second, refreshes: time.Second},
 		slots:     make(chan *slot, slotCount),
@@ -99,12 +106,11 @@ func New(cfg *config.Kafka, log *slog.Logger) (*Sink, error) {
 	if len(cfg.Brokers) == 0 {
 		return nil, errors.New("kafka.brokers is empty: name at least one broker as host:port")
 	}
-	var err error
 	if s.topic, err = parseTemplate(cfg.Topic); err != nil {
 		return nil, fmt.Errorf("kafka.topic: %w", err)
 	}
 	s.perRecord = s.topic.perRecord()
-	if s.partitioner, err = parsePartitioner(cfg.Partitioner); err != nil {
+	if s.partitioner, err = parsePartitioner(cfg.Partitioner, cfg.PartitionHeader); err != nil {
 		return nil, fmt.Errorf("kafka.partitioner: %w", err)
 	}
 	compression := compress.None

@@ -103,24 +103,38 @@ func topicProblem(name []byte) string {
 }
 
 // partitioner chooses the target partition.
-type partitioner int
+type partitioner struct {
+	by     partitionBy
+	header string // for byHeader
+}
+
+type partitionBy int
 
 const (
-	bySource partitioner = iota // the source partition's number
-	byKey                       // the key's hash, as Kafka's Java client has it; without a key as bySource
-	roundRobin
+	bySource   partitionBy = iota // the source partition's number
+	byKey                         // the key's hash, as Kafka's Java client has it; without a key as bySource
+	byHeader                      // the hash of a header's value; without it as bySource
+	roundRobin                    // a job goes to one partition, the next job to the next
 )
 
-func parsePartitioner(s string) (partitioner, error) {
-	switch s {
-	case "source", "":
-		return bySource, nil
-	case "key":
-		return byKey, nil
-	case "round_robin":
-		return roundRobin, nil
+func parsePartitioner(s, header string) (partitioner, error) {
+	by, known := map[string]partitionBy{"": bySource, "source": bySource, "key": byKey, "header": byHeader, "round_robin": roundRobin}[s]
+	if !known {
+		return partitioner{}, fmt.Errorf("partitioner is %q: want source, key, round_robin or header", s)
 	}
-	return 0, fmt.Errorf("partitioner is %q: want source, key or round_robin", s)
+	return partitioner{by, header}, nil
+}
+
+// hashed is what decides on a record's partition, nil when nothing in it does.
+func (p *partitioner) hashed(r *record) []byte {
+	switch p.by {
+	case byKey:
+		return r.key
+	case byHeader:
+		value, _ := header(r.headers, p.header)
+		return value
+	}
+	return nil
 }
 
 // partition is the partition of a key among count, as Kafka's Java client chooses it.

@@ -3,7 +3,6 @@ package config
 import (
 	"maps"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -47,8 +46,10 @@ func (k checker) check() {
 func (k checker) source(at string, s *Source) {
 	k.addresses(at+".brokers", s.Brokers)
 	k.present(at+".group", s.Group)
-	k.list(at+".topics", s.Topics, k.topic)
-	k.oneOf(at+".start", s.Start, "earliest", "latest")
+	k.access(at, s.TLS, s.SASL)
+	k.list(at+".topics", s.Topics, k.topicOrPattern)
+	k.start(at+".start", s.Start)
+	k.oneOf(at+".isolation", s.Isolation, "read_committed", "read_uncommitted")
 	if k.present(at+".queue", s.Queue) && len(k.c.Buffer.Queues) > 0 && k.c.Buffer.Queues[s.Queue] == nil {
 		unknown(k, at+".queue", "queue", s.Queue, k.c.Buffer.Queues)
 	}
@@ -160,13 +161,6 @@ func (k checker) hdfs(at string, h *HDFS) {
 	k.format(at, h)
 }
 
-func (k checker) kafka(at string, d *Kafka) {
-	k.addresses(at+".brokers", d.Brokers)
-	k.topicTemplate(at+".topic", d.Topic)
-	k.oneOf(at+".partitioner", d.Partitioner, "source", "key", "round_robin")
-	k.oneOf(at+".compression", d.Compression, "none", "gzip", "snappy", "lz4", "zstd")
-}
-
 // present says whether a value that must be there is.
 func (k checker) present(at, value string) bool {
 	if value == "" {
@@ -214,14 +208,6 @@ func (k checker) list(at string, items []string, check func(at, item string)) {
 		if first := slices.Index(items, item); first < i {
 			k.key(index(at, i), "%q is there twice", item)
 		}
-	}
-}
-
-var topicName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,249}$`)
-
-func (k checker) topic(at, topic string) {
-	if !topicName.MatchString(topic) || topic == "." || topic == ".." {
-		k.key(at, "bad topic name %q: want letters, digits, '.', '_' and '-', at most 249; it is no pattern", topic)
 	}
 }
 

@@ -34,12 +34,42 @@ type Ingest struct {
 // Source is a set of topics of one Kafka cluster, read as one consumer group into one queue.
 type Source struct {
 	Brokers []string `yaml:"brokers"`
+	TLS     *TLS     `yaml:"tls"`  // nil: not encrypted
+	SASL    *SASL    `yaml:"sasl"` // nil: not authenticated
 	Group   string   `yaml:"group"`
-	Topics  []string `yaml:"topics"`
-	// Start is where a partition begins that neither the buffer nor Kafka's group knows: earliest or latest.
+	// Topics are names, or regular expressions after TopicPattern, of the topics to read.
+	Topics []string `yaml:"topics"`
+	// Start is where a partition begins that neither the buffer nor Kafka's group knows: earliest, latest
+	// or a time (RFC 3339).
 	Start string `yaml:"start"`
-	Queue string `yaml:"queue"`
-	Batch Batch  `yaml:"batch"`
+	// Isolation is read_committed or read_uncommitted; the latter also reads records of aborted transactions.
+	Isolation string `yaml:"isolation"`
+	Queue     string `yaml:"queue"`
+	Batch     Batch  `yaml:"batch"`
+}
+
+// TopicPattern begins those of Source.Topics that are regular expressions (RE2), which match whole names.
+// Topics that are created later are picked up; Kafka's internal ones never are.
+const TopicPattern = "re:"
+
+// TLS is how connections to brokers are encrypted. All files are PEM, and read again when they change.
+type TLS struct {
+	CA   string `yaml:"ca"`   // file of the authorities to trust; empty: the system's
+	Cert string `yaml:"cert"` // file of the client's certificate; empty: none
+	Key  string `yaml:"key"`  // file of its key
+	// ServerName is what the brokers' certificates must be for; empty: the host that is connected to.
+	ServerName string `yaml:"server_name"`
+}
+
+// SASL is how a client authenticates to brokers.
+type SASL struct {
+	// Mechanism is PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER.
+	Mechanism string `yaml:"mechanism"`
+	Username  string `yaml:"username"` // not for OAUTHBEARER
+	Password  string `yaml:"password"`
+	// SecretFile has the password, or OAUTHBEARER's token, in the place of Password. It is read for
+	// every connection.
+	SecretFile string `yaml:"secret_file"`
 }
 
 // Batch bounds a batch; the first bound reached ends it.
@@ -155,10 +185,32 @@ type Commit struct {
 // Kafka is a delivery to Kafka.
 type Kafka struct {
 	Brokers []string `yaml:"brokers"`
+	TLS     *TLS     `yaml:"tls"`
+	SASL    *SASL    `yaml:"sasl"`
 	// Topic is a template: literal text, %{topic} and %{header}.
 	Topic string `yaml:"topic"`
-	// Partitioner chooses the target partition: source (same number, modulo), key, or round_robin.
-	Partitioner string `yaml:"partitioner"`
+	// Partitioner chooses the target partition: source (same number, modulo), key, round_robin, or header.
+	// Records without the key or header go by source.
+	Partitioner     string `yaml:"partitioner"`
+	PartitionHeader string `yaml:"partition_header"` // the header's name
 	// Compression is none, gzip, snappy, lz4 or zstd.
 	Compression string `yaml:"compression"`
+	// MissingTopic says who creates a target topic that does not exist: broker (if it is set to), create
+	// (this delivery, with NewTopic), or wait (somebody else; the records wait).
+	MissingTopic string   `yaml:"missing_topic"`
+	NewTopic     NewTopic `yaml:"new_topic"`
+	// OnRejected is dead_letter or wait, for records that the brokers refuse: too large or invalid.
+	OnRejected string `yaml:"on_rejected"`
+	// OnDenied is wait or dead_letter, for records of topics that the delivery may not write to.
+	OnDenied string `yaml:"on_denied"`
+	// AllowLoop lets records be written to the very topic they were read from, or one that a source reads.
+	AllowLoop bool `yaml:"allow_loop"`
+	// Provenance adds headers with the source position of each record.
+	Provenance bool `yaml:"provenance"`
+}
+
+// NewTopic is what a topic is created with; -1 is the brokers' default.
+type NewTopic struct {
+	Partitions  int `yaml:"partitions"`
+	Replication int `yaml:"replication"`
 }

@@ -13,6 +13,7 @@ func (c *Config) setDefaults() {
 
 func (s *Source) setDefaults() {
 	s.Start = "earliest"
+	s.Isolation = "read_committed"
 	s.Batch = Batch{Records: 1000, Bytes: 1 * MiB, Linger: 50 * time.Millisecond}
 }
 
@@ -65,4 +66,8 @@ func (k *Kafka) setDefaults() {
 	k.Topic = "%{topic}"
 	k.Partitioner = "source"
 	k.Compression = "none"
+	k.MissingTopic = "broker"
+	k.NewTopic = NewTopic{Partitions: -1, Replication: -1}
+	k.OnRejected = "dead_letter"
+	k.OnDenied = "wait"
 }

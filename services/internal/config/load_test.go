@@ -25,7 +25,7 @@ func TestDesign(t *testing.T) {
 		Ingest: Ingest{
 			Listen: ":7410", HTTP: ":7411", Memory: 64 * MiB,
 			Sources: map[string]*Source{"s": {
-				Brokers: []string{"kafka:9092"}, Group: "group1", Topics: []string{"originTopic"}, Start: "earliest", Queue: "c",
+				Brokers: []string{"kafka:9092"}, Group: "group1", Topics: []string{"originTopic"}, Start: "earliest", Isolation: "read_committed", Queue: "c",
 				Batch: Batch{Records: 1000, Bytes: MiB, Linger: 50 * time.Millisecond},
 			}},
 		},
@@ -52,7 +52,8 @@ func TestDesign(t *testing.T) {
 			},
 			"t": {
 				Listen: ":7420", HTTP: ":7421", Subscription: "c/test", Ordering: "partition", Memory: 32 * MiB,
-				Kafka: &Kafka{Brokers: []string{"kafka-test:9092"}, Topic: "%{topic}", Partitioner: "source", Compression: "none"},
+				Kafka: &Kafka{Brokers: []string{"kafka-test:9092"}, Topic: "%{topic}", Partitioner: "source", Compression: "none",
+					MissingTopic: "broker", NewTopic: NewTopic{-1, -1}, OnRejected: "dead_letter", OnDenied: "wait"},
 			},
 		},
 	}

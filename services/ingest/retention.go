@@ -1,0 +1,97 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+
+	"github.com/spillwayio/spillway/services/internal/kafkaclient"
+	"github.com/spillwayio/spillway/services/internal/recordbatch"
+)
+
+const (
+	retentionInterval = 30 * time.Second
+	// thinMargin is the part of the retention that an unsafe record may reach before there is a warning.
+	thinMargin = 0.8
+	// probeBytes is what one look at a record may bring, but for a batch that is larger.
+	probeBytes = 4 << 10
+)
+
+// watchRetention compares the age of each partition's first unsafe record with how long its topic keeps
+// records, until ctx ends. What Kafka deletes before it is safe may be lost.
+func (s *source) watchRetention(ctx context.Context, partitions []*partition) {
+	for ctx.Err() == nil {
+		err := s.lookAtRetention(ctx, partitions)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			s.retention.Note(err)
+		default:
+			s.retention.Over()
+		}
+		sleep(ctx, retentionInterval)
+	}
+}
+
+func (s *source) lookAtRetention(ctx context.Context, partitions []*partition) error {
+	if len(partitions) == 0 {
+		return nil
+	}
+	var topics []string
+	for _, p := range partitions { // by topic
+		if n := len(topics); n == 0 || topics[n-1] != p.topic {
+			topics = append(topics, p.topic)
+		}
+	}
+	kept, err := s.client.Retention(ctx, topics)
+	failures := err
+	for _, p := range partitions {
+		if err == nil {
+			p.retention.Store(kept[p.topic].Milliseconds())
+		}
+		age, err := p.oldestUnsafe(ctx)
+		if err != nil {
+			failures = errors.Join(failures, err)
+			continue
+		}
+		p.unsafeAge.Store(age.Milliseconds())
+		limit := time.Duration(p.retention.Load()) * time.Millisecond
+		thin := limit > 0 && age > time.Duration(thinMargin*float64(limit))
+		if thin != p.thin {
+			if p.thin = thin; thin {
+				p.log.Warn("Kafka will soon delete records that are not safe yet", "offset", p.safe.Load(), "age", age.Round(time.Second), "retention", limit)
+			} else {
+				p.log.Info("over: Kafka will soon delete records that are not safe yet")
+			}
+		}
+	}
+	return failures
+}
+
+// oldestUnsafe is the age of the record at the safe offset, 0 when there is none.
+func (p *partition) oldestUnsafe(ctx context.Context) (age time.Duration, err error) {
+	safe := p.safe.Load()
+	if safe < 0 || safe >= p.end.Load() {
+		return 0, nil
+	}
+	fetched, err := p.source.client.Fetch(ctx, kafkaclient.Request{Topic: p.topic, Partition: p.number, Offset: safe, MinBytes: 1, MaxBytes: probeBytes})
+	if errors.Is(err, kafka.OffsetOutOfRange) {
+		return 0, nil // the reader deals with that
+	}
+	if err != nil {
+		return 0, err
+	}
+	errFound := errors.New("found")
+	found := func(_ int64, r *recordbatch.Record) error {
+		age = time.Since(time.UnixMilli(r.TimestampMs))
+		return errFound
+	}
+	_, err = fetched.Each(found, func(int64, int64) error { return errFound })
+	if errors.Is(err, errFound) {
+		err = nil
+	}
+	return max(age, 0), err
+}

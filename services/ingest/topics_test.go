@@ -1,0 +1,215 @@
+package ingest
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/kafkaclient"
+)
+
+func (c *cluster) create(topic string, partitions int32) {
+	c.t.Helper()
+	r := kmsg.NewPtrCreateTopicsRequest()
+	t := kmsg.NewCreateTopicsRequestTopic()
+	t.Topic, t.NumPartitions, t.ReplicationFactor = topic, partitions, 1
+	r.Topics = append(r.Topics, t)
+	if _, err := r.RequestWith(c.t.Context(), c.client); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *cluster) one(topic string, partition int32, value string) {
+	c.t.Helper()
+	c.produce(&kgo.Record{Topic: topic, Partition: partition, Value: []byte(value)})
+}
+
+// has waits for a record in a partition.
+func (f *fakeBuffer) has(topic string, partition int, value string) {
+	f.t.Helper()
+	waitFor(f.t, value+" in "+topic, func() bool {
+		return slices.ContainsFunc(f.records(topic)[partition], func(r storedRecord) bool { return string(r.value) == value })
+	})
+}
+
+func TestPick(t *testing.T) {
+	seen := &kafkaclient.Cluster{Topics: map[string]kafkaclient.Topic{
+		"a": {Partitions: 1}, "logs-1": {Partitions: 2}, "logs-": {Partitions: 3}, "old-logs-1": {Partitions: 1}, "bad": {Err: errors.New("no leader")}}}
+	for _, test := range []struct {
+		items, want, missing string
+	}{
+		{"a", "a", ""},
+		{"a b", "a", "b"},
+		{"re:logs-.+", "logs-1", ""},
+		{"re:logs-|x", "logs-", ""},
+		{"a re:logs-.* gone", "a logs- logs-1", "gone"},
+		{"re:nothing", "", ""},
+	} {
+		w, err := newWanted(strings.Fields(test.items))
+		if err != nil {
+			t.Fatal(err)
+		}
+		existing, missing, err := w.pick(seen)
+		var names []string
+		for name, n := range existing {
+			names = append(names, name)
+			if n != seen.Topics[name].Partitions {
+				t.Errorf("%s: %d partitions of %s", test.items, n, name)
+			}
+		}
+		slices.Sort(names)
+		if got := strings.Join(names, " "); got != test.want || strings.Join(missing, " ") != test.missing || err != nil {
+			t.Errorf("%s: %q, missing %q, %v; want %q, %q", test.items, got, missing, err, test.want, test.missing)
+		}
+	}
+	w, err := newWanted([]string{"bad"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := w.pick(seen); err == nil {
+		t.Error("a topic with an error passed")
+	}
+}
+
+func TestMissingTopicIsPickedUp(t *testing.T) {
+	kafka, buffer := startKafka(t, 1, topic), startBuffer(t)
+	s := kafka.ingest(buffer, topic, "later")
+	kafka.produce(numbered(100, 1, 0)...)
+	checkOnce(t, buffer, 100)
+	if m := s.sources[0].status().MissingTopics; len(m) != 1 || m[0] != "later" {
+		t.Errorf("missing topics are %v", m)
+	}
+	kafka.create("later", 1)
+	kafka.one("later", 0, "x")
+	buffer.has("later", 0, "x")
+}
+
+// A pattern finds what is there and what comes; partitions that are added are read, too; a topic that is
+// deleted does not disturb the others.
+func TestTopicsByPattern(t *testing.T) {
+	kafka, buffer := startKafka(t, 1, "logs-a", "other"), startBuffer(t)
+	s := kafka.ingest(buffer, "re:logs-.*")
+	kafka.one("logs-a", 0, "first")
+	kafka.one("other", 0, "not wanted")
+	buffer.has("logs-a", 0, "first")
+
+	kafka.create("logs-b", 2)
+	kafka.one("logs-b", 1, "new topic")
+	buffer.has("logs-b", 1, "new topic")
+
+	more := kmsg.NewPtrCreatePartitionsRequest()
+	add := kmsg.NewCreatePartitionsRequestTopic()
+	add.Topic, add.Count = "logs-a", 3
+	more.Topics = append(more.Topics, add)
+	if _, err := more.RequestWith(t.Context(), kafka.client); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the new partition", func() bool {
+		kafka.client.ForceMetadataRefresh()
+		return kafka.client.ProduceSync(t.Context(), &kgo.Record{Topic: "logs-a", Partition: 2, Value: []byte("new partition")}).FirstErr() == nil
+	})
+	buffer.has("logs-a", 2, "new partition")
+
+	remove := kmsg.NewPtrDeleteTopicsRequest()
+	name := "logs-b"
+	remove.TopicNames = append(remove.TopicNames, name)
+	remove.Topics = append(remove.Topics, kmsg.DeleteTopicsRequestTopic{Topic: &name})
+	if _, err := remove.RequestWith(t.Context(), kafka.client); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the deletion to be seen", func() bool {
+		return len(s.sources[0].partitionStatus()) == 3 && s.sources[0].status().State == "running"
+	})
+	kafka.one("logs-a", 0, "after")
+	buffer.has("logs-a", 0, "after")
+	if n := len(buffer.records("other")); n != 0 {
+		t.Errorf("%d partitions of a topic that is not wanted", n)
+	}
+}
+
+func TestStart(t *testing.T) {
+	kafka := startKafka(t, 2, topic)
+	old, edge := time.UnixMilli(1_700_000_000_000), time.UnixMilli(1_700_000_100_000)
+	kafka.produce(&kgo.Record{Topic: topic, Value: []byte("old"), Timestamp: old}, &kgo.Record{Topic: topic, Value: []byte("new"), Timestamp: edge},
+		&kgo.Record{Topic: topic, Partition: 1, Value: []byte("old"), Timestamp: old})
+	for start, want := range map[string][2]int64{
+		"earliest": {0, 0}, "latest": {2, 1}, edge.UTC().Format(time.RFC3339): {1, 1}, "2000-01-01T00:00:00Z": {0, 0}} {
+		t.Run(start, func(t *testing.T) {
+			buffer := startBuffer(t)
+			source := kafka.source()
+			source.Start, source.Group = start, "group of "+start
+			s := kafka.ingestAll(buffer, map[string]*config.Source{"s": source})
+			waitFor(t, "both positions", func() bool {
+				at := make(map[int32][2]int64)
+				for _, p := range s.sources[0].partitionStatus() {
+					at[p.Partition] = [2]int64{p.EndOffset, p.Position}
+				}
+				return at[0] == [2]int64{2, 2} && at[1] == [2]int64{1, 1}
+			})
+			for partition, from := range want {
+				waitFor(t, "the records", func() bool {
+					return len(buffer.records(topic)[partition]) == int([]int64{2, 1}[partition]-from)
+				})
+			}
+			s.stop()
+		})
+	}
+}
+
+func TestTwoClustersInOneIngest(t *testing.T) {
+	one, two, buffer := startKafka(t, 1, "in"), startKafka(t, 1, "in2"), startBuffer(t)
+	one.one("in", 0, "from one")
+	two.one("in2", 0, "from two")
+	one.ingestAll(buffer, map[string]*config.Source{"s": one.source("in"), "t": two.source("in2")})
+	buffer.has("in", 0, "from one")
+	buffer.has("in2", 0, "from two")
+}
+
+// The buffer forgot the partition; the group knows how far it was. What Kafka deleted since is lost, and said to be.
+func TestRetentionOvertakesTheCommittedOffset(t *testing.T) {
+	kafka, buffer := startKafka(t, 1, topic), startBuffer(t)
+	kafka.produce(numbered(10, 1, 0)...)
+	first := kafka.ingest(buffer)
+	checkOnce(t, buffer, 10)
+	first.stop()
+	kafka.produce(numbered(10, 1, 10)...)
+	remove := kmsg.NewPtrDeleteRecordsRequest()
+	remove.Topics = []kmsg.DeleteRecordsRequestTopic{{Topic: topic, Partitions: []kmsg.DeleteRecordsRequestTopicPartition{{Partition: 0, Offset: 15}}}}
+	if _, err := remove.RequestWith(t.Context(), kafka.client); err != nil {
+		t.Fatal(err)
+	}
+	empty := startBuffer(t)
+	kafka.ingest(empty)
+	checkOnce(t, empty, 5)
+	if got := empty.settled(topic, 0); len(got) != 1 || !strings.HasPrefix(got[0], "[10,15) OUTCOME_LOST: Kafka deleted") {
+		t.Errorf("settled: %q", got)
+	}
+}
+
+func TestRetentionIsWatched(t *testing.T) {
+	kafka, buffer := startKafka(t, 1, topic), startBuffer(t)
+	kafka.produce(&kgo.Record{Topic: topic, Value: []byte("old"), Timestamp: time.Now().Add(-6 * 24 * time.Hour)})
+	s := kafka.ingest(buffer)
+	waitFor(t, "the record to be safe", func() bool { return kafka.committed(0) == 1 })
+	p := s.sources[0].partitions[0]
+	if err := s.sources[0].lookAtRetention(t.Context(), s.sources[0].partitions); err != nil {
+		t.Fatal(err)
+	}
+	week := (7 * 24 * time.Hour).Milliseconds()
+	if got := s.sources[0].partitionStatus()[0]; got.OldestUnsafeMs != 0 || got.RetentionMs != week || p.thin {
+		t.Errorf("all is safe: %v, thin %v", got, p.thin)
+	}
+	p.safe.Store(0)
+	if err := s.sources[0].lookAtRetention(t.Context(), s.sources[0].partitions); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.sources[0].partitionStatus()[0]; got.OldestUnsafeMs < week*6/7 || !p.thin {
+		t.Errorf("6 of 7 days: %v, thin %v", got, p.thin)
+	}
+}
