@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -38,6 +39,10 @@ type Server struct {
 func NewServer(log *slog.Logger) *Server {
 	s := &Server{
 		GRPC: grpc.NewServer(
+			experimental.BufferPool(frames),
+			grpc.ReadBufferSize(ioBytes),
+			grpc.WriteBufferSize(ioBytes),
+			grpc.ForceServerCodecV2(codec),
 			grpc.WaitForHandlers(true),
 			grpc.MaxRecvMsgSize(MaxMessageBytes),
 			grpc.MaxSendMsgSize(MaxMessageBytes),

@@ -175,7 +175,7 @@ func (s *Store) liveEntries(seg *segment, g *group) (entries []queue.Entry, refs
 	defer s.mu.Unlock()
 	for i := range g.entries {
 		e := &g.entries[i]
-		if ref := entryRef(g.number, i, e.payload); e.kind == queue.BatchEntry && seg.batches.isLive(ref) {
+		if ref := entryRef(g.number, i, e.payloadSize); e.kind == queue.BatchEntry && seg.batches.isLive(ref) {
 			entries[i] = queue.Entry{Kind: e.kind, Meta: e.meta, Payload: e.payload}
 			refs = append(refs, ref)
 		}

@@ -82,8 +82,8 @@ func newPristine(t *testing.T) *pristine {
 			g.tableEnd = g.value + headerSize + rowSize*int64(len(f.entries))
 			at := g.tableEnd
 			for _, e := range f.entries {
-				g.entries = append(g.entries, pristineEntry{at, at + int64(e.size), e.kind, string(e.meta), bytes.Clone(e.payload)})
-				at += int64(e.size)
+				g.entries = append(g.entries, pristineEntry{at, at + e.size(), e.kind, string(e.meta), bytes.Clone(e.payload)})
+				at += e.size()
 			}
 			p.groups = append(p.groups, g)
 			return nil

@@ -50,9 +50,13 @@ type groupEntry struct {
 	kind    queue.EntryKind
 	meta    []byte
 	payload []byte
-	size    int  // of meta and payload, also when they are damaged
 	damaged bool // the checksum of meta and payload is wrong
+
+	metaSize, payloadSize uint32 // also when they are damaged
+	crc                   uint32
 }
+
+func (e *groupEntry) size() int64 { return int64(e.metaSize) + int64(e.payloadSize) }
 
 // groupSize is how many bytes the entries take as one group.
 func groupSize(entries []queue.Entry) int64 {
@@ -89,8 +93,8 @@ func appendGroup(b []byte, segment int64, number uint64, entries []queue.Entry) 
 
 // entryRef locates entry i of a group by its row in the table: payloads can be empty, and then
 // several of them begin at the same byte.
-func entryRef(group uint64, i int, payload []byte) queue.Ref {
-	return queue.Ref{Group: group, Offset: uint32(headerSize + rowSize*i), Length: uint32(len(payload))}
+func entryRef(group uint64, i int, payloadSize uint32) queue.Ref {
+	return queue.Ref{Group: group, Offset: uint32(headerSize + rowSize*i), Length: payloadSize}
 }
 
 func entryChecksum(meta, payload []byte) uint32 {
@@ -114,41 +118,52 @@ func groupExtent(b []byte) (size, tableEnd int64, err error) {
 	return size, tableEnd, nil
 }
 
-// decodeGroup decodes the group that begins at b. It fails when header or table are wrong; a wrong
-// entry is only marked, as is one that ends behind b.
-func decodeGroup(b []byte) (group, error) {
-	size, tableEnd, err := groupExtent(b)
-	if err != nil {
-		return group{}, err
-	}
-	if tableEnd > int64(len(b)) || binary.BigEndian.Uint32(b[12:]) != crc32.Checksum(b[16:tableEnd], castagnoli) {
+// decodeTable decodes the header and the table of a group, which must be all of b; its entries have sizes only.
+func decodeTable(b []byte) (group, error) {
+	if len(b) < headerSize || binary.BigEndian.Uint32(b[12:]) != crc32.Checksum(b[16:], castagnoli) {
 		return group{}, errors.New("group has a wrong header checksum")
 	}
 	g := group{
 		number:  binary.BigEndian.Uint64(b[16:]),
 		segment: int64(binary.BigEndian.Uint64(b[24:])),
-		size:    int(size),
-		entries: make([]groupEntry, (tableEnd-headerSize)/rowSize),
+		size:    int(binary.BigEndian.Uint32(b[36:])),
+		entries: make([]groupEntry, (len(b)-headerSize)/rowSize),
 	}
-	at := tableEnd
+	size := int64(len(b))
 	for i := range g.entries {
 		row := b[headerSize+rowSize*i:]
+		g.entries[i] = groupEntry{kind: queue.EntryKind(row[0]), metaSize: binary.BigEndian.Uint32(row[4:]),
+			payloadSize: binary.BigEndian.Uint32(row[8:]), crc: binary.BigEndian.Uint32(row[12:])}
+		size += g.entries[i].size()
+	}
+	if size != int64(g.size) {
+		return group{}, errors.New("group and its entries are not of the same length")
+	}
+	return g, nil
+}
+
+// decodeGroup decodes the group that begins at b. It fails when header or table are wrong; a wrong
+// entry is only marked, as is one that ends behind b.
+func decodeGroup(b []byte) (group, error) {
+	_, at, err := groupExtent(b)
+	if err != nil {
+		return group{}, err
+	}
+	if at > int64(len(b)) {
+		return group{}, errors.New("group is cut off in its table")
+	}
+	g, err := decodeTable(b[:at])
+	if err != nil {
+		return group{}, err
+	}
+	for i := range g.entries {
 		e := &g.entries[i]
-		e.kind = queue.EntryKind(row[0])
-		payload := at + int64(binary.BigEndian.Uint32(row[4:]))
-		end := payload + int64(binary.BigEndian.Uint32(row[8:]))
-		if end > size {
-			return group{}, errors.New("group has entries longer than itself")
-		}
-		e.size = int(end - at)
+		payload, end := at+int64(e.metaSize), at+e.size()
 		if e.damaged = end > int64(len(b)); !e.damaged {
 			e.meta, e.payload = b[at:payload:payload], b[payload:end:end]
-			e.damaged = entryChecksum(e.meta, e.payload) != binary.BigEndian.Uint32(row[12:])
+			e.damaged = entryChecksum(e.meta, e.payload) != e.crc
 		}
 		at = end
-	}
-	if at != size {
-		return group{}, errors.New("group is longer than its entries")
 	}
 	return g, nil
 }
@@ -156,7 +171,7 @@ func decodeGroup(b []byte) (group, error) {
 // payload returns the payload that ref locates, in memory that nobody changes.
 func (g *group) payload(ref queue.Ref) ([]byte, error) {
 	i := (int(ref.Offset) - headerSize) / rowSize
-	if i < 0 || i >= len(g.entries) || entryRef(g.number, i, nil).Offset != ref.Offset || g.entries[i].kind != queue.BatchEntry {
+	if i < 0 || i >= len(g.entries) || entryRef(g.number, i, 0).Offset != ref.Offset || g.entries[i].kind != queue.BatchEntry {
 		return nil, fmt.Errorf("group %d has no batch at offset %d", g.number, ref.Offset)
 	}
 	e := &g.entries[i]

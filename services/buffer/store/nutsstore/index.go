@@ -57,6 +57,27 @@ type summary struct {
 // finds is on disk: a group can be in the kernel's cache only, when its writer was killed before its
 // fsync or the fsync failed.
 func seal(dir string, id int64, damage func(string)) (summary, error) {
+	return sealWith(dir, id, damage, func(s *scanner, data *os.File) (end int64, err error) {
+		if err := data.Sync(); err != nil {
+			return 0, fmt.Errorf("sync segment: %w", err)
+		}
+		if err := dropCache(data); err != nil {
+			return 0, fmt.Errorf("drop cache of segment: %w", err)
+		}
+		return s.scan()
+	})
+}
+
+// sealWritten is seal for a segment whose bytes up to end this process wrote and synced.
+func sealWritten(dir string, id, end int64, damage func(string)) (summary, error) {
+	sum, err := sealWith(dir, id, damage, func(s *scanner, _ *os.File) (int64, error) { return end, s.skim(end) })
+	if errors.Is(err, errUnexpected) {
+		return seal(dir, id, damage)
+	}
+	return sum, err
+}
+
+func sealWith(dir string, id int64, damage func(string), scan func(*scanner, *os.File) (end int64, err error)) (summary, error) {
 	data, err := os.OpenFile(segmentPath(dir, id, dataSuffix), os.O_RDWR, 0)
 	if err != nil {
 		return summary{}, fmt.Errorf("open segment: %w", err)
@@ -65,12 +86,6 @@ func seal(dir string, id int64, damage func(string)) (summary, error) {
 	info, err := data.Stat()
 	if err != nil {
 		return summary{}, fmt.Errorf("open segment: %w", err)
-	}
-	if err := data.Sync(); err != nil {
-		return summary{}, fmt.Errorf("sync segment: %w", err)
-	}
-	if err := dropCache(data); err != nil {
-		return summary{}, fmt.Errorf("drop cache of segment: %w", err)
 	}
 	index, err := createFile(segmentPath(dir, id, indexSuffix))
 	if err != nil {
@@ -114,7 +129,7 @@ func seal(dir string, id int64, damage func(string)) (summary, error) {
 		}
 		return nil
 	}
-	if sum.dataEnd, err = s.scan(); err != nil {
+	if sum.dataEnd, err = scan(&s, data); err != nil {
 		return summary{}, fmt.Errorf("scan segment %d: %w", id, err)
 	}
 	_ = punch(data, sum.dataEnd, info.Size()-sum.dataEnd) // what was allocated and never used; it is only space
@@ -149,7 +164,7 @@ func writeIndexGroup(w *bufio.Writer, g *group) (snapshot bool) {
 			continue
 		}
 		snapshot = snapshot || e.kind == queue.SnapshotEntry
-		ref := entryRef(g.number, i, e.payload)
+		ref := entryRef(g.number, i, e.payloadSize)
 		b := binary.BigEndian.AppendUint32([]byte{byte(e.kind)}, uint32(len(e.meta)))
 		b = binary.BigEndian.AppendUint32(b, ref.Offset)
 		w.Write(binary.BigEndian.AppendUint32(b, ref.Length))

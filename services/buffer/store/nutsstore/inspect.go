@@ -187,7 +187,7 @@ func (r *SegmentReport) group(g *group) {
 		case queue.BatchEntry:
 			r.Batches++
 			r.BatchBytes += int64(len(e.payload))
-			r.live.add(entryRef(g.number, i, e.payload))
+			r.live.add(entryRef(g.number, i, e.payloadSize))
 		case queue.ChangeEntry:
 			r.Changes++
 		case queue.SnapshotEntry:
@@ -205,7 +205,7 @@ func (in *Inspection) entry(g *group, i int) {
 	told := queue.Recovered{Kind: e.kind, Meta: slices.Clone(e.meta)}
 	switch e.kind {
 	case queue.BatchEntry:
-		told.Ref = entryRef(g.number, i, e.payload)
+		told.Ref = entryRef(g.number, i, e.payloadSize)
 	case queue.SnapshotEntry:
 		in.told = slices.DeleteFunc(in.told, func(r queue.Recovered) bool { return r.Kind != queue.BatchEntry })
 	}

@@ -38,7 +38,7 @@ func (s *Store) tidy() (more bool) {
 	}
 	if seg := s.unsealed(); seg != nil {
 		err := s.reserve.with(sidecarBytes, func() error {
-			_, err := seal(s.dir, seg.id, s.opts.Damage)
+			_, err := sealWritten(s.dir, seg.id, seg.written, s.opts.Damage)
 			return err
 		})
 		if err != nil {

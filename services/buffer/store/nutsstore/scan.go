@@ -2,6 +2,7 @@ package nutsstore
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 const (
 	scanChunk = 4 << 20
+	skimChunk = 16 << 10
 	// minDataHeader is nutsdb's shortest header: a checksum and nine uvarints.
 	minDataHeader = nutsdb.MinEntryHeaderSize
 	maxDataHeader = nutsdb.MaxEntryHeaderSize
@@ -88,6 +90,58 @@ func (s *scanner) step(at, end int64) (next int64, err error) {
 		return next, s.found(found{group: g, raw: value, intact: true, at: at, head: e, key: key})
 	}
 	return next, nil
+}
+
+// errUnexpected ends a skim.
+var errUnexpected = errors.New("not what was written")
+
+// skim is scan for a file of which this process wrote all bytes up to end and knows that they are on disk. It
+// reads headers, tables and metas, but no payload, and fails at whatever it does not expect.
+func (s *scanner) skim(end int64) error {
+	s.w.chunk = skimChunk
+	for at := int64(0); at < end; {
+		b, err := s.w.bytes(at, maxDataHeader+keySize+headerSize)
+		if err != nil {
+			return err
+		}
+		e, ok := parseDataEntry(b)
+		if !ok || at+e.size() > end {
+			return errUnexpected
+		}
+		if e.isTombstone() {
+			at += e.size()
+			continue
+		}
+		value := at + e.headerSize + keySize
+		if int64(len(b)) < value-at+headerSize {
+			return errUnexpected
+		}
+		f := found{intact: true, at: at, head: e, key: slices.Clone(b[value-at-keySize : value-at])}
+		size, tableEnd, err := groupExtent(b[value-at:])
+		if err != nil || size != int64(e.valueSize) || !e.isGroup() {
+			return errUnexpected
+		}
+		if b, err = s.w.bytes(value, tableEnd); err != nil {
+			return err
+		}
+		if f.group, err = decodeTable(b); err != nil || f.segment != s.segment {
+			return errUnexpected
+		}
+		meta := value + tableEnd
+		for i := range f.entries {
+			entry := &f.entries[i]
+			if b, err = s.w.bytes(meta, int64(entry.metaSize)); err != nil {
+				return err
+			}
+			entry.meta = slices.Clone(b)
+			meta += entry.size()
+		}
+		if err := s.found(f); err != nil {
+			return err
+		}
+		at += e.size()
+	}
+	return nil
 }
 
 // dataEntry reads and checks nutsdb's entry at a byte; b is nil when there is none that is intact.
@@ -168,9 +222,9 @@ func (s *scanner) salvage(from, p, end int64) (next int64, err error) {
 	at := p + headerSize + rowSize*int64(len(g.entries))
 	for i := range g.entries {
 		if g.entries[i].damaged {
-			s.damage(at, at+int64(g.entries[i].size), fmt.Sprintf("entry %d of group %d", i, g.number))
+			s.damage(at, at+g.entries[i].size(), fmt.Sprintf("entry %d of group %d", i, g.number))
 		}
-		at += int64(g.entries[i].size)
+		at += g.entries[i].size()
 	}
 	if !damaged || p-from > keySize+maxDataHeader {
 		s.damage(from, p, fmt.Sprintf("what precedes group %d", g.number))
@@ -182,8 +236,10 @@ func (s *scanner) salvage(from, p, end int64) (next int64, err error) {
 type window struct {
 	r    io.ReaderAt
 	size int64 // of the file
-	buf  []byte
-	at   int64 // of buf in the file
+	// chunk is the least that is read at once; 0: scanChunk.
+	chunk int64
+	buf   []byte
+	at    int64 // of buf in the file
 }
 
 // ahead returns at least n bytes at off, fewer at the end of the file, until the next call.
@@ -193,7 +249,7 @@ func (w *window) ahead(off, n int64) ([]byte, error) {
 		return nil, nil
 	}
 	if off < w.at || off+n > w.at+int64(len(w.buf)) {
-		want := min(max(n, scanChunk), w.size-off)
+		want := min(max(n, cmp.Or(w.chunk, scanChunk)), w.size-off)
 		w.buf, w.at = slices.Grow(w.buf[:0], int(want))[:want], off
 		if _, err := io.ReadFull(io.NewSectionReader(w.r, off, want), w.buf); err != nil {
 			w.buf = w.buf[:0]

@@ -19,6 +19,7 @@ type segment struct {
 	sealFailed bool   // and is sealed when the store is opened again
 	batches    batches
 	diskBytes  int64 // except of the active segment
+	written    int64 // bytes that this process wrote and synced, when nothing else is in it
 	notBelow   int64 // rewriting it did not help when so many bytes were live; 0 when it was not tried
 
 	// reading is held while its files are read, and to remove them.

@@ -160,7 +160,7 @@ func (s *Store) appendGroup(entries []queue.Entry, batches bool) ([]queue.Ref, e
 	refs := make([]queue.Ref, len(entries))
 	for i := range entries {
 		if entries[i].Kind == queue.BatchEntry {
-			refs[i] = entryRef(number, i, entries[i].Payload)
+			refs[i] = entryRef(number, i, uint32(len(entries[i].Payload)))
 			key = number
 		}
 	}
@@ -255,7 +255,7 @@ func (s *Store) write(rotate bool, n int64, dip bool, do func(segment int64) err
 	old := s.active()
 	oldBytes := diskBytes(s.dir, old.id)
 	s.mu.Lock()
-	old.diskBytes = oldBytes
+	old.diskBytes, old.written = oldBytes, used
 	s.segments = append(s.segments, &segment{id: id})
 	s.mu.Unlock()
 	s.wake()
