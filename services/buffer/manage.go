@@ -142,6 +142,10 @@ func (a *admin) start(ctx context.Context, q *queue.Queue, p *spillwayv1.StartPo
 		if !wanted || named[fmt.Sprintf("%s/%d", id.Topic, id.Number)] {
 			continue
 		}
+		if v.Superseded { // Kafka cannot be asked any more
+			found <- queue.Start{Partition: id, Offset: v.Held}
+			continue
+		}
 		g.Go(func() error {
 			offset, err := q.FindOffset(ctx, id, p.GetTime().AsTime().UnixMilli())
 			if err == nil {

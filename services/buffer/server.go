@@ -114,10 +114,10 @@ func (a *appendStream) receive() error {
 		if err != nil {
 			return err
 		}
-		refetch := m.RefetchId
+		refetch, last := m.RefetchId, m.LastRecord
 		switch m := m.Message.(type) {
 		case *spillwayv1.AppendRequest_Batch:
-			err = a.batch(m.Batch, refetch)
+			err = a.batch(m.Batch, refetch, last)
 		case *spillwayv1.AppendRequest_Assign:
 			err = a.assign(m.Assign)
 		case *spillwayv1.AppendRequest_Revoke:
@@ -161,21 +161,35 @@ func fromRanges(rs []queue.Range) []*spillwayv1.OffsetRange {
 	return out
 }
 
+func toPrint(f *spillwayv1.Fingerprint) *queue.Fingerprint {
+	if f == nil {
+		return nil
+	}
+	return &queue.Fingerprint{Offset: f.Offset, TimestampMs: f.TimestampMs, CRC: f.Crc32C}
+}
+
+func fromPrint(f *queue.Fingerprint) *spillwayv1.Fingerprint {
+	if f == nil {
+		return nil
+	}
+	return &spillwayv1.Fingerprint{Offset: f.Offset, TimestampMs: f.TimestampMs, Crc32C: f.CRC}
+}
+
 func (a *appendStream) assign(m *spillwayv1.AssignPartition) error {
 	id, err := a.partition(m.Source)
 	if err != nil {
 		return err
 	}
-	a.watch.Add(id) // before Assign: a rise in between is reported twice rather than not at all
-	at, err := a.q.Assign(id)
+	at, err := a.q.Assign(id, m.Recreated)
 	if err != nil {
 		return err
 	}
+	defer a.watch.Add(at.Partition) // after the answer: it tells the safe offset
 	return a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Assigned{Assigned: &spillwayv1.PartitionAssigned{
-		Source: fromPartition(at.Partition), Known: at.Known, ResumeOffset: at.Resume, SafeOffset: at.Safe}}})
+		Source: fromPartition(at.Partition), Known: at.Known, ResumeOffset: at.Resume, SafeOffset: at.Safe, KnownRecord: fromPrint(at.Print)}}})
 }
 
-func (a *appendStream) batch(b *spillwayv1.Batch, refetch uint64) error {
+func (a *appendStream) batch(b *spillwayv1.Batch, refetch uint64, last *spillwayv1.Fingerprint) error {
 	id, err := a.partition(b.Source)
 	if err != nil {
 		return err
@@ -187,7 +201,7 @@ func (a *appendStream) batch(b *spillwayv1.Batch, refetch uint64) error {
 		err = fmt.Errorf("%w batch [%d,%d): codec %s", queue.ErrInvalid, b.FirstOffset, b.NextOffset, b.Codec)
 	} else {
 		known, err = a.q.Append(a.grpc.Context(), queue.Batch{Partition: id, Range: queue.Range{First: b.FirstOffset, Next: b.NextOffset},
-			Records: b.RecordCount, Codec: int32(b.Codec), CRC: b.PayloadCrc32C, MaxTimestampMs: b.MaxTimestampMs, Payload: b.Payload}, refetch)
+			Records: b.RecordCount, Codec: int32(b.Codec), CRC: b.PayloadCrc32C, MaxTimestampMs: b.MaxTimestampMs, Payload: b.Payload, Last: toPrint(last)}, refetch)
 	}
 	return a.answer(b.Source, &spillwayv1.OffsetRange{First: b.FirstOffset, Next: b.NextOffset}, refetch, known, err)
 }
@@ -232,7 +246,7 @@ func (a *appendStream) tell(ctx context.Context) error {
 		}
 		for _, r := range news.Refetches {
 			if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Refetch{
-				Refetch: &spillwayv1.Refetch{Id: r.ID, Source: fromPartition(r.Partition), Range: fromRange(r.Range)}}}); err != nil {
+				Refetch: &spillwayv1.Refetch{Id: r.ID, Source: fromPartition(r.Partition), Range: fromRange(r.Range), KnownRecord: fromPrint(r.Print)}}}); err != nil {
 				return err
 			}
 		}

@@ -129,7 +129,9 @@ func (a *appender) route(m *spillwayv1.AppendResponse) error {
 	case *spillwayv1.AppendResponse_Appended:
 		return p.onAppended(m.Appended)
 	case *spillwayv1.AppendResponse_Safe:
-		p.safe.Store(m.Safe.Offset)
+		if source.GetIncarnation() == p.life.Load() {
+			p.safe.Store(m.Safe.Offset)
+		}
 	}
 	return nil
 }

@@ -26,7 +26,8 @@ type fakeBuffer struct {
 	addr string
 
 	mu         sync.Mutex
-	partitions map[topicPartition]*fakePartition
+	partitions map[topicPartition]*fakePartition // of the newest incarnation
+	lives      map[topicPartition]uint32
 	refuse     error // answer to batches
 	breakAfter int   // batches until the stream is broken; 0: never
 	streams    int
@@ -40,6 +41,7 @@ type fakePartition struct {
 	start, next int64
 	records     []storedRecord
 	settled     []*spillwayv1.SettleRange
+	last        *spillwayv1.Fingerprint
 }
 
 type storedRecord struct {
@@ -54,7 +56,7 @@ func startBuffer(t *testing.T) *fakeBuffer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fakeBuffer{t: t, addr: lis.Addr().String(), partitions: make(map[topicPartition]*fakePartition), accepted: make(map[int64]bool)}
+	f := &fakeBuffer{t: t, addr: lis.Addr().String(), partitions: make(map[topicPartition]*fakePartition), lives: make(map[topicPartition]uint32), accepted: make(map[int64]bool)}
 	server := rpc.NewServer(slog.New(slog.DiscardHandler))
 	spillwayv1.RegisterBufferServiceServer(server.GRPC, f)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -115,18 +117,28 @@ func (f *fakeBuffer) handle(m *spillwayv1.AppendRequest) []*spillwayv1.AppendRes
 	if m.RefetchId != 0 {
 		return f.handleRefetched(m)
 	}
+	last := m.LastRecord
 	switch m := m.Message.(type) {
 	case *spillwayv1.AppendRequest_Assign:
+		tp := key(m.Assign.Source)
+		if m.Assign.Recreated && f.lives[tp] == m.Assign.Source.Incarnation {
+			f.lives[tp]++
+			delete(f.partitions, tp)
+		}
 		answer := &spillwayv1.PartitionAssigned{Source: m.Assign.Source}
-		if p := f.partitions[key(m.Assign.Source)]; p != nil {
-			answer.Known, answer.ResumeOffset, answer.SafeOffset = true, p.next, p.next
+		answer.Source.Incarnation = f.lives[tp]
+		if p := f.partitions[tp]; p != nil {
+			answer.Known, answer.ResumeOffset, answer.SafeOffset, answer.KnownRecord = true, p.next, p.next, p.last
 		}
 		return []*spillwayv1.AppendResponse{{Message: &spillwayv1.AppendResponse_Assigned{Assigned: answer}}}
 	case *spillwayv1.AppendRequest_Batch:
 		b := m.Batch
 		err := f.refuse
 		if err == nil {
-			err = f.extend(b.Source, b.FirstOffset, b.NextOffset, func(p *fakePartition) error { return p.store(b) })
+			err = f.extend(b.Source, b.FirstOffset, b.NextOffset, func(p *fakePartition) error {
+				p.last = last
+				return p.store(b)
+			})
 		}
 		if f.breakAfter > 0 {
 			if f.breakAfter--; f.breakAfter == 0 {

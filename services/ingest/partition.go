@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -39,12 +40,13 @@ type partition struct {
 	topicPartition
 	source     *source
 	log        *slog.Logger
-	committed  atomic.Int64 // in Kafka; negative: none
-	safe       atomic.Int64 // negative: nothing is
-	position   atomic.Int64 // the next offset to fetch
-	first, end atomic.Int64 // of Kafka's, as of the last fetch
-	unsafeAge  atomic.Int64 // of the record at safe, in ms, as of the last look; 0: there is none
-	retention  atomic.Int64 // of the topic, in ms; 0: for ever, or unknown
+	committed  atomic.Int64  // in Kafka; negative: none
+	safe       atomic.Int64  // negative: nothing is
+	position   atomic.Int64  // the next offset to fetch
+	first, end atomic.Int64  // of Kafka's, as of the last fetch
+	unsafeAge  atomic.Int64  // of the record at safe, in ms, as of the last look; 0: there is none
+	retention  atomic.Int64  // of the topic, in ms; 0: for ever, or unknown
+	life       atomic.Uint32 // the incarnation that is read
 	fetchBytes int
 	fetching   *backoff.Trouble
 	full       *backoff.Trouble
@@ -85,27 +87,61 @@ func newPartition(s *source, tp topicPartition, committed int64, fetchBytes int)
 // run reads the partition into a until a breaks or its owner ends it.
 func (p *partition) run(a *appender) {
 	defer p.dropInFlight()
+	recreated := false
 	for a.ctx.Err() == nil {
-		at, known, err := p.assign(a)
+		r, err := p.assign(a, recreated)
 		if err != nil {
 			return
 		}
-		r := &reader{p: p, a: a, source: at, known: known}
-		r.begin(p.position.Load())
 		err = r.read()
 		r.drop()
 		if a.ctx.Err() != nil {
 			return
 		}
 		delay := p.waitAnswers(a.ctx)
-		p.full.Note(err)
-		sleep(a.ctx, delay)
+		if recreated = errors.Is(err, errRecreated); !recreated {
+			p.full.Note(err)
+			sleep(a.ctx, delay)
+		}
 	}
 }
 
-// assign asks the buffer where to go on, and Kafka when the buffer does not know the partition. Known
-// says that what is no longer there at that offset is lost.
-func (p *partition) assign(a *appender) (at *spillwayv1.SourcePartition, known bool, err error) {
+// assign makes a reader that begins where the buffer says, or Kafka when the buffer does not know the partition.
+// With recreated, the topic of the incarnation that was read is gone.
+func (p *partition) assign(a *appender, recreated bool) (*reader, error) {
+	for {
+		m, err := p.ask(a, recreated)
+		if err != nil {
+			return nil, err
+		}
+		p.life.Store(m.Source.GetIncarnation())
+		r := &reader{p: p, a: a, source: m.Source, last: m.KnownRecord}
+		if m.Known {
+			if recreated, err = p.verify(a.ctx, m.KnownRecord); err != nil {
+				return nil, err
+			} else if recreated {
+				continue
+			}
+			p.safe.Store(m.SafeOffset)
+			p.position.Store(m.ResumeOffset)
+			p.log.Debug("going on where the buffer says", "offset", m.ResumeOffset, "safe", m.SafeOffset)
+			r.known = true
+		} else {
+			start, behind, err := p.start(a.ctx, m.Source.GetIncarnation() > 0)
+			if err != nil {
+				return nil, err
+			}
+			p.safe.Store(-1)
+			p.position.Store(start)
+			r.known = behind
+		}
+		r.begin(p.position.Load())
+		return r, nil
+	}
+}
+
+// ask asks the buffer where to go on.
+func (p *partition) ask(a *appender, recreated bool) (*spillwayv1.PartitionAssigned, error) {
 	p.mu.Lock()
 	p.refused, p.delay = nil, 0
 	p.mu.Unlock()
@@ -114,34 +150,23 @@ func (p *partition) assign(a *appender) (at *spillwayv1.SourcePartition, known b
 	default:
 	}
 	if err := a.send(&spillwayv1.AppendRequest{Message: &spillwayv1.AppendRequest_Assign{Assign: &spillwayv1.AssignPartition{
-		Source: &spillwayv1.SourcePartition{Cluster: p.source.clusterID(), Topic: p.topic, Partition: int32(p.number)}}}}); err != nil {
-		return nil, false, err
+		Source:    &spillwayv1.SourcePartition{Cluster: p.source.clusterID(), Topic: p.topic, Partition: int32(p.number), Incarnation: p.life.Load()},
+		Recreated: recreated}}}); err != nil {
+		return nil, err
 	}
-	var m *spillwayv1.PartitionAssigned
 	select {
-	case m = <-p.assigned:
+	case m := <-p.assigned:
+		return m, nil
 	case <-a.ctx.Done():
-		return nil, false, a.ctx.Err()
+		return nil, a.ctx.Err()
 	}
-	if m.Known {
-		p.safe.Store(m.SafeOffset)
-		p.position.Store(m.ResumeOffset)
-		p.log.Debug("going on where the buffer says", "offset", m.ResumeOffset, "safe", m.SafeOffset)
-		return m.Source, true, nil
-	}
-	start, behind, err := p.start(a.ctx)
-	if err != nil {
-		return nil, false, err
-	}
-	p.position.Store(start)
-	return m.Source, behind, nil
 }
 
 // start is where a partition begins that the buffer does not know. Behind says that records from there
 // on were to be read, so that those that are gone are lost.
-func (p *partition) start(ctx context.Context) (at int64, behind bool, err error) {
+func (p *partition) start(ctx context.Context, recreated bool) (at int64, behind bool, err error) {
 	for {
-		at, why, err := p.startNow(ctx)
+		at, why, err := p.startNow(ctx, recreated)
 		if err == nil {
 			p.fetching.Over()
 			p.log.Info("the buffer does not know the partition yet", "offset", at, "because", why)
@@ -155,13 +180,15 @@ func (p *partition) start(ctx context.Context) (at int64, behind bool, err error
 
 const committedInGroup = "committed in the group"
 
-func (p *partition) startNow(ctx context.Context) (at int64, why string, err error) {
+func (p *partition) startNow(ctx context.Context, recreated bool) (at int64, why string, err error) {
 	client, start := p.source.client, p.source.cfg.Start
 	first, next, err := client.Offsets(ctx, p.topic, p.number)
 	if err != nil {
 		return 0, "", err
 	}
 	switch committed := p.committed.Load(); {
+	case recreated: // what the group committed may be the former topic's
+		return first, "the topic was created again", nil
 	case committed >= 0 && committed <= next:
 		return committed, committedInGroup, nil
 	case committed >= 0:

@@ -17,13 +17,17 @@ type reader struct {
 	p      *partition
 	a      *appender
 	source *spillwayv1.SourcePartition
-	known  bool  // that what is no longer there is lost
-	held   int64 // of the budget, for the fetch under way
+	known  bool                    // that what is no longer there is lost
+	held   int64                   // of the budget, for the fetch under way
+	last   *spillwayv1.Fingerprint // of the last record that was sent, or that the buffer knows
+	doubt  bool                    // a fetch failed: it may be another topic by now
 
 	// The batch in the making covers [first, p.position).
 	first        int64
 	payload      []byte
 	count        int32
+	lastOffset   int64 // of its last record,
+	lastAt       int   // which is here in payload
 	bytes        int64 // of its records
 	maxTimestamp int64
 	since        time.Time // when its first offset was fetched
@@ -57,6 +61,16 @@ func (r *reader) read() error {
 			if err := r.flush(); err != nil {
 				return err
 			}
+		}
+		if r.doubt {
+			gone, err := p.verify(r.a.ctx, r.last)
+			if err != nil {
+				return err
+			}
+			if gone {
+				return r.gone()
+			}
+			r.doubt = false
 		}
 		if err := r.reserve(); err != nil {
 			return err
@@ -127,10 +141,23 @@ func (r *reader) fetch() error {
 	case errors.Is(err, kafka.OffsetOutOfRange):
 		return r.outOfRange(err)
 	}
+	r.doubt = true
 	if err := r.flush(); err != nil { // it may take long
 		return err
 	}
 	return p.fetching.Failed(r.a.ctx, err)
+}
+
+// gone ends the reading of a topic that was created again.
+func (r *reader) gone() error {
+	if err := r.flush(); err != nil {
+		return err
+	}
+	if r.p.refetching == 0 {
+		return errRecreated
+	}
+	r.p.position.Store(r.p.until)
+	return r.settle(spillwayv1.Outcome_OUTCOME_LOST, "the topic was deleted and created again")
 }
 
 // brokenError carries an error of sending through Fetched.Each.
@@ -194,6 +221,7 @@ func (r *reader) add(offset int64, rec *recordbatch.Record) error {
 		r.payload = make([]byte, 0, r.guess(size))
 	}
 	before := len(r.payload)
+	r.lastOffset, r.lastAt = offset, before
 	rec.OffsetDelta = offset - r.first
 	r.payload = recordbatch.AppendRecord(r.payload, rec)
 	p.source.memory.change(int64(len(r.payload) - before))
@@ -243,8 +271,12 @@ func (r *reader) flush() error {
 	batch := &spillwayv1.Batch{Source: r.source, FirstOffset: r.first, NextOffset: next, RecordCount: r.count,
 		Codec: spillwayv1.Codec_CODEC_NONE, PayloadCrc32C: recordbatch.CRC(r.payload), MaxTimestampMs: r.maxTimestamp, Payload: r.payload}
 	out := sent{first: r.first, next: next, records: int64(r.count), bytes: r.bytes, held: int64(len(r.payload))}
+	var last recordbatch.Reader
+	if last.Reset(r.payload[r.lastAt:]); last.Next() {
+		r.last = fingerprint(r.lastOffset, last.Record())
+	}
 	r.begin(next)
-	return r.send(out, &spillwayv1.AppendRequest{Message: &spillwayv1.AppendRequest_Batch{Batch: batch}})
+	return r.send(out, &spillwayv1.AppendRequest{LastRecord: r.last, Message: &spillwayv1.AppendRequest_Batch{Batch: batch}})
 }
 
 // settle reports that there is no record to deliver in the range in the making, and begins the next.
@@ -296,7 +328,8 @@ func (r *reader) outOfRange(cause error) error {
 		p.position.Store(gone)
 		return r.settle(spillwayv1.Outcome_OUTCOME_LOST, reason)
 	case position > next:
-		return p.fetching.Failed(r.a.ctx, fmt.Errorf("%w: the partition ends at %d; was topic %s deleted and created again? Give the source a new queue, or wait until the topic has grown", cause, next, p.topic))
+		p.log.Error("the topic was deleted and created again, or lost its newest records", "position", position, "end", next)
+		return r.gone()
 	case position < first && r.known:
 		reason := fmt.Sprintf("Kafka deleted offsets %d to %d before they were read", position, first-1)
 		p.log.Error("lost", "records_at_most", first-position, "reason", reason)

@@ -94,7 +94,9 @@ type AppendRequest struct {
 	//	*AppendRequest_FoundOffset
 	Message isAppendRequest_Message `protobuf_oneof:"message"`
 	// With batch and settle: the Refetch that it answers; 0 for what the consumer group brought.
-	RefetchId     uint64 `protobuf:"varint,6,opt,name=refetch_id,json=refetchId,proto3" json:"refetch_id,omitempty"`
+	RefetchId uint64 `protobuf:"varint,6,opt,name=refetch_id,json=refetchId,proto3" json:"refetch_id,omitempty"`
+	// With batch: its last record's, so that a topic that is created again can be told from this one.
+	LastRecord    *Fingerprint `protobuf:"bytes,8,opt,name=last_record,json=lastRecord,proto3" json:"last_record,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -195,6 +197,13 @@ func (x *AppendRequest) GetRefetchId() uint64 {
 		return x.RefetchId
 	}
 	return 0
+}
+
+func (x *AppendRequest) GetLastRecord() *Fingerprint {
+	if x != nil {
+		return x.LastRecord
+	}
+	return nil
 }
 
 type isAppendRequest_Message interface {
@@ -310,8 +319,10 @@ func (x *AppendOpen) GetClient() string {
 // AssignPartition asks where to go on with a partition, and subscribes to its safe offset.
 type AssignPartition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The partition; incarnation is ignored.
-	Source        *SourcePartition `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// The partition; incarnation counts only with recreated.
+	Source *SourcePartition `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// The topic of that incarnation is gone: what Kafka has under its name is another one.
+	Recreated     bool `protobuf:"varint,2,opt,name=recreated,proto3" json:"recreated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -351,6 +362,13 @@ func (x *AssignPartition) GetSource() *SourcePartition {
 		return x.Source
 	}
 	return nil
+}
+
+func (x *AssignPartition) GetRecreated() bool {
+	if x != nil {
+		return x.Recreated
+	}
+	return false
 }
 
 // RevokePartition ends the interest in a partition.
@@ -676,7 +694,10 @@ type PartitionAssigned struct {
 	// Where to go on reading when known.
 	ResumeOffset int64 `protobuf:"varint,3,opt,name=resume_offset,json=resumeOffset,proto3" json:"resume_offset,omitempty"`
 	// May be committed to Kafka when known.
-	SafeOffset    int64 `protobuf:"varint,4,opt,name=safe_offset,json=safeOffset,proto3" json:"safe_offset,omitempty"`
+	SafeOffset int64 `protobuf:"varint,4,opt,name=safe_offset,json=safeOffset,proto3" json:"safe_offset,omitempty"`
+	// Of a record that was read; absent when none is known. When Kafka has another record there, or ends before
+	// it, the topic was created again: assign once more, with recreated.
+	KnownRecord   *Fingerprint `protobuf:"bytes,5,opt,name=known_record,json=knownRecord,proto3" json:"known_record,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -737,6 +758,13 @@ func (x *PartitionAssigned) GetSafeOffset() int64 {
 		return x.SafeOffset
 	}
 	return 0
+}
+
+func (x *PartitionAssigned) GetKnownRecord() *Fingerprint {
+	if x != nil {
+		return x.KnownRecord
+	}
+	return nil
 }
 
 // Appended is the result of one batch or settle.
@@ -834,7 +862,9 @@ type Refetch struct {
 	// The partition; of the stream's cluster.
 	Source *SourcePartition `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
 	// The offsets.
-	Range         *OffsetRange `protobuf:"bytes,3,opt,name=range,proto3" json:"range,omitempty"`
+	Range *OffsetRange `protobuf:"bytes,3,opt,name=range,proto3" json:"range,omitempty"`
+	// As in PartitionAssigned. When Kafka has another record there, the range is lost.
+	KnownRecord   *Fingerprint `protobuf:"bytes,4,opt,name=known_record,json=knownRecord,proto3" json:"known_record,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -886,6 +916,13 @@ func (x *Refetch) GetSource() *SourcePartition {
 func (x *Refetch) GetRange() *OffsetRange {
 	if x != nil {
 		return x.Range
+	}
+	return nil
+}
+
+func (x *Refetch) GetKnownRecord() *Fingerprint {
+	if x != nil {
+		return x.KnownRecord
 	}
 	return nil
 }
@@ -2143,7 +2180,7 @@ var File_spillway_v1_buffer_proto protoreflect.FileDescriptor
 
 const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\n" +
-	"\x18spillway/v1/buffer.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x18spillway/v1/record.proto\"\xf7\x02\n" +
+	"\x18spillway/v1/buffer.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x18spillway/v1/record.proto\"\xb2\x03\n" +
 	"\rAppendRequest\x12-\n" +
 	"\x04open\x18\x01 \x01(\v2\x17.spillway.v1.AppendOpenH\x00R\x04open\x126\n" +
 	"\x06assign\x18\x02 \x01(\v2\x1c.spillway.v1.AssignPartitionH\x00R\x06assign\x126\n" +
@@ -2152,15 +2189,18 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\x06settle\x18\x05 \x01(\v2\x18.spillway.v1.SettleRangeH\x00R\x06settle\x12=\n" +
 	"\ffound_offset\x18\a \x01(\v2\x18.spillway.v1.FoundOffsetH\x00R\vfoundOffset\x12\x1d\n" +
 	"\n" +
-	"refetch_id\x18\x06 \x01(\x04R\trefetchIdB\t\n" +
+	"refetch_id\x18\x06 \x01(\x04R\trefetchId\x129\n" +
+	"\vlast_record\x18\b \x01(\v2\x18.spillway.v1.FingerprintR\n" +
+	"lastRecordB\t\n" +
 	"\amessage\"T\n" +
 	"\n" +
 	"AppendOpen\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x16\n" +
-	"\x06client\x18\x03 \x01(\tR\x06client\"G\n" +
+	"\x06client\x18\x03 \x01(\tR\x06client\"e\n" +
 	"\x0fAssignPartition\x124\n" +
-	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\"G\n" +
+	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12\x1c\n" +
+	"\trecreated\x18\x02 \x01(\bR\trecreated\"G\n" +
 	"\x0fRevokePartition\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\"\xbb\x01\n" +
 	"\vSettleRange\x124\n" +
@@ -2177,24 +2217,26 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\vfind_offset\x18\x06 \x01(\v2\x17.spillway.v1.FindOffsetH\x00R\n" +
 	"findOffsetB\t\n" +
 	"\amessage\"\x0e\n" +
-	"\fAppendOpened\"\xa5\x01\n" +
+	"\fAppendOpened\"\xe2\x01\n" +
 	"\x11PartitionAssigned\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12\x14\n" +
 	"\x05known\x18\x02 \x01(\bR\x05known\x12#\n" +
 	"\rresume_offset\x18\x03 \x01(\x03R\fresumeOffset\x12\x1f\n" +
 	"\vsafe_offset\x18\x04 \x01(\x03R\n" +
-	"safeOffset\"\xd9\x01\n" +
+	"safeOffset\x12;\n" +
+	"\fknown_record\x18\x05 \x01(\v2\x18.spillway.v1.FingerprintR\vknownRecord\"\xd9\x01\n" +
 	"\bAppended\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12.\n" +
 	"\x05range\x18\x02 \x01(\v2\x18.spillway.v1.OffsetRangeR\x05range\x12\x1c\n" +
 	"\tduplicate\x18\x03 \x01(\bR\tduplicate\x12*\n" +
 	"\x06status\x18\x04 \x01(\v2\x12.google.rpc.StatusR\x06status\x12\x1d\n" +
 	"\n" +
-	"refetch_id\x18\x05 \x01(\x04R\trefetchId\"\x7f\n" +
+	"refetch_id\x18\x05 \x01(\x04R\trefetchId\"\xbc\x01\n" +
 	"\aRefetch\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x124\n" +
 	"\x06source\x18\x02 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12.\n" +
-	"\x05range\x18\x03 \x01(\v2\x18.spillway.v1.OffsetRangeR\x05range\"u\n" +
+	"\x05range\x18\x03 \x01(\v2\x18.spillway.v1.OffsetRangeR\x05range\x12;\n" +
+	"\fknown_record\x18\x04 \x01(\v2\x18.spillway.v1.FingerprintR\vknownRecord\"u\n" +
 	"\n" +
 	"FindOffset\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x124\n" +
@@ -2327,11 +2369,12 @@ var file_spillway_v1_buffer_proto_goTypes = []any{
 	(*StateEntry)(nil),          // 28: spillway.v1.StateEntry
 	(*Revoked)(nil),             // 29: spillway.v1.Revoked
 	(*Batch)(nil),               // 30: spillway.v1.Batch
-	(*SourcePartition)(nil),     // 31: spillway.v1.SourcePartition
-	(*OffsetRange)(nil),         // 32: spillway.v1.OffsetRange
-	(Outcome)(0),                // 33: spillway.v1.Outcome
-	(*status.Status)(nil),       // 34: google.rpc.Status
-	(*durationpb.Duration)(nil), // 35: google.protobuf.Duration
+	(*Fingerprint)(nil),         // 31: spillway.v1.Fingerprint
+	(*SourcePartition)(nil),     // 32: spillway.v1.SourcePartition
+	(*OffsetRange)(nil),         // 33: spillway.v1.OffsetRange
+	(Outcome)(0),                // 34: spillway.v1.Outcome
+	(*status.Status)(nil),       // 35: google.rpc.Status
+	(*durationpb.Duration)(nil), // 36: google.protobuf.Duration
 }
 var file_spillway_v1_buffer_proto_depIdxs = []int32{
 	2,  // 0: spillway.v1.AppendRequest.open:type_name -> spillway.v1.AppendOpen
@@ -2340,55 +2383,58 @@ var file_spillway_v1_buffer_proto_depIdxs = []int32{
 	30, // 3: spillway.v1.AppendRequest.batch:type_name -> spillway.v1.Batch
 	5,  // 4: spillway.v1.AppendRequest.settle:type_name -> spillway.v1.SettleRange
 	12, // 5: spillway.v1.AppendRequest.found_offset:type_name -> spillway.v1.FoundOffset
-	31, // 6: spillway.v1.AssignPartition.source:type_name -> spillway.v1.SourcePartition
-	31, // 7: spillway.v1.RevokePartition.source:type_name -> spillway.v1.SourcePartition
-	31, // 8: spillway.v1.SettleRange.source:type_name -> spillway.v1.SourcePartition
-	32, // 9: spillway.v1.SettleRange.range:type_name -> spillway.v1.OffsetRange
-	33, // 10: spillway.v1.SettleRange.outcome:type_name -> spillway.v1.Outcome
-	7,  // 11: spillway.v1.AppendResponse.opened:type_name -> spillway.v1.AppendOpened
-	8,  // 12: spillway.v1.AppendResponse.assigned:type_name -> spillway.v1.PartitionAssigned
-	9,  // 13: spillway.v1.AppendResponse.appended:type_name -> spillway.v1.Appended
-	13, // 14: spillway.v1.AppendResponse.safe:type_name -> spillway.v1.SafeOffset
-	10, // 15: spillway.v1.AppendResponse.refetch:type_name -> spillway.v1.Refetch
-	11, // 16: spillway.v1.AppendResponse.find_offset:type_name -> spillway.v1.FindOffset
-	31, // 17: spillway.v1.PartitionAssigned.source:type_name -> spillway.v1.SourcePartition
-	31, // 18: spillway.v1.Appended.source:type_name -> spillway.v1.SourcePartition
-	32, // 19: spillway.v1.Appended.range:type_name -> spillway.v1.OffsetRange
-	34, // 20: spillway.v1.Appended.status:type_name -> google.rpc.Status
-	31, // 21: spillway.v1.Refetch.source:type_name -> spillway.v1.SourcePartition
-	32, // 22: spillway.v1.Refetch.range:type_name -> spillway.v1.OffsetRange
-	31, // 23: spillway.v1.FindOffset.source:type_name -> spillway.v1.SourcePartition
-	31, // 24: spillway.v1.SafeOffset.source:type_name -> spillway.v1.SourcePartition
-	15, // 25: spillway.v1.ConsumeRequest.open:type_name -> spillway.v1.ConsumeOpen
-	16, // 26: spillway.v1.ConsumeRequest.credit:type_name -> spillway.v1.Credit
-	17, // 27: spillway.v1.ConsumeRequest.ack:type_name -> spillway.v1.Ack
-	21, // 28: spillway.v1.ConsumeRequest.nack:type_name -> spillway.v1.Nack
-	22, // 29: spillway.v1.ConsumeRequest.extend:type_name -> spillway.v1.Extend
-	0,  // 30: spillway.v1.ConsumeOpen.ordering:type_name -> spillway.v1.Ordering
-	18, // 31: spillway.v1.Ack.leases:type_name -> spillway.v1.AckedLease
-	20, // 32: spillway.v1.Ack.state_changes:type_name -> spillway.v1.StateChange
-	32, // 33: spillway.v1.AckedLease.filtered:type_name -> spillway.v1.OffsetRange
-	19, // 34: spillway.v1.AckedLease.dead_letters:type_name -> spillway.v1.DeadLetter
-	35, // 35: spillway.v1.Nack.delay:type_name -> google.protobuf.Duration
-	24, // 36: spillway.v1.ConsumeResponse.opened:type_name -> spillway.v1.ConsumeOpened
-	25, // 37: spillway.v1.ConsumeResponse.lease:type_name -> spillway.v1.Lease
-	26, // 38: spillway.v1.ConsumeResponse.ack_result:type_name -> spillway.v1.AckResult
-	27, // 39: spillway.v1.ConsumeResponse.adopt:type_name -> spillway.v1.Adopt
-	29, // 40: spillway.v1.ConsumeResponse.revoked:type_name -> spillway.v1.Revoked
-	35, // 41: spillway.v1.ConsumeOpened.lease_duration:type_name -> google.protobuf.Duration
-	30, // 42: spillway.v1.Lease.batch:type_name -> spillway.v1.Batch
-	32, // 43: spillway.v1.Lease.settled:type_name -> spillway.v1.OffsetRange
-	34, // 44: spillway.v1.AckResult.status:type_name -> google.rpc.Status
-	28, // 45: spillway.v1.Adopt.entries:type_name -> spillway.v1.StateEntry
-	1,  // 46: spillway.v1.BufferService.Append:input_type -> spillway.v1.AppendRequest
-	14, // 47: spillway.v1.BufferService.Consume:input_type -> spillway.v1.ConsumeRequest
-	6,  // 48: spillway.v1.BufferService.Append:output_type -> spillway.v1.AppendResponse
-	23, // 49: spillway.v1.BufferService.Consume:output_type -> spillway.v1.ConsumeResponse
-	48, // [48:50] is the sub-list for method output_type
-	46, // [46:48] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	31, // 6: spillway.v1.AppendRequest.last_record:type_name -> spillway.v1.Fingerprint
+	32, // 7: spillway.v1.AssignPartition.source:type_name -> spillway.v1.SourcePartition
+	32, // 8: spillway.v1.RevokePartition.source:type_name -> spillway.v1.SourcePartition
+	32, // 9: spillway.v1.SettleRange.source:type_name -> spillway.v1.SourcePartition
+	33, // 10: spillway.v1.SettleRange.range:type_name -> spillway.v1.OffsetRange
+	34, // 11: spillway.v1.SettleRange.outcome:type_name -> spillway.v1.Outcome
+	7,  // 12: spillway.v1.AppendResponse.opened:type_name -> spillway.v1.AppendOpened
+	8,  // 13: spillway.v1.AppendResponse.assigned:type_name -> spillway.v1.PartitionAssigned
+	9,  // 14: spillway.v1.AppendResponse.appended:type_name -> spillway.v1.Appended
+	13, // 15: spillway.v1.AppendResponse.safe:type_name -> spillway.v1.SafeOffset
+	10, // 16: spillway.v1.AppendResponse.refetch:type_name -> spillway.v1.Refetch
+	11, // 17: spillway.v1.AppendResponse.find_offset:type_name -> spillway.v1.FindOffset
+	32, // 18: spillway.v1.PartitionAssigned.source:type_name -> spillway.v1.SourcePartition
+	31, // 19: spillway.v1.PartitionAssigned.known_record:type_name -> spillway.v1.Fingerprint
+	32, // 20: spillway.v1.Appended.source:type_name -> spillway.v1.SourcePartition
+	33, // 21: spillway.v1.Appended.range:type_name -> spillway.v1.OffsetRange
+	35, // 22: spillway.v1.Appended.status:type_name -> google.rpc.Status
+	32, // 23: spillway.v1.Refetch.source:type_name -> spillway.v1.SourcePartition
+	33, // 24: spillway.v1.Refetch.range:type_name -> spillway.v1.OffsetRange
+	31, // 25: spillway.v1.Refetch.known_record:type_name -> spillway.v1.Fingerprint
+	32, // 26: spillway.v1.FindOffset.source:type_name -> spillway.v1.SourcePartition
+	32, // 27: spillway.v1.SafeOffset.source:type_name -> spillway.v1.SourcePartition
+	15, // 28: spillway.v1.ConsumeRequest.open:type_name -> spillway.v1.ConsumeOpen
+	16, // 29: spillway.v1.ConsumeRequest.credit:type_name -> spillway.v1.Credit
+	17, // 30: spillway.v1.ConsumeRequest.ack:type_name -> spillway.v1.Ack
+	21, // 31: spillway.v1.ConsumeRequest.nack:type_name -> spillway.v1.Nack
+	22, // 32: spillway.v1.ConsumeRequest.extend:type_name -> spillway.v1.Extend
+	0,  // 33: spillway.v1.ConsumeOpen.ordering:type_name -> spillway.v1.Ordering
+	18, // 34: spillway.v1.Ack.leases:type_name -> spillway.v1.AckedLease
+	20, // 35: spillway.v1.Ack.state_changes:type_name -> spillway.v1.StateChange
+	33, // 36: spillway.v1.AckedLease.filtered:type_name -> spillway.v1.OffsetRange
+	19, // 37: spillway.v1.AckedLease.dead_letters:type_name -> spillway.v1.DeadLetter
+	36, // 38: spillway.v1.Nack.delay:type_name -> google.protobuf.Duration
+	24, // 39: spillway.v1.ConsumeResponse.opened:type_name -> spillway.v1.ConsumeOpened
+	25, // 40: spillway.v1.ConsumeResponse.lease:type_name -> spillway.v1.Lease
+	26, // 41: spillway.v1.ConsumeResponse.ack_result:type_name -> spillway.v1.AckResult
+	27, // 42: spillway.v1.ConsumeResponse.adopt:type_name -> spillway.v1.Adopt
+	29, // 43: spillway.v1.ConsumeResponse.revoked:type_name -> spillway.v1.Revoked
+	36, // 44: spillway.v1.ConsumeOpened.lease_duration:type_name -> google.protobuf.Duration
+	30, // 45: spillway.v1.Lease.batch:type_name -> spillway.v1.Batch
+	33, // 46: spillway.v1.Lease.settled:type_name -> spillway.v1.OffsetRange
+	35, // 47: spillway.v1.AckResult.status:type_name -> google.rpc.Status
+	28, // 48: spillway.v1.Adopt.entries:type_name -> spillway.v1.StateEntry
+	1,  // 49: spillway.v1.BufferService.Append:input_type -> spillway.v1.AppendRequest
+	14, // 50: spillway.v1.BufferService.Consume:input_type -> spillway.v1.ConsumeRequest
+	6,  // 51: spillway.v1.BufferService.Append:output_type -> spillway.v1.AppendResponse
+	23, // 52: spillway.v1.BufferService.Consume:output_type -> spillway.v1.ConsumeResponse
+	51, // [51:53] is the sub-list for method output_type
+	49, // [49:51] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_spillway_v1_buffer_proto_init() }

@@ -216,6 +216,71 @@ func (x *SourcePartition) GetIncarnation() uint32 {
 	return 0
 }
 
+// Fingerprint tells a record from another at the same offset of a topic of the same name, which was created
+// after the first one had been deleted.
+type Fingerprint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Offset of the record.
+	Offset int64 `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"`
+	// Timestamp in milliseconds since the Unix epoch.
+	TimestampMs int64 `protobuf:"varint,2,opt,name=timestamp_ms,json=timestampMs,proto3" json:"timestamp_ms,omitempty"`
+	// CRC-32C (Castagnoli) of the key, then the value; null as empty.
+	Crc32C        uint32 `protobuf:"fixed32,3,opt,name=crc32c,proto3" json:"crc32c,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fingerprint) Reset() {
+	*x = Fingerprint{}
+	mi := &file_spillway_v1_record_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fingerprint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fingerprint) ProtoMessage() {}
+
+func (x *Fingerprint) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_record_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fingerprint.ProtoReflect.Descriptor instead.
+func (*Fingerprint) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_record_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Fingerprint) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *Fingerprint) GetTimestampMs() int64 {
+	if x != nil {
+		return x.TimestampMs
+	}
+	return 0
+}
+
+func (x *Fingerprint) GetCrc32C() uint32 {
+	if x != nil {
+		return x.Crc32C
+	}
+	return 0
+}
+
 // OffsetRange is a half-open range of offsets of one source partition.
 type OffsetRange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -229,7 +294,7 @@ type OffsetRange struct {
 
 func (x *OffsetRange) Reset() {
 	*x = OffsetRange{}
-	mi := &file_spillway_v1_record_proto_msgTypes[1]
+	mi := &file_spillway_v1_record_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -241,7 +306,7 @@ func (x *OffsetRange) String() string {
 func (*OffsetRange) ProtoMessage() {}
 
 func (x *OffsetRange) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_record_proto_msgTypes[1]
+	mi := &file_spillway_v1_record_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -254,7 +319,7 @@ func (x *OffsetRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OffsetRange.ProtoReflect.Descriptor instead.
 func (*OffsetRange) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_record_proto_rawDescGZIP(), []int{1}
+	return file_spillway_v1_record_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *OffsetRange) GetFirst() int64 {
@@ -284,7 +349,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_spillway_v1_record_proto_msgTypes[2]
+	mi := &file_spillway_v1_record_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -296,7 +361,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_record_proto_msgTypes[2]
+	mi := &file_spillway_v1_record_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -309,7 +374,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_record_proto_rawDescGZIP(), []int{2}
+	return file_spillway_v1_record_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Header) GetName() []byte {
@@ -345,7 +410,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_spillway_v1_record_proto_msgTypes[3]
+	mi := &file_spillway_v1_record_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -357,7 +422,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_record_proto_msgTypes[3]
+	mi := &file_spillway_v1_record_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -370,7 +435,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_record_proto_rawDescGZIP(), []int{3}
+	return file_spillway_v1_record_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Record) GetOffsetDelta() int64 {
@@ -419,7 +484,7 @@ type RecordBatch struct {
 
 func (x *RecordBatch) Reset() {
 	*x = RecordBatch{}
-	mi := &file_spillway_v1_record_proto_msgTypes[4]
+	mi := &file_spillway_v1_record_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -431,7 +496,7 @@ func (x *RecordBatch) String() string {
 func (*RecordBatch) ProtoMessage() {}
 
 func (x *RecordBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_record_proto_msgTypes[4]
+	mi := &file_spillway_v1_record_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -444,7 +509,7 @@ func (x *RecordBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordBatch.ProtoReflect.Descriptor instead.
 func (*RecordBatch) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_record_proto_rawDescGZIP(), []int{4}
+	return file_spillway_v1_record_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RecordBatch) GetRecords() []*Record {
@@ -480,7 +545,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_spillway_v1_record_proto_msgTypes[5]
+	mi := &file_spillway_v1_record_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -492,7 +557,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_record_proto_msgTypes[5]
+	mi := &file_spillway_v1_record_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -505,7 +570,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_record_proto_rawDescGZIP(), []int{5}
+	return file_spillway_v1_record_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Batch) GetSource() *SourcePartition {
@@ -573,7 +638,11 @@ const file_spillway_v1_record_proto_rawDesc = "" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x03 \x01(\x05R\tpartition\x12 \n" +
-	"\vincarnation\x18\x04 \x01(\rR\vincarnation\"7\n" +
+	"\vincarnation\x18\x04 \x01(\rR\vincarnation\"`\n" +
+	"\vFingerprint\x12\x16\n" +
+	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12!\n" +
+	"\ftimestamp_ms\x18\x02 \x01(\x03R\vtimestampMs\x12\x16\n" +
+	"\x06crc32c\x18\x03 \x01(\aR\x06crc32c\"7\n" +
 	"\vOffsetRange\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\x03R\x05first\x12\x12\n" +
 	"\x04next\x18\x02 \x01(\x03R\x04next\"A\n" +
@@ -628,20 +697,21 @@ func file_spillway_v1_record_proto_rawDescGZIP() []byte {
 }
 
 var file_spillway_v1_record_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_spillway_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_spillway_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_spillway_v1_record_proto_goTypes = []any{
 	(Codec)(0),              // 0: spillway.v1.Codec
 	(Outcome)(0),            // 1: spillway.v1.Outcome
 	(*SourcePartition)(nil), // 2: spillway.v1.SourcePartition
-	(*OffsetRange)(nil),     // 3: spillway.v1.OffsetRange
-	(*Header)(nil),          // 4: spillway.v1.Header
-	(*Record)(nil),          // 5: spillway.v1.Record
-	(*RecordBatch)(nil),     // 6: spillway.v1.RecordBatch
-	(*Batch)(nil),           // 7: spillway.v1.Batch
+	(*Fingerprint)(nil),     // 3: spillway.v1.Fingerprint
+	(*OffsetRange)(nil),     // 4: spillway.v1.OffsetRange
+	(*Header)(nil),          // 5: spillway.v1.Header
+	(*Record)(nil),          // 6: spillway.v1.Record
+	(*RecordBatch)(nil),     // 7: spillway.v1.RecordBatch
+	(*Batch)(nil),           // 8: spillway.v1.Batch
 }
 var file_spillway_v1_record_proto_depIdxs = []int32{
-	4, // 0: spillway.v1.Record.headers:type_name -> spillway.v1.Header
-	5, // 1: spillway.v1.RecordBatch.records:type_name -> spillway.v1.Record
+	5, // 0: spillway.v1.Record.headers:type_name -> spillway.v1.Header
+	6, // 1: spillway.v1.RecordBatch.records:type_name -> spillway.v1.Record
 	2, // 2: spillway.v1.Batch.source:type_name -> spillway.v1.SourcePartition
 	0, // 3: spillway.v1.Batch.codec:type_name -> spillway.v1.Codec
 	4, // [4:4] is the sub-list for method output_type
@@ -656,15 +726,15 @@ func file_spillway_v1_record_proto_init() {
 	if File_spillway_v1_record_proto != nil {
 		return
 	}
-	file_spillway_v1_record_proto_msgTypes[2].OneofWrappers = []any{}
 	file_spillway_v1_record_proto_msgTypes[3].OneofWrappers = []any{}
+	file_spillway_v1_record_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spillway_v1_record_proto_rawDesc), len(file_spillway_v1_record_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

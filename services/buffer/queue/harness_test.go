@@ -204,7 +204,7 @@ func (h *harness) ack(s *Session, id uint64, leases []*Lease, state ...StateChan
 
 func (h *harness) assigned(topic string) Assigned {
 	h.t.Helper()
-	a, err := h.q.Assign(testPartition(topic))
+	a, err := h.q.Assign(testPartition(topic), false)
 	if err != nil {
 		h.t.Fatalf("assign: %v", err)
 	}

@@ -41,11 +41,12 @@ type change struct {
 	done func(*Queue) // called with the lock held, once the change is durable and applied
 }
 
-// seenChange makes a partition known, and how far it was appended at least.
+// seenChange makes a partition known, how far it was appended at least, and what a record of it looked like.
 type seenChange struct {
-	Partition Partition `json:"part"`
-	First     int64     `json:"first"`
-	Reached   int64     `json:"reached,omitempty"`
+	Partition Partition    `json:"part"`
+	First     int64        `json:"first"`
+	Reached   int64        `json:"reached,omitempty"`
+	Print     *Fingerprint `json:"print,omitempty"`
 }
 
 // subscriptionChange adds a subscription, or changes the one with that id. What it newly wants begins at
@@ -90,6 +91,7 @@ type partitionState struct {
 	First   int64             `json:"first"`
 	Reached int64             `json:"reached"`
 	Settled map[int64]Settled `json:"settled"` // by subscription id
+	Print   *Fingerprint      `json:"print,omitempty"`
 }
 
 type sessionState struct {
@@ -122,7 +124,7 @@ func (q *Queue) snapshot() []byte {
 		s.Subscriptions = append(s.Subscriptions, subscriptionState{ID: sub.id, Config: sub.SubscriptionConfig, Seed: sub.seed, Paused: sub.paused, Undelivered: sub.undelivered})
 	}
 	for _, p := range q.partitionsLocked() {
-		state := partitionState{ID: p.id, First: p.first, Reached: p.reached, Settled: make(map[int64]Settled, len(p.progress))}
+		state := partitionState{ID: p.id, First: p.first, Reached: p.reached, Settled: make(map[int64]Settled, len(p.progress)), Print: p.print}
 		for sub, g := range p.progress {
 			state.Settled[sub.id] = g.settled
 		}
@@ -180,7 +182,7 @@ func (r *recovery) entry(e Recovered) error {
 // restore replaces the ledger by a snapshot.
 func (q *Queue) restore(s *snapshot) {
 	q.nextSubscription, q.nextSession = s.NextSubscription, s.NextSession
-	q.subs, q.partitions, q.sessions = nil, make(map[Partition]*partition), make(map[uint64]*Session)
+	q.subs, q.partitions, q.newest, q.sessions = nil, make(map[Partition]*partition), make(map[Partition]uint32), make(map[uint64]*Session)
 	byID := make(map[int64]*subscription)
 	for _, st := range s.Subscriptions {
 		sub := &subscription{SubscriptionConfig: st.Config, id: st.ID, seed: st.Seed, paused: st.Paused, undelivered: st.Undelivered}
@@ -188,8 +190,8 @@ func (q *Queue) restore(s *snapshot) {
 		byID[sub.id] = sub
 	}
 	for _, st := range s.Partitions {
-		p := &partition{id: st.ID, first: st.First, appended: st.First, reached: st.Reached, safe: st.First, progress: make(map[*subscription]*progress)}
-		q.partitions[p.id] = p
+		p := &partition{id: st.ID, first: st.First, appended: st.First, reached: st.Reached, safe: st.First, progress: make(map[*subscription]*progress), print: st.Print}
+		q.addPartition(p)
 		for id, settled := range st.Settled {
 			if sub := byID[id]; sub != nil {
 				q.addProgress(sub, p, settled)
@@ -208,6 +210,9 @@ func (q *Queue) applyLocked(c *change) {
 	if c.Seen != nil {
 		p := q.partitionLocked(c.Seen.Partition, c.Seen.First)
 		p.reached = max(p.reached, c.Seen.Reached)
+		if print := c.Seen.Print; print != nil && (p.print == nil || p.print.Offset < print.Offset) {
+			p.print = print
+		}
 		q.raiseSafeLocked(p)
 	}
 	if c.Subscribe != nil {

@@ -15,6 +15,8 @@ type model struct {
 	ordered  bool
 	topics   []string
 	kafka    map[string]*Range // what Kafka has, and may have later: Next is where new records come
+	life     map[string]uint32 // the incarnation that Kafka has
+	lives    int64             // of all topics
 	first    map[string]int64  // where the topic began
 	position map[string]int64  // where the ingest goes on
 	safe     map[string]int64  // highest seen
@@ -43,11 +45,48 @@ type modelAck struct {
 	del     []string
 }
 
-const topicB = 1_000_000 // the first offset of topic b, so that offsets tell the topic
+// lifeOffsets is how many offsets an incarnation of a topic has to itself, so that offsets tell where they are from.
+const lifeOffsets = 1_000_000
+
+// begin puts the first record of a topic, or of its next incarnation, into Kafka's future.
+func (m *model) begin(topic string) {
+	first := int64(m.rand.IntN(50)) + m.lives*lifeOffsets
+	m.lives++
+	m.kafka[topic] = &Range{first, first}
+	m.first[topic], m.position[topic], m.safe[topic] = first, first, 0
+}
+
+// lifeOf is the offsets that an incarnation has to itself, by one of them.
+func lifeOf(o int64) Range {
+	return Range{o / lifeOffsets * lifeOffsets, (o/lifeOffsets + 1) * lifeOffsets}
+}
+
+// partition is the topic's, as it is in Kafka.
+func (m *model) partition(topic string) Partition {
+	id := testPartition(topic)
+	id.Incarnation = m.life[topic]
+	return id
+}
+
+// assigned is what an ingest is told, after it has found that the topic is another one.
+func (m *model) assigned(topic string) Assigned {
+	a := m.harness.assigned(topic)
+	for a.Partition.Incarnation < m.life[topic] {
+		if !a.Known { // the crash took what was there of it
+			m.life[topic] = a.Partition.Incarnation
+			break
+		}
+		var err error
+		if a, err = m.q.Assign(a.Partition, true); err != nil {
+			m.t.Fatalf("assign: %v", err)
+		}
+	}
+	return a
+}
 
 func newModel(t testing.TB, seed uint64) *model {
 	r := rand.New(rand.NewPCG(seed, 7))
-	m := &model{topics: []string{"a", "b"}, ordered: r.IntN(2) == 0, kafka: map[string]*Range{}, first: map[string]int64{}, position: map[string]int64{},
+	m := &model{topics: []string{"a", "b"}, ordered: r.IntN(2) == 0, kafka: map[string]*Range{}, life: map[string]uint32{}, rand: r, first: map[string]int64{}, position: map[string]int64{},
 		safe: map[string]int64{}, acked: map[string]Set{}, state: map[string]map[string]string{}}
 	m.harness = newHarness(modelTB{t},
 		SubscriptionConfig{Name: "one", Topics: []string{"*"}, Required: true},
@@ -59,10 +98,8 @@ func newModel(t testing.TB, seed uint64) *model {
 	}
 	m.store = newFakeStore()
 	m.reopen()
-	for i, topic := range m.topics {
-		first := int64(r.IntN(50)) + int64(i)*topicB
-		m.kafka[topic] = &Range{first, first}
-		m.first[topic], m.position[topic] = first, first
+	for _, topic := range m.topics {
+		m.begin(topic)
 	}
 	for _, c := range m.cfg.Subscriptions {
 		m.state[c.Name] = map[string]string{}
@@ -138,6 +175,13 @@ func (m *model) step(kind string) {
 		was := k.First
 		k.First += m.rand.Int64N(k.Len()/2 + 1)
 		m.lost.Add(Range{was, k.First})
+	case "topic is created again":
+		if m.harness.assigned(topic).Known && m.position[topic] > m.first[topic] { // else nothing is known that could be taken for the new one's
+			m.lost.Add(Range{m.first[topic], m.kafka[topic].Next})
+			m.life[topic]++
+			m.begin(topic)
+			m.assigned(topic)
+		}
 	case "damage":
 		if refs := m.stored(); len(refs) > 0 {
 			m.store.damaged[refs[m.rand.IntN(len(refs))]] = true
@@ -247,9 +291,9 @@ func (m *model) settleDown() {
 }
 
 func (m *model) seek(sub string) {
-	topic, end := "a", int64(topicB)
+	topic := "a"
 	if !m.q.subscription(sub).wants(topic) {
-		topic, end = "b", 2*topicB
+		topic = "b"
 	}
 	a := m.assigned(topic)
 	if !a.Known {
@@ -257,15 +301,15 @@ func (m *model) seek(sub string) {
 	}
 	for _, s := range m.sessions {
 		if s.sub == sub { // what it holds is revoked; nothing is under way
-			s.held = slices.DeleteFunc(s.held, func(l *Lease) bool { return l.Batch.Partition.Topic == topic })
+			s.held = slices.DeleteFunc(s.held, func(l *Lease) bool { return l.Batch.Partition == m.partition(topic) })
 		}
 	}
 	to := m.first[topic] + m.rand.Int64N(a.Resume-m.first[topic]+1)
 	m.must(func() error {
-		return m.q.Seek(m.t.Context(), sub, Nowhere, []Start{{testPartition(topic), to}})
+		return m.q.Seek(m.t.Context(), sub, Nowhere, []Start{{m.partition(topic), to}})
 	})
 	acked := m.acked[sub]
-	acked.Remove(Range{m.first[topic], end})
+	acked.Remove(Range{m.first[topic], lifeOf(to).Next})
 	acked.Add(Range{m.first[topic], to}) // counts as settled
 	m.acked[sub] = acked
 	for _, s := range m.sessions {
@@ -294,7 +338,7 @@ func (m *model) recreate() {
 	for _, v := range m.q.Subscriptions() {
 		if v.Name == name {
 			for _, p := range v.Partitions {
-				acked.Add(Range{m.first["b"], p.Settled.Start})
+				acked.Add(Range{lifeOf(p.Settled.Start).First, p.Settled.Start})
 			}
 		}
 	}
@@ -363,7 +407,7 @@ func (m *model) tryAppend(topic string, first, next int64, refetch uint64) bool 
 		m.write()
 		return false // Append would wait
 	}
-	_, err := m.q.Append(m.t.Context(), testBatch(topic, first, next), refetch)
+	_, err := m.q.Append(m.t.Context(), m.batch(topic, first, next), refetch)
 	if errors.Is(err, ErrFull) {
 		return false
 	}
@@ -373,8 +417,15 @@ func (m *model) tryAppend(topic string, first, next int64, refetch uint64) bool 
 	return true
 }
 
+func (m *model) batch(topic string, first, next int64) Batch {
+	b := testBatch(topic, first, next)
+	b.Partition = m.partition(topic)
+	b.Last = &Fingerprint{Offset: next - 1, CRC: uint32(next)}
+	return b
+}
+
 func (m *model) settle(topic string, r Range, o Outcome, refetch uint64) bool {
-	if err := m.q.Settle(testPartition(topic), r, o, "by the model", refetch); err != nil {
+	if err := m.q.Settle(m.partition(topic), r, o, "by the model", refetch); err != nil {
 		m.t.Fatalf("settle %s %v: %v", topic, r, err)
 	}
 	if o == Filtered {
@@ -392,6 +443,13 @@ func (m *model) answer() {
 	r := &m.requests[0]
 	topic := r.Partition.Topic
 	k := m.kafka[topic]
+	if r.Partition.Incarnation != m.life[topic] { // the fingerprint tells
+		if err := m.q.Settle(r.Partition, r.Range, Lost, "by the model", r.ID); err != nil {
+			m.t.Fatalf("settle: %v", err)
+		}
+		m.requests = m.requests[1:]
+		return
+	}
 	if r.Range.Next > k.Next {
 		m.t.Fatalf("asked to refetch %v of %s, which has %v", r.Range, topic, *k)
 	}

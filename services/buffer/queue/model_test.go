@@ -60,7 +60,7 @@ var stepKinds = []struct {
 	{"append", 22}, {"append what is known", 4}, {"gap", 1}, {"write", 14}, {"open session", 4}, {"receive", 14}, {"ack", 14}, {"nack", 4},
 	{"time passes", 5}, {"session dies", 3}, {"pause or resume", 2}, {"crash", 2}, {"store fails", 1}, {"disk full", 2}, {"answer refetch", 14},
 	{"ignore refetch", 2}, {"ingest reconnects", 2}, {"retention", 1}, {"damage", 2}, {"lose segment and crash", 1}, {"seek", 1},
-	{"delete and create", 1}, {"update", 1},
+	{"delete and create", 1}, {"update", 1}, {"topic is created again", 1},
 }
 
 func newScript(seed uint64, steps int) *script {

@@ -21,7 +21,7 @@ func Open(cfg Config, openStore func(StoreOptions) (Store, error)) (*Queue, erro
 	if cfg.Random == nil {
 		cfg.Random = rand.Float64
 	}
-	q := &Queue{cfg: cfg, opened: cfg.Now(), partitions: make(map[Partition]*partition), sessions: make(map[uint64]*Session),
+	q := &Queue{cfg: cfg, opened: cfg.Now(), partitions: make(map[Partition]*partition), newest: make(map[Partition]uint32), sessions: make(map[uint64]*Session),
 		watchers: make(map[*Watcher]struct{}), refetches: make(map[uint64]*refetch), finds: make(map[uint64]chan int64),
 		room: make(chan struct{}), kick: make(chan struct{}, 1), done: make(chan struct{})}
 	r := &recovery{q: q, homes: make(map[Partition]*partition)}

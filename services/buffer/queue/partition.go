@@ -22,6 +22,7 @@ type Batch struct {
 	CRC            uint32
 	MaxTimestampMs int64
 	Payload        []byte
+	Last           *Fingerprint // of its last record, as it is appended; may be nil
 }
 
 // piece is a batch held for at least one subscription. It answers for the offsets own, which is
@@ -65,6 +66,9 @@ type partition struct {
 	reaching bool                        // a change that raises reached is being written
 	settling Set                         // a change that settles it for all is being written
 	refetch  *refetch                    // what is asked for now
+	print    *Fingerprint                // of the newest record that was read; nil: unknown
+	printed  int64                       // when one was journaled, on the queue's clock
+	givingUp bool                        // a change that settles what is lost is being written
 }
 
 // pieceIndex is the index of the first piece that ends after o.

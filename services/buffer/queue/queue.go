@@ -18,6 +18,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -54,7 +55,8 @@ type Queue struct {
 	mu               sync.Mutex // guards everything below, and every object reached from it
 	subs             []*subscription
 	partitions       map[Partition]*partition
-	sessions         map[uint64]*Session // live, or with sink state that waits for an heir
+	newest           map[Partition]uint32 // by topic(): the newest incarnation
+	sessions         map[uint64]*Session  // live, or with sink state that waits for an heir
 	nextSubscription int64
 	nextSession      uint64
 	nextLease        uint64
@@ -88,7 +90,7 @@ func (q *Queue) partitionLocked(id Partition, first int64) *partition {
 	p := q.partitions[id]
 	if p == nil {
 		p = &partition{id: id, first: first, appended: first, reached: first, safe: first, progress: make(map[*subscription]*progress)}
-		q.partitions[id] = p
+		q.addPartition(p)
 		for _, sub := range q.subs {
 			if sub.wants(id.Topic) {
 				q.addProgress(sub, p, NewSettled(first))
@@ -96,6 +98,11 @@ func (q *Queue) partitionLocked(id Partition, first int64) *partition {
 		}
 	}
 	return p
+}
+
+func (q *Queue) addPartition(p *partition) {
+	q.partitions[p.id] = p
+	q.newest[p.id.topic()] = max(q.newest[p.id.topic()], p.id.Incarnation)
 }
 
 // seenLocked is partitionLocked for what comes from Kafka: it also journals the partition's first
@@ -148,7 +155,7 @@ func (q *Queue) partitionsLocked() []*partition {
 		if c := strings.Compare(a.id.Cluster, b.id.Cluster); c != 0 {
 			return c
 		}
-		return int(a.id.Number - b.id.Number)
+		return cmp.Or(cmp.Compare(a.id.Number, b.id.Number), cmp.Compare(a.id.Incarnation, b.id.Incarnation))
 	})
 }
 
@@ -166,29 +173,6 @@ func (q *Queue) subscriptionByID(id int64) *subscription {
 		return nil
 	}
 	return q.subs[i]
-}
-
-// Assigned is where an ingest goes on with a partition.
-type Assigned struct {
-	Partition Partition
-	Known     bool // whether anything of the partition was ever appended; the offsets are only set then
-	Resume    int64
-	Safe      int64
-}
-
-// Assign tells where to go on with a partition.
-func (q *Queue) Assign(id Partition) (Assigned, error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.closed != nil {
-		return Assigned{}, q.closed
-	}
-	id.Incarnation = 0
-	p := q.partitions[id]
-	if p == nil {
-		return Assigned{Partition: id}, nil
-	}
-	return Assigned{Partition: id, Known: true, Resume: p.appended, Safe: p.safe}, nil
 }
 
 // Append takes a batch over; the queue keeps its payload. It waits while the window is full, until
@@ -250,6 +234,9 @@ func (q *Queue) Append(ctx context.Context, b Batch, refetch uint64) (known bool
 	}
 	if !known {
 		q.appendedRecords += int64(b.Records)
+	}
+	if refetch == 0 {
+		q.notePrintLocked(p, b.Last)
 	}
 	q.refetchedLocked(p, refetch, b.Next)
 	q.raiseSafeLocked(p)

@@ -18,6 +18,7 @@ type Refetch struct {
 	ID        uint64
 	Partition Partition
 	Range     Range
+	Print     *Fingerprint // of a record of the partition: what has another is not to be appended; nil: unknown
 }
 
 // refetch is a Refetch that is out, or, without a watcher, the pause before the next. There is one at a
@@ -33,6 +34,10 @@ type refetch struct {
 func (q *Queue) refetchLocked() {
 	now := q.cfg.Now()
 	for _, p := range q.partitions {
+		if q.supersededLocked(p) {
+			q.giveUpLocked(p)
+			continue
+		}
 		if r := p.refetch; r != nil {
 			if now.Before(r.deadline) {
 				continue
@@ -73,6 +78,9 @@ func (q *Queue) deferredLocked(p *partition) (wanted Range, ok bool) {
 // takesBackLocked says whether there is room for what a subscription has deferred. What lies before all that
 // is held for it has to come back in any case: in order, nothing can be delivered before it.
 func (q *Queue) takesBackLocked(g *progress) bool {
+	if q.supersededLocked(g.part) {
+		return true // or it is lost when the others have it
+	}
 	if g.sub.paused {
 		return false
 	}
@@ -95,7 +103,7 @@ func (q *Queue) askLocked(p *partition, wanted Range, now time.Time) {
 	}
 	q.nextRefetch++
 	to.asked = q.nextRefetch
-	p.refetch = &refetch{Refetch: Refetch{ID: q.nextRefetch, Partition: p.id, Range: wanted}, watcher: to, deadline: now.Add(refetchTimeout)}
+	p.refetch = &refetch{Refetch: Refetch{ID: q.nextRefetch, Partition: p.id, Range: wanted, Print: p.print}, watcher: to, deadline: now.Add(refetchTimeout)}
 	q.refetches[p.refetch.ID] = p.refetch
 	to.refetches = append(to.refetches, p.refetch.Refetch)
 	to.signalLocked()
@@ -118,6 +126,9 @@ func (q *Queue) refetchedLocked(p *partition, id uint64, next int64) {
 		return
 	}
 	q.endRefetchLocked(p)
+	if q.supersededLocked(p) {
+		return
+	}
 	if wanted, ok := q.deferredLocked(p); ok && wanted.First == r.Range.First {
 		p.refetch = &refetch{deadline: now.Add(refetchPause)}
 		return

@@ -35,6 +35,8 @@ func (q *Queue) Stats() Stats {
 type PartitionView struct {
 	Partition              Partition
 	Appended, Safe, Resume int64
+	Held                   int64 // where the oldest batch that is held begins; Appended when there is none
+	Superseded             bool  // Kafka has another incarnation by now
 }
 
 // Partitions lists the source partitions by topic, cluster and number.
@@ -43,7 +45,11 @@ func (q *Queue) Partitions() []PartitionView {
 	defer q.mu.Unlock()
 	var views []PartitionView
 	for _, p := range q.partitionsLocked() {
-		views = append(views, PartitionView{Partition: p.id, Appended: p.appended, Safe: p.safe, Resume: p.appended})
+		v := PartitionView{Partition: p.id, Appended: p.appended, Safe: p.safe, Resume: p.appended, Held: p.appended, Superseded: q.supersededLocked(p)}
+		if len(p.pieces) > 0 {
+			v.Held = p.pieces[0].own.First
+		}
+		views = append(views, v)
 	}
 	return views
 }

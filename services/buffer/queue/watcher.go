@@ -26,11 +26,14 @@ func (q *Queue) Watch(cluster, client string) *Watcher {
 	return w
 }
 
-// Add begins to watch a partition, Remove ends it.
+// Add begins to watch a partition, and tells its safe offset once; Remove ends it.
 func (w *Watcher) Add(id Partition) {
 	w.q.mu.Lock()
 	defer w.q.mu.Unlock()
 	w.partitions[id] = true
+	if p := w.q.partitions[id]; p != nil {
+		w.tellLocked(p)
+	}
 }
 
 // Remove ends watching a partition.

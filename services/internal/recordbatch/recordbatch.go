@@ -20,7 +20,12 @@ var ErrMalformed = errors.New("malformed record batch")
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // CRC is the checksum of Batch.payload_crc32c.
-func CRC(payload []byte) uint32 { return crc32.Checksum(payload, castagnoli) }
+func CRC(parts ...[]byte) (crc uint32) {
+	for _, part := range parts {
+		crc = crc32.Update(crc, castagnoli, part)
+	}
+	return crc
+}
 
 // Field numbers of RecordBatch, Record and Header.
 const (

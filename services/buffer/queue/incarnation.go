@@ -1,0 +1,118 @@
+package queue
+
+import "time"
+
+// A topic that is deleted and created again has its old name and offsets that begin anew: another incarnation, of
+// which every partition has a ledger of its own. Kafka's clients are not told. An ingest finds out by reading
+// again a record whose fingerprint the queue kept.
+
+// printInterval is how often the newest fingerprint of a partition is journaled. An older one serves as well, as
+// long as Kafka has its record.
+const printInterval = 10 * time.Second
+
+// Fingerprint tells a record from what another incarnation has at its offset.
+type Fingerprint struct {
+	Offset      int64  `json:"at"`
+	TimestampMs int64  `json:"ts"`
+	CRC         uint32 `json:"crc"`
+}
+
+// topic is the partition without its incarnation.
+func (id Partition) topic() Partition {
+	id.Incarnation = 0
+	return id
+}
+
+// Assigned is where an ingest goes on with a partition.
+type Assigned struct {
+	Partition Partition
+	Known     bool // whether anything of the partition was ever appended; the others are only set then
+	Resume    int64
+	Safe      int64
+	Print     *Fingerprint // of a record that was read; nil when none is known
+}
+
+// Assign tells where to go on with a partition, in its newest incarnation. With recreated, the ingest has found
+// that id's own incarnation is gone, and that what Kafka has under the name is another: if id's was the newest,
+// the next one begins.
+func (q *Queue) Assign(id Partition, recreated bool) (Assigned, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed != nil {
+		return Assigned{}, q.closed
+	}
+	gone := id.Incarnation
+	id.Incarnation = q.newest[id.topic()]
+	if recreated && id.Incarnation == gone && q.partitions[id] != nil {
+		id.Incarnation++
+		q.cfg.Log.Warn("topic was created again: its offsets begin anew", "topic", id.Topic, "partition", id.Number, "incarnation", id.Incarnation)
+	}
+	p := q.partitions[id]
+	if p == nil {
+		return Assigned{Partition: id}, nil
+	}
+	return Assigned{Partition: id, Known: true, Resume: p.appended, Safe: p.safe, Print: p.print}, nil
+}
+
+// notePrintLocked remembers the newest record that was read, and journals it now and then.
+func (q *Queue) notePrintLocked(p *partition, print *Fingerprint) {
+	if print == nil || p.print != nil && print.Offset <= p.print.Offset {
+		return
+	}
+	first := p.print == nil
+	p.print = print
+	if now := q.clock(); first || now-p.printed >= int64(printInterval) {
+		p.printed = now
+		q.enqueueLocked(&change{Seen: &seenChange{Partition: p.id, First: p.first, Print: print}})
+	}
+}
+
+// supersededLocked says whether Kafka has another incarnation of the partition by now.
+func (q *Queue) supersededLocked(p *partition) bool { return p.id.Incarnation < q.newest[p.id.topic()] }
+
+// giveUpLocked settles as lost what subscriptions need of a superseded partition and nobody holds.
+func (q *Queue) giveUpLocked(p *partition) {
+	if p.refetch != nil {
+		q.endRefetchLocked(p)
+	}
+	q.deferredLocked(p) // holds again what is held for others
+	if p.givingUp {
+		return
+	}
+	const reason = "the topic was created again, and Kafka has these records no more"
+	c := &change{done: func(q *Queue) {
+		p.givingUp = false
+		for _, g := range p.progress {
+			q.readyLocked(g)
+			q.dispatchLocked(g.sub)
+		}
+	}}
+	for _, g := range p.progress {
+		for _, deferred := range g.deferred {
+			for _, r := range p.notHeld(deferred) {
+				c.Settle = append(c.Settle, settleChange{Partition: p.id, Range: r, Except: []Interval{{r, Lost}}, Reason: reason,
+					AtMs: q.cfg.Now().UnixMilli(), Deferred: true})
+			}
+		}
+	}
+	if len(c.Settle) > 0 {
+		p.givingUp = true
+		q.enqueueLocked(c)
+	}
+}
+
+// notHeld is the parts of r that no piece answers for.
+func (p *partition) notHeld(r Range) []Range {
+	var parts []Range
+	o := r.First
+	for i := p.pieceIndex(o); i < len(p.pieces) && p.pieces[i].own.First < r.Next; i++ {
+		if own := p.pieces[i].own; own.First > o {
+			parts = append(parts, Range{o, own.First})
+		}
+		o = p.pieces[i].own.Next
+	}
+	if o < r.Next {
+		parts = append(parts, Range{o, r.Next})
+	}
+	return parts
+}

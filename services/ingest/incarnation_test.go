@@ -1,0 +1,92 @@
+package ingest
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+)
+
+// recreate deletes the topic and creates it again.
+func (c *cluster) recreate(partitions int32) {
+	c.t.Helper()
+	r := kmsg.NewPtrDeleteTopicsRequest()
+	name := topic
+	one := kmsg.NewDeleteTopicsRequestTopic()
+	one.Topic = &name
+	r.Topics, r.TopicNames = append(r.Topics, one), append(r.TopicNames, topic)
+	response, err := r.RequestWith(c.t.Context(), c.client)
+	if err != nil || response.Topics[0].ErrorCode != 0 {
+		c.t.Fatalf("delete topic: %v, %v", response, err)
+	}
+	c.create(topic, partitions)
+	c.client.PurgeTopicsFromClient(topic) // or it goes on with its sequence numbers
+}
+
+func (f *fakeBuffer) awaitLife(life uint32) {
+	f.t.Helper()
+	waitFor(f.t, fmt.Sprintf("records of incarnation %d", life), func() (there bool) {
+		tp := topicPartition{topic, 0}
+		f.set(func() { there = f.lives[tp] == life && f.partitions[tp] != nil && len(f.partitions[tp].records) > 0 })
+		return there
+	})
+}
+
+// TestTopicIsCreatedAgain has all records of the new topic read, whether it is shorter or longer than the one that
+// was read, and whether ingest runs at the time.
+func TestTopicIsCreatedAgain(t *testing.T) {
+	for _, n := range []int{40, 180} {
+		for _, running := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%d records, running %v", n, running), func(t *testing.T) {
+				c, b := startKafka(t, 1, topic), startBuffer(t)
+				c.produce(numbered(100, 1, 0)...)
+				i := c.ingest(b)
+				checkOnce(t, b, 100)
+				waitFor(t, "a commit", func() bool { return c.committed(0) == 100 })
+				if !running {
+					i.stop()
+				}
+				c.recreate(1)
+				c.produce(numbered(n, 1, 1000)...)
+				if !running {
+					c.ingest(b)
+				}
+				b.awaitLife(1)
+				checkOnce(t, b, n)
+				waitFor(t, "a commit", func() bool { return c.committed(0) == int64(n) })
+				b.set(func() {
+					p := b.partitions[topicPartition{topic, 0}]
+					if p.start != 0 || string(p.records[0].value) != "record 1000" {
+						t.Errorf("it begins at %d with %s", p.start, p.records[0].value)
+					}
+				})
+				c.recreate(1) // once more
+				c.produce(numbered(300, 1, 5000)...)
+				b.awaitLife(2)
+				checkOnce(t, b, 300)
+			})
+		}
+	}
+}
+
+// TestRefetchFromAnotherTopic takes no record of the topic that was created again.
+func TestRefetchFromAnotherTopic(t *testing.T) {
+	c, b := startKafka(t, 1, topic), startBuffer(t)
+	c.produce(numbered(100, 1, 0)...)
+	b.refetch = &spillwayv1.Refetch{Id: 7, Source: &spillwayv1.SourcePartition{Topic: topic}, Range: &spillwayv1.OffsetRange{First: 10, Next: 60},
+		KnownRecord: &spillwayv1.Fingerprint{Offset: 70, TimestampMs: 5}}
+	c.ingest(b)
+	waitFor(t, "the answer", func() bool {
+		answered := false
+		b.set(func() { answered = b.refetched.next == 60 })
+		return answered
+	})
+	b.set(func() {
+		if s := b.refetched.settled; len(b.refetched.records) > 0 || len(s) != 1 || s[0].Outcome != spillwayv1.Outcome_OUTCOME_LOST || !strings.Contains(s[0].Reason, "created again") {
+			t.Errorf("got %d records and %v", len(b.refetched.records), s)
+		}
+	})
+}
