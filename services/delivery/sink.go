@@ -78,6 +78,9 @@ type Lease struct {
 	ID      uint64
 	Attempt int // 1 for the first
 	Source  *spillwayv1.SourcePartition
+	// Epoch is another one after the subscription was created anew or sought, so that the same records are to
+	// be delivered again.
+	Epoch int64
 	// First and Next are the offsets covered.
 	First, Next int64
 	// RecordCount is an upper bound of the records that Records yields.

@@ -1901,7 +1901,10 @@ type Lease struct {
 	// 1 for the first delivery.
 	Attempt int32 `protobuf:"varint,3,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	// Offsets in the batch that are already settled, or belong to another batch: not to be delivered.
-	Settled       []*OffsetRange `protobuf:"bytes,4,rep,name=settled,proto3" json:"settled,omitempty"`
+	Settled []*OffsetRange `protobuf:"bytes,4,rep,name=settled,proto3" json:"settled,omitempty"`
+	// Another one after the subscription was created anew or sought: what a delivery knows to have delivered in
+	// this epoch must not be delivered again, and what it delivered in another must be.
+	Epoch         int64 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1962,6 +1965,13 @@ func (x *Lease) GetSettled() []*OffsetRange {
 		return x.Settled
 	}
 	return nil
+}
+
+func (x *Lease) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
 }
 
 // AckResult says whether an ack took effect.
@@ -2296,12 +2306,13 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\rConsumeOpened\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\x04R\tsessionId\x12@\n" +
-	"\x0elease_duration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\"\x9a\x01\n" +
+	"\x0elease_duration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\"\xb0\x01\n" +
 	"\x05Lease\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\x04R\aleaseId\x12(\n" +
 	"\x05batch\x18\x02 \x01(\v2\x12.spillway.v1.BatchR\x05batch\x12\x18\n" +
 	"\aattempt\x18\x03 \x01(\x05R\aattempt\x122\n" +
-	"\asettled\x18\x04 \x03(\v2\x18.spillway.v1.OffsetRangeR\asettled\"G\n" +
+	"\asettled\x18\x04 \x03(\v2\x18.spillway.v1.OffsetRangeR\asettled\x12\x14\n" +
+	"\x05epoch\x18\x05 \x01(\x03R\x05epoch\"G\n" +
 	"\tAckResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12*\n" +
 	"\x06status\x18\x02 \x01(\v2\x12.google.rpc.StatusR\x06status\"Y\n" +

@@ -32,6 +32,7 @@ type change struct {
 	Subscription int64          `json:"sub,omitempty"`
 	Settle       []settleChange `json:"settle,omitempty"`
 	Seek         []Start        `json:"seek,omitempty"`
+	Epoch        int64          `json:"epoch,omitempty"` // of the ledgers that Subscribe and Seek begin, at least; ms since the Unix epoch
 	Pause        *bool          `json:"pause,omitempty"`
 	// Session is whose sink State changes, or who adopts.
 	Session uint64        `json:"session,omitempty"`
@@ -216,12 +217,12 @@ func (q *Queue) applyLocked(c *change) {
 		q.raiseSafeLocked(p)
 	}
 	if c.Subscribe != nil {
-		q.subscribeLocked(c.Subscribe)
+		q.subscribeLocked(c.Subscribe, c.Epoch)
 	}
 	if c.Unsubscribe != 0 {
 		q.unsubscribeLocked(c.Unsubscribe)
 	}
-	q.seekLocked(c.Subscription, c.Seek)
+	q.seekLocked(c.Subscription, c.Seek, c.Epoch)
 	for i := range c.Settle {
 		s := &c.Settle[i]
 		p := q.partitionLocked(s.Partition, s.Range.First)

@@ -60,7 +60,7 @@ func (q *Queue) Subscribe(ctx context.Context, c SubscriptionConfig, place Place
 			return nil, err
 		}
 		q.nextSubscription++
-		return &change{Subscribe: &subscriptionChange{ID: q.nextSubscription, Config: c, Starts: at}}, nil
+		return &change{Subscribe: &subscriptionChange{ID: q.nextSubscription, Config: c, Starts: at}, Epoch: q.cfg.Now().UnixMilli()}, nil
 	})
 }
 
@@ -79,7 +79,7 @@ func (q *Queue) Update(ctx context.Context, name string, alter func(*Subscriptio
 			return nil, err
 		}
 		at, err := q.startsLocked(Latest, nil, c.Topics)
-		return &change{Subscribe: &subscriptionChange{ID: sub.id, Config: c, Starts: at}}, err
+		return &change{Subscribe: &subscriptionChange{ID: sub.id, Config: c, Starts: at}, Epoch: q.cfg.Now().UnixMilli()}, err
 	})
 }
 
@@ -106,7 +106,7 @@ func (q *Queue) Seek(ctx context.Context, name string, place Place, starts []Sta
 			return nil, fmt.Errorf("%w: %q", ErrNoSubscription, name)
 		}
 		at, err := q.startsLocked(place, starts, sub.Topics)
-		return &change{Subscription: sub.id, Seek: at}, err
+		return &change{Subscription: sub.id, Seek: at, Epoch: q.cfg.Now().UnixMilli()}, err
 	})
 }
 
@@ -201,7 +201,7 @@ func (q *Queue) findLocked(id Partition) (Partition, error) {
 }
 
 // subscribeLocked applies a subscriptionChange.
-func (q *Queue) subscribeLocked(c *subscriptionChange) {
+func (q *Queue) subscribeLocked(c *subscriptionChange, epoch int64) {
 	sub := q.subscriptionByID(c.ID)
 	if sub == nil {
 		sub = &subscription{id: c.ID}
@@ -217,7 +217,9 @@ func (q *Queue) subscribeLocked(c *subscriptionChange) {
 			if i := slices.IndexFunc(c.Starts, func(s Start) bool { return s.Partition == p.id }); i >= 0 {
 				start = c.Starts[i].Offset
 			}
-			q.attachLocked(q.addProgress(sub, p, NewSettled(start)))
+			settled := NewSettled(start)
+			settled.Epoch = epoch
+			q.attachLocked(q.addProgress(sub, p, settled))
 		case !wants && g != nil:
 			q.detachLocked(g)
 			delete(p.progress, sub)
@@ -255,23 +257,25 @@ func (q *Queue) unsubscribeLocked(id int64) {
 }
 
 // seekLocked applies a move of a subscription.
-func (q *Queue) seekLocked(id int64, starts []Start) {
+func (q *Queue) seekLocked(id int64, starts []Start, epoch int64) {
 	sub := q.subscriptionByID(id)
 	if sub == nil {
 		return
 	}
 	for _, s := range starts {
 		if p := q.partitions[s.Partition]; p != nil && p.progress[sub] != nil {
-			q.rewindLocked(p.progress[sub], s.Offset)
+			q.rewindLocked(p.progress[sub], s.Offset, epoch)
 		}
 	}
 }
 
 // rewindLocked makes a subscription go on at an offset.
-func (q *Queue) rewindLocked(g *progress, start int64) {
+func (q *Queue) rewindLocked(g *progress, start, epoch int64) {
 	before := g.needed()
 	q.revokeLocked(g)
+	epoch = max(epoch, g.settled.Epoch+1) // the clock may have been set back
 	g.settled, g.cursor = NewSettled(start), start
+	g.settled.Epoch = epoch
 	g.deferred, g.deferredBytes, g.dropping, g.back = nil, 0, nil, nil
 	q.attachLocked(g)
 	for _, pc := range before { // counted twice by now, or not needed any more

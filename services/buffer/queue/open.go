@@ -105,7 +105,9 @@ func (q *Queue) seedSubscriptions(oldest map[*partition]int64) {
 				if !held {
 					start = p.appended
 				}
-				q.addProgress(sub, p, NewSettled(start))
+				settled := NewSettled(start)
+				settled.Epoch = q.opened.UnixMilli()
+				q.addProgress(sub, p, settled)
 			case !wants && g != nil:
 				delete(p.progress, sub)
 				sub.progress = slices.DeleteFunc(sub.progress, func(x *progress) bool { return x == g })

@@ -397,3 +397,42 @@ func TestRunWritesOutTheWindowWhenItDrains(t *testing.T) {
 		t.Fatalf("%+v, want the batch on disk", a)
 	}
 }
+
+// TestEpoch has a lease tell that its subscription was sought or created anew, also after a restart.
+func TestEpoch(t *testing.T) {
+	h := newHarness(t, all("s"))
+	h.reopen()
+	h.append("t", 0, 10)
+	epoch := func() int64 {
+		t.Helper()
+		x := h.session("s", true, 1000)
+		defer x.Close()
+		leases := leasesOf(drain(x))
+		if len(leases) != 1 {
+			t.Fatalf("%d leases", len(leases))
+		}
+		return leases[0].Epoch
+	}
+	if first := epoch(); first != 0 {
+		t.Errorf("epoch %d at first", first)
+	}
+	seek := func() {
+		t.Helper()
+		if err := h.manage(func() error { return h.q.Seek(t.Context(), "s", Nowhere, []Start{{testPartition("t"), 5}}) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seek()
+	second := epoch()
+	seek() // at the same time
+	third := epoch()
+	if second == 0 || third <= second {
+		t.Errorf("epochs %d and %d", second, third)
+	}
+	h.pass(2 * time.Second)
+	h.write()
+	h.reopen()
+	if again := epoch(); again != third {
+		t.Errorf("epoch %d after a restart, want %d", again, third)
+	}
+}

@@ -49,6 +49,7 @@ type Lease struct {
 	Batch   Batch // Payload may be nil before Load
 	Attempt int
 	Settled []Range // parts of Batch.Range that are not to be delivered
+	Epoch   int64   // Settled.Epoch
 	ref     Ref
 }
 
@@ -448,7 +449,7 @@ func (q *Queue) leaseLocked(g *progress, pc *piece, fromBack int, s *Session, no
 	s.credit -= int64(pc.size)
 	g.sub.leased++
 
-	out := &Lease{ID: l.id, Batch: pc.out(), Attempt: attempt, Settled: g.skip(pc), ref: pc.ref}
+	out := &Lease{ID: l.id, Batch: pc.out(), Attempt: attempt, Settled: g.skip(pc), Epoch: g.settled.Epoch, ref: pc.ref}
 	s.tellLocked(Event{Lease: out})
 }
 

@@ -59,6 +59,8 @@ type Settled struct {
 	Floor  int64           `json:"floor"` // everything before it is settled
 	Counts [outcomes]int64 `json:"counts"`
 	Above  []Interval      `json:"above,omitempty"` // ascending, disjoint, all above Floor
+	// Epoch is another one whenever the ledger begins anew: what was delivered in a former one may be again.
+	Epoch int64 `json:"epoch,omitempty"`
 }
 
 // NewSettled is an empty ledger that begins at start.
