@@ -23,7 +23,7 @@ var errNoJava = errors.New("no Java or Maven")
 // realStack is a broker and an HDFS with one DataNode, as deploy/stack starts them.
 type realStack struct {
 	run   string // STACK_RUN
-	kafka broker
+	kafka broker // with TLS
 	hdfs  string // host:port of the NameNode
 }
 
@@ -31,9 +31,18 @@ type realStack struct {
 type broker struct {
 	run  string
 	port int
+	tls  string // directory with the certificates; empty: only the plain port is there
+	more string // lines of its configuration
 }
 
 func (b broker) addr() string { return fmt.Sprintf("127.0.0.1:%d", b.port) }
+
+// saslAddr wants a user or a token, over TLS; certAddr a client certificate.
+func (b broker) saslAddr() string { return fmt.Sprintf("127.0.0.1:%d", b.port+saslPort) }
+func (b broker) certAddr() string { return fmt.Sprintf("127.0.0.1:%d", b.port+certPort) }
+
+// Distances of the ports with TLS, as kafka-start has them.
+const saslPort, certPort = 17000, 16500
 
 // startStack returns errNoJava, with the scripts' words about it, when it cannot be had on this machine.
 func startStack(run string) (*realStack, error) {
@@ -47,6 +56,11 @@ func startStack(run string) (*realStack, error) {
 	kafka, err := newBroker(run)
 	if err != nil {
 		return nil, err
+	}
+	kafka.tls = filepath.Join(run, "tls")
+	kafka.more = fmt.Sprintf("listener.name.sasl_ssl.connections.max.reauth.ms=%d", reauthenticate.Milliseconds())
+	if err := makeCertificates(kafka.tls); err != nil {
+		return nil, fmt.Errorf("make certificates: %w", err)
 	}
 	hdfs, err := freeBase(13000, 14900, 0, 10000, 11100, 11130, 11160)
 	if err != nil {
@@ -63,13 +77,17 @@ func startStack(run string) (*realStack, error) {
 
 // newBroker has ports, and is not started.
 func newBroker(run string) (broker, error) {
-	port, err := freeBase(10000, 12700, 0, 20000)
+	port, err := freeBase(10000, 12700, 0, 20000, saslPort, certPort)
 	return broker{run: run, port: port}, err
 }
 
 // start returns when the broker answers; after a crash it goes on with its old data.
 func (b broker) start() error {
-	_, err := script(b.run, "kafka-start", strconv.Itoa(b.port))
+	env := []string{"KAFKA_OPTS_EXTRA=" + b.more}
+	if b.tls != "" {
+		env = append(env, "KAFKA_TLS="+b.tls)
+	}
+	_, err := scriptWith(b.run, env, "kafka-start", strconv.Itoa(b.port))
 	return err
 }
 
@@ -100,8 +118,12 @@ func secondBroker(t testing.TB) broker {
 
 // script runs one of deploy/stack/bin and returns what it printed.
 func script(run, name string, args ...string) (string, error) {
+	return scriptWith(run, nil, name, args...)
+}
+
+func scriptWith(run string, env []string, name string, args ...string) (string, error) {
 	cmd := exec.Command(filepath.Join(scripts, name), args...)
-	cmd.Env = append(os.Environ(), "STACK_RUN="+run)
+	cmd.Env = append(append(os.Environ(), "STACK_RUN="+run), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -70,6 +70,8 @@ type Topic struct {
 func (c *Client) Cluster(ctx context.Context) (*Cluster, error) {
 	response, err := c.client.Metadata(ctx, &kafka.MetadataRequest{})
 	if err != nil {
+		// kafka-go would answer with this error for up to 6 s before it tries again.
+		c.transport.CloseIdleConnections()
 		return nil, fmt.Errorf("read metadata from %s: %w", c.addr, err)
 	}
 	if response.ClusterID == "" {

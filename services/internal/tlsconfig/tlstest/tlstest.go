@@ -11,9 +11,14 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net"
-	"testing"
 	"time"
 )
+
+// T is the part of testing.TB that is used here.
+type T interface {
+	Helper()
+	Fatal(args ...any)
+}
 
 // Authority issues certificates.
 type Authority struct {
@@ -22,7 +27,7 @@ type Authority struct {
 }
 
 // New makes an authority.
-func New(t testing.TB) *Authority {
+func New(t T) *Authority {
 	t.Helper()
 	a := &Authority{key: newKey(t)}
 	template := &x509.Certificate{SerialNumber: serial(t), Subject: pkix.Name{CommonName: "test authority"},
@@ -52,7 +57,7 @@ func (a *Authority) Pool() *x509.CertPool {
 
 // Issue makes a certificate for a server or client of that name, and for 127.0.0.1; both parts are PEM,
 // the key in PKCS #8.
-func (a *Authority) Issue(t testing.TB, name string) (cert, key []byte) {
+func (a *Authority) Issue(t T, name string) (cert, key []byte) {
 	t.Helper()
 	k := newKey(t)
 	template := &x509.Certificate{SerialNumber: serial(t), Subject: pkix.Name{CommonName: name},
@@ -71,7 +76,7 @@ func (a *Authority) Issue(t testing.TB, name string) (cert, key []byte) {
 }
 
 // Certificate is Issue for a tls.Config.
-func (a *Authority) Certificate(t testing.TB, name string) tls.Certificate {
+func (a *Authority) Certificate(t T, name string) tls.Certificate {
 	t.Helper()
 	pair, err := tls.X509KeyPair(a.Issue(t, name))
 	if err != nil {
@@ -80,7 +85,7 @@ func (a *Authority) Certificate(t testing.TB, name string) tls.Certificate {
 	return pair
 }
 
-func newKey(t testing.TB) *ecdsa.PrivateKey {
+func newKey(t T) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -89,7 +94,7 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 	return key
 }
 
-func serial(t testing.TB) *big.Int {
+func serial(t T) *big.Int {
 	t.Helper()
 	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 100))
 	if err != nil {
