@@ -82,8 +82,8 @@ func (s *source) lookUp(ctx context.Context) (existing map[string]int, err error
 // watch returns when the topics to read, or their partitions, are not what they were, with what they are
 // and whether it is other topics; or when ctx ends.
 func (s *source) watch(ctx context.Context, was map[string]int) (is map[string]int, otherTopics bool) {
-	for {
-		sleep(ctx, topicPoll)
+	// The first look is at once: generations may all end sooner than a topicPoll.
+	for ; ; sleep(ctx, topicPoll) {
 		if ctx.Err() != nil {
 			return was, false
 		}

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -130,6 +131,17 @@ func TestTopicsByPattern(t *testing.T) {
 	buffer.has("logs-a", 0, "after")
 	if n := len(buffer.records("other")); n != 0 {
 		t.Errorf("%d partitions of a topic that is not wanted", n)
+	}
+}
+
+// TestWatchLooksAtOnce: a change is seen also when each generation ends before the next look would be due.
+func TestWatchLooksAtOnce(t *testing.T) {
+	kafka, buffer := startKafka(t, 2, topic), startBuffer(t)
+	s := kafka.ingest(buffer).sources[0]
+	ctx, cancel := context.WithTimeout(t.Context(), topicPoll*4/5)
+	defer cancel()
+	if is, other := s.watch(ctx, map[string]int{topic: 1}); is[topic] != 2 || other {
+		t.Errorf("the topics are %v, other ones: %t; want 2 partitions of the same", is, other)
 	}
 }
 

@@ -163,8 +163,13 @@ func (c *Client) Retention(ctx context.Context, topics []string) (map[string]tim
 	return all, nil
 }
 
-// isStale says whether an error means that what kafka-go knows of the cluster is out of date.
+// isStale says whether an error means that what kafka-go knows of the cluster is out of date, or that its
+// connections are: a broker that went away, or wants clients to log in again, has broken all of them.
 func isStale(err error) bool {
+	var code kafka.Error
+	if !errors.As(err, &code) {
+		return true
+	}
 	for _, stale := range []kafka.Error{kafka.NotLeaderForPartition, kafka.UnknownTopicOrPartition, kafka.LeaderNotAvailable, kafka.ReplicaNotAvailable,
 		kafka.FencedLeaderEpoch, kafka.UnknownLeaderEpoch, kafka.KafkaStorageError} {
 		if errors.Is(err, stale) {
