@@ -40,7 +40,7 @@ type formatFile struct {
 // of them with hdfs dfs -text. Hadoop's own zstd needs its native library, which is not in Maven: .zst files are read
 // with zstd-jni instead, which has the decoder of Zstandard's authors, and so has Avro.
 func TestHadoopReadsFormats(t *testing.T) {
-	hdfs, err := hdfsfs.New("hdfs://"+stack.hdfs, "hdfs", slog.New(slog.DiscardHandler))
+	hdfs, err := hdfsfs.New(&config.HDFS{URL: "hdfs://" + stack.hdfs, User: "hdfs"}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

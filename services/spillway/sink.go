@@ -29,5 +29,5 @@ func newFS(h *config.HDFS, log *slog.Logger) (filesink.FS, error) {
 	if directory, ok := strings.CutPrefix(h.URL, "file://"); ok {
 		return localfs.New(directory)
 	}
-	return hdfsfs.New(h.URL, h.User, log)
+	return hdfsfs.New(h, log)
 }

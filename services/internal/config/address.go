@@ -3,9 +3,7 @@ package config
 import (
 	"net"
 	"regexp"
-	"slices"
 	"strconv"
-	"strings"
 )
 
 // hostName is a DNS name or an IPv4 or IPv6 address.
@@ -41,35 +39,5 @@ func (k checker) ports(at, listen, http string) {
 	}
 	if _, port, _ := splitAddress(http); listen == http && port != 0 {
 		k.key(at+".http", "is the same address as listen, %s", listen)
-	}
-}
-
-// url is hdfs://host:port[,host:port...][/directory] or file:///directory.
-func (k checker) url(at, url string) {
-	if !k.present(at, url) {
-		return
-	}
-	scheme, rest, ok := strings.Cut(url, "://")
-	if !ok || scheme != "hdfs" && scheme != "file" {
-		k.key(at, "malformed URL %q: want hdfs://namenode:8020 or file:///directory", url)
-		return
-	}
-	authority, directory := rest, ""
-	if i := strings.IndexByte(rest, '/'); i >= 0 {
-		authority, directory = rest[:i], rest[i:]
-	}
-	switch {
-	case slices.Contains(strings.Split(directory, "/"), ".."):
-		k.key(at, "has '..' in its directory %q", directory)
-	case scheme == "hdfs" && strings.Trim(directory, "/") != "":
-		k.key(at, "has a directory, %q; want it in path", directory)
-	case scheme == "hdfs":
-		for nameNode := range strings.SplitSeq(authority, ",") {
-			if host, port, ok := splitAddress(nameNode); !ok || host == "" || port == 0 {
-				k.key(at, "malformed NameNode %q: want hdfs://host:port, with commas between several", nameNode)
-			}
-		}
-	case authority != "" || directory == "":
-		k.key(at, "malformed URL %q: want an absolute directory, file:///directory", url)
 	}
 }

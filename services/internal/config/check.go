@@ -130,37 +130,6 @@ func (k checker) subscription(at, full string) {
 	}
 }
 
-func (k checker) hdfs(at string, h *HDFS) {
-	k.url(at+".url", h.URL)
-	k.path(at+".path", h.Path)
-	k.fileTemplate(at+".file_prefix", h.FilePrefix)
-	k.fileText(at+".file_suffix", h.FileSuffix)
-	k.fileText(at+".in_use_prefix", h.InUsePrefix)
-	k.fileText(at+".in_use_suffix", h.InUseSuffix)
-	if strings.HasPrefix(h.URL, "hdfs:") {
-		k.noColon(at+".path", h.Path)
-		k.noColon(at+".file_prefix", h.FilePrefix)
-		k.noColon(at+".file_suffix", h.FileSuffix)
-		k.noColon(at+".in_use_prefix", h.InUsePrefix)
-		k.noColon(at+".in_use_suffix", h.InUseSuffix)
-	}
-	if h.InUsePrefix == "" && h.InUseSuffix == "" {
-		k.key(at+".in_use_suffix", "is empty, and so is in_use_prefix; a file in use must not look final")
-	}
-	if _, err := time.LoadLocation(h.TimeZone); err != nil {
-		k.key(at+".time_zone", "unknown time zone %q; want a name such as UTC or Europe/Berlin", h.TimeZone)
-	}
-	k.oneOf(at+".time_from", h.TimeFrom, "record", "kafka", "local")
-	k.rounding(at, h)
-	atLeast(k, at+".roll.interval", h.Roll.Interval, 0)
-	atLeast(k, at+".roll.count", h.Roll.Count, 0)
-	atLeast(k, at+".roll.idle", h.Roll.Idle, 0)
-	atLeast(k, at+".max_open_files", h.MaxOpenFiles, 1)
-	atLeast(k, at+".commit.bytes", h.Commit.Bytes, 1)
-	atLeast(k, at+".commit.interval", h.Commit.Interval, time.Millisecond)
-	k.format(at, h)
-}
-
 // present says whether a value that must be there is.
 func (k checker) present(at, value string) bool {
 	if value == "" {

@@ -136,10 +136,20 @@ type Delivery struct {
 
 // HDFS is a delivery to files, on HDFS or a local directory.
 type HDFS struct {
-	// URL is hdfs://namenode:8020 (several NameNodes separated by commas) or file:///absolute/dir.
+	// URL is hdfs://namenode:8020 (several NameNodes separated by commas), hdfs://nameservice, hdfs:/// (both as
+	// Hadoop's files have it) or file:///absolute/dir.
 	URL string `yaml:"url"`
-	// User acts on HDFS; empty is $HADOOP_USER_NAME, else the process's user.
-	User string `yaml:"user"`
+	// ConfDir has Hadoop's core-site.xml and hdfs-site.xml; empty is $HADOOP_CONF_DIR where URL needs one.
+	ConfDir string `yaml:"conf_dir"`
+	// User acts on HDFS; empty is $HADOOP_USER_NAME, else the process's user. With Kerberos it is the principal's.
+	User     string    `yaml:"user"`
+	Kerberos *Kerberos `yaml:"kerberos"` // nil: no authentication
+	// DataTransferProtection is authentication, integrity or privacy; empty is ConfDir's, else what the NameNode asks for.
+	DataTransferProtection string   `yaml:"data_transfer_protection"`
+	Replication            int      `yaml:"replication"` // of files; 0 is ConfDir's, else the NameNode's default
+	BlockSize              ByteSize `yaml:"block_size"`  // of files; 0 is as with Replication
+	// Umask is octal: what is taken from 0666 of files and 0777 of directories; empty is ConfDir's, else 022.
+	Umask string `yaml:"umask"`
 	// Path is the directory template below the URL, with %{topic}, %{header} and strftime escapes.
 	Path        string `yaml:"path"`
 	FilePrefix  string `yaml:"file_prefix"` // template
@@ -166,6 +176,16 @@ type HDFS struct {
 	SequenceValue string `yaml:"sequence_value"`
 	// AppendNewline ends every record of text and header_and_text with a line feed.
 	AppendNewline bool `yaml:"append_newline"`
+}
+
+// Kerberos is how a delivery authenticates to HDFS. The files are read again for each login.
+type Kerberos struct {
+	// Principal is name@REALM or name/host@REALM; _HOST is this machine's full name, and the realm may be left to Krb5Conf.
+	Principal string `yaml:"principal"`
+	Keytab    string `yaml:"keytab"` // file
+	Krb5Conf  string `yaml:"krb5_conf"`
+	// ServicePrincipal is the NameNodes', such as nn/_HOST@REALM; empty is ConfDir's.
+	ServicePrincipal string `yaml:"service_principal"`
 }
 
 // Roll says when an in-use file becomes final; 0 is never. The first reached decides.

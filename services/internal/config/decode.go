@@ -63,6 +63,10 @@ func (d decoder) fields(n *node, path string, v reflect.Value) {
 }
 
 func (d decoder) unknownKey(n *node, f field, path string, t reflect.Type) {
+	if p, ok := reflect.New(t).Interface().(interface{ unsupported() map[string]string }); ok && p.unsupported()[f.key] != "" {
+		d.at(f.place, "key %q %s is not supported: %s", f.key, in(path), p.unsupported()[f.key])
+		return
+	}
 	var keys []string
 	for known := range configFields(t) {
 		keys = append(keys, keyOf(known))

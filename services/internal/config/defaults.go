@@ -62,6 +62,10 @@ func (h *HDFS) setDefaults() {
 	h.AppendNewline = true
 }
 
+func (k *Kerberos) setDefaults() {
+	k.Krb5Conf = "/etc/krb5.conf"
+}
+
 func (k *Kafka) setDefaults() {
 	k.Topic = "%{topic}"
 	k.Partitioner = "source"

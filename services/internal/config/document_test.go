@@ -58,7 +58,7 @@ type documentedKey struct{ path, kinds, value, meaning string }
 
 var (
 	heading = regexp.MustCompile("^### (?:The file|`(.*)`)$")
-	row     = regexp.MustCompile(`^\| ` + "`([a-z_.]+)`" + ` \| (.*?) \| (.*?) \| (.*) \|$`)
+	row     = regexp.MustCompile(`^\| ` + "`([a-z0-9_.]+)`" + ` \| (.*?) \| (.*?) \| (.*) \|$`)
 	// wholeUnits are the zeros that 1h0m0s ends with.
 	wholeUnits = regexp.MustCompile(`([hm])(0m)?0s$`)
 	quoted     = regexp.MustCompile("^`[^`]*`(, `[^`]*`)*$")

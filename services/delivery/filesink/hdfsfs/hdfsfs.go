@@ -12,10 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/url"
 	"os"
-	"os/user"
 	"path"
 	"strings"
 	"sync"
@@ -24,14 +21,16 @@ import (
 	"github.com/colinmarc/hdfs/v2"
 
 	"github.com/spillwayio/spillway/services/delivery/filesink"
+	"github.com/spillwayio/spillway/services/internal/config"
 )
 
 const (
 	// operationTimeout bounds one operation, Take's waiting apart. What hangs longer is cut.
 	operationTimeout = time.Minute
-	dialTimeout      = 10 * time.Second
 	// maxIdle is how many clients are kept for the next operation.
 	maxIdle = 8
+	// maxAge is how long a client is used: what the NameNode gave it to encrypt with expires.
+	maxAge = 10 * time.Minute
 	// takePoll is the time between two attempts to get a file that a writer still holds.
 	takePoll      = time.Second
 	replicateWait = 20 * time.Millisecond
@@ -39,38 +38,25 @@ const (
 
 // FS is an HDFS. All its methods but New and Close need the NameNode.
 type FS struct {
-	options hdfs.ClientOptions
+	cluster *cluster
 	log     *slog.Logger
 
 	mu     sync.Mutex
 	idle   []*client
+	active string // the NameNode that answered last; the first one is asked first
 	closed bool
 }
 
-// New takes hdfs://namenode:8020, with several NameNodes separated by commas. An empty user is
-// $HADOOP_USER_NAME, else the one of the process. It connects to nothing yet.
-func New(rawURL, userName string, log *slog.Logger) (*FS, error) {
-	u, err := url.Parse(rawURL)
-	if err != nil || u.Scheme != "hdfs" || u.Host == "" {
-		// url.Parse refuses several hosts with ports.
-		rest, ok := strings.CutPrefix(rawURL, "hdfs://")
-		host, _, _ := strings.Cut(rest, "/")
-		if !ok || host == "" {
-			return nil, fmt.Errorf("HDFS URL %q: want hdfs://namenode:8020", rawURL)
-		}
-		u = &url.URL{Host: host}
+// New reads Hadoop's files where they are to be used, and connects to nothing yet.
+func New(h *config.HDFS, log *slog.Logger) (*FS, error) {
+	c, err := newCluster(h)
+	if err != nil {
+		return nil, err
 	}
-	if userName == "" {
-		userName = os.Getenv("HADOOP_USER_NAME")
+	if c.login != nil {
+		c.login.log = log
 	}
-	if userName == "" {
-		current, err := user.Current()
-		if err != nil {
-			return nil, fmt.Errorf("find the user to act as on HDFS; set hdfs.user: %w", err)
-		}
-		userName = current.Username
-	}
-	return &FS{log: log, options: hdfs.ClientOptions{Addresses: strings.Split(u.Host, ","), User: userName, UseDatanodeHostname: true}}, nil
+	return &FS{cluster: c, log: log}, nil
 }
 
 // Close implements filesink.FS.
@@ -81,6 +67,9 @@ func (f *FS) Close() error {
 	f.mu.Unlock()
 	for _, c := range idle {
 		c.close()
+	}
+	if f.cluster.login != nil {
+		f.cluster.login.close()
 	}
 	return nil
 }
@@ -122,11 +111,7 @@ func (f *FS) Write(ctx context.Context, name string, length int64, data []byte) 
 // open opens the file for writing at its end, which must be at length.
 func (c *client) open(name string, length int64) (*hdfs.FileWriter, error) {
 	if length == 0 {
-		if err := c.MkdirAll(path.Dir(name), 0o755); err != nil {
-			return nil, err
-		}
-		w, err := c.Create(name)
-		return w, errOf(err)
+		return c.create(name)
 	}
 	info, err := c.Stat(name)
 	if err != nil {
@@ -136,6 +121,28 @@ func (c *client) open(name string, length int64) (*hdfs.FileWriter, error) {
 		return nil, fmt.Errorf("the file has %d bytes, not %d", info.Size(), length)
 	}
 	w, err := c.Append(name)
+	return w, errOf(err)
+}
+
+// create makes the file and its directories. The NameNode refuses a name that is taken.
+func (c *client) create(name string) (*hdfs.FileWriter, error) {
+	if err := c.MkdirAll(path.Dir(name), c.cluster.dirMode); err != nil {
+		return nil, err
+	}
+	replication, blockSize := c.cluster.replication, c.cluster.blockSize
+	if replication == 0 || blockSize == 0 {
+		defaults, err := c.ServerDefaults()
+		if err != nil {
+			return nil, err
+		}
+		if replication == 0 {
+			replication = defaults.Replication
+		}
+		if blockSize == 0 {
+			blockSize = defaults.BlockSize
+		}
+	}
+	w, err := c.CreateFile(name, replication, blockSize, c.cluster.fileMode)
 	return w, errOf(err)
 }
 
@@ -210,7 +217,7 @@ func (f *FS) Rename(ctx context.Context, from, to string) error {
 		if _, err := c.Stat(from); err != nil {
 			return fmt.Errorf("rename %s: %w", from, errOf(err))
 		}
-		if err := c.MkdirAll(path.Dir(to), 0o755); err != nil {
+		if err := c.MkdirAll(path.Dir(to), c.cluster.dirMode); err != nil {
 			return fmt.Errorf("rename %s: %w", from, err)
 		}
 		if err := c.Rename(from, to); err != nil {
@@ -251,7 +258,7 @@ func (f *FS) Probe(ctx context.Context) error {
 		if err == nil || errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
 			return nil
 		}
-		return fmt.Errorf("probe %s: %w", strings.Join(f.options.Addresses, ","), err)
+		return fmt.Errorf("probe %s: %w", strings.Join(f.cluster.options.Addresses, ","), err)
 	})
 }
 
@@ -312,6 +319,10 @@ func (f *FS) get(ctx context.Context) (*client, error) {
 		if c == nil {
 			return f.connect(ctx)
 		}
+		if time.Since(c.since) > maxAge {
+			c.close()
+			continue
+		}
 		// Its connection may have died meanwhile, and a write must not find that out half way.
 		stop := context.AfterFunc(ctx, c.cut)
 		_, err := c.Stat("/")
@@ -320,101 +331,6 @@ func (f *FS) get(ctx context.Context) (*client, error) {
 		}
 		c.close()
 	}
-}
-
-func (f *FS) connect(ctx context.Context) (*client, error) {
-	c := &client{cutting: make(chan struct{}), conns: make(map[net.Conn]struct{})}
-	options := f.options
-	options.NamenodeDialFunc, options.DatanodeDialFunc = c.dial, c.dial
-	stop := context.AfterFunc(ctx, c.cut)
-	defer stop()
-	var err error
-	if c.Client, err = hdfs.NewClient(options); err != nil {
-		c.cut()
-		return nil, fmt.Errorf("connect to HDFS at %s: %w", strings.Join(options.Addresses, ","), errors.Join(ctx.Err(), err))
-	}
-	return c, nil
-}
-
-func (f *FS) put(c *client) {
-	f.mu.Lock()
-	keep := !f.closed && len(f.idle) < maxIdle
-	if keep {
-		f.idle = append(f.idle, c)
-	}
-	f.mu.Unlock()
-	if !keep {
-		c.close()
-	}
-}
-
-// client is a hdfs.Client whose connections can be cut under it: it knows no contexts.
-type client struct {
-	*hdfs.Client
-
-	cutting chan struct{} // closed by cut
-
-	mu    sync.Mutex
-	isCut bool
-	conns map[net.Conn]struct{}
-}
-
-var errCut = errors.New("the operation was given up")
-
-func (c *client) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	go func() {
-		select {
-		case <-c.cutting:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.isCut {
-		return nil, errors.Join(errCut, conn.Close())
-	}
-	c.conns[conn] = struct{}{}
-	return &trackedConn{conn, c}, nil
-}
-
-// cut ends all that the client does.
-func (c *client) cut() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.isCut {
-		c.isCut = true
-		close(c.cutting)
-	}
-	for conn := range c.conns {
-		_ = conn.Close() // whoever uses it gets the error
-	}
-}
-
-// close also ends the renewing of leases.
-func (c *client) close() {
-	c.cut()
-	_ = c.Client.Close() // its connection is closed already
-}
-
-type trackedConn struct {
-	net.Conn
-	c *client
-}
-
-// Close implements net.Conn.
-func (t *trackedConn) Close() error {
-	t.c.mu.Lock()
-	delete(t.c.conns, t.Conn)
-	t.c.mu.Unlock()
-	return t.Conn.Close()
 }
 
 // sleep waits for d, or for ctx's error.

@@ -1,6 +1,7 @@
 package hdfsfs
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/spillwayio/spillway/services/delivery/filesink"
 	"github.com/spillwayio/spillway/services/delivery/filesink/fstest"
+	"github.com/spillwayio/spillway/services/internal/config"
 )
 
 var _ filesink.FS = (*FS)(nil)
@@ -40,7 +42,7 @@ func hdfsURL(t *testing.T) string {
 // newFS is an FS on the running HDFS and a directory of the test's own.
 func newFS(t *testing.T) (*FS, string) {
 	t.Helper()
-	f, err := New(hdfsURL(t), "", slog.New(slog.DiscardHandler))
+	f, err := New(&config.HDFS{URL: hdfsURL(t)}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +53,7 @@ func newFS(t *testing.T) (*FS, string) {
 // other is a client that is none of the FS's, as another process has it.
 func other(t *testing.T, f *FS) *hdfs.Client {
 	t.Helper()
-	c, err := hdfs.NewClient(f.options)
+	c, err := hdfs.NewClient(f.cluster.options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,6 +163,46 @@ func TestTakeWaitsForALiveWriter(t *testing.T) {
 	}
 }
 
+// Files are created with what the configuration says; appending leaves it. A file of several blocks is written across
+// their borders.
+func TestModesReplicationAndBlockSize(t *testing.T) {
+	dir := fmt.Sprintf("/hdfsfs-test/%s-%d", t.Name(), time.Now().UnixNano())
+	f, err := New(&config.HDFS{URL: hdfsURL(t), Replication: 2, BlockSize: config.MiB, Umask: "027"}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeFS(t, f)
+	c := other(t, f)
+	defer c.Close()
+	defer c.RemoveAll(dir)
+	data := make([]byte, 5<<20/2)
+	for i := range data {
+		data[i] = byte(i >> 8)
+	}
+	name := dir + "/a/file"
+	for at := 0; at < len(data); at += 700_001 {
+		if err := f.Write(t.Context(), name, int64(at), data[at:min(at+700_001, len(data))]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := c.ReadFile(name); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("read %d bytes, %v; not what was written", len(got), err)
+	}
+	info, err := c.Stat(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	status := info.Sys().(*hdfs.FileStatus)
+	if got := info.Mode().Perm(); got != 0o640 || status.GetBlockReplication() != 2 || status.GetBlocksize() != 1<<20 {
+		t.Errorf("mode %o, %d replicas, blocks of %d bytes; want 640, 2, 1 MiB", got, status.GetBlockReplication(), status.GetBlocksize())
+	}
+	for _, d := range []string{dir, dir + "/a"} {
+		if info, err := c.Stat(d); err != nil || info.Mode().Perm() != 0o750 {
+			t.Errorf("%s: %v, %v; want mode 750", d, info, err)
+		}
+	}
+}
+
 func TestConcurrentWrites(t *testing.T) {
 	f, dir := newFS(t)
 	defer closeFS(t, f)
@@ -179,36 +221,6 @@ func TestConcurrentWrites(t *testing.T) {
 	wg.Wait()
 	if n := len(f.idle); n == 0 || n > maxIdle {
 		t.Errorf("%d clients are kept, want 1 to %d", n, maxIdle)
-	}
-}
-
-func TestNewReadsTheURL(t *testing.T) {
-	t.Setenv("HADOOP_USER_NAME", "somebody")
-	for url, want := range map[string]string{
-		"hdfs://nn:8020":           "nn:8020",
-		"hdfs://nn:8020/":          "nn:8020",
-		"hdfs://nn1:8020,nn2:8020": "nn1:8020 nn2:8020",
-		"hdfs://127.0.0.1:9000":    "127.0.0.1:9000",
-	} {
-		f, err := New(url, "", slog.New(slog.DiscardHandler))
-		if err != nil {
-			t.Errorf("%s: %v", url, err)
-			continue
-		}
-		if got := strings.Join(f.options.Addresses, " "); got != want {
-			t.Errorf("%s: NameNodes %q, want %q", url, got, want)
-		}
-		if f.options.User != "somebody" {
-			t.Errorf("acts as %q, want $HADOOP_USER_NAME", f.options.User)
-		}
-	}
-	for _, url := range []string{"", "nn:8020", "file:///x", "hdfs://", "hdfs:///path"} {
-		if _, err := New(url, "", slog.New(slog.DiscardHandler)); err == nil {
-			t.Errorf("%q is accepted", url)
-		}
-	}
-	if f, err := New("hdfs://nn:8020", "me", slog.New(slog.DiscardHandler)); err != nil || f.options.User != "me" {
-		t.Errorf("acts as %q, %v; want the configured user", f.options.User, err)
 	}
 }
 
@@ -237,7 +249,7 @@ func TestSilentNameNode(t *testing.T) {
 			c.Close()
 		}
 	}()
-	f, err := New("hdfs://"+l.Addr().String(), "me", slog.New(slog.DiscardHandler))
+	f, err := New(&config.HDFS{URL: "hdfs://" + l.Addr().String(), User: "me"}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,7 +283,7 @@ func BenchmarkWrite(b *testing.B) {
 	if url == "" {
 		b.Skip("needs an HDFS: `make stack-up`, then set E2E_HDFS=hdfs://127.0.0.1:8020")
 	}
-	f, err := New(url, "", slog.New(slog.DiscardHandler))
+	f, err := New(&config.HDFS{URL: url}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)
 	}
