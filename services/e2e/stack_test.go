@@ -58,7 +58,7 @@ func startStack(run string) (*realStack, error) {
 		return nil, err
 	}
 	kafka.tls = filepath.Join(run, "tls")
-	kafka.more = fmt.Sprintf("listener.name.sasl_ssl.connections.max.reauth.ms=%d", reauthenticate.Milliseconds())
+	kafka.more = fmt.Sprintf("log.cleaner.backoff.ms=500\nlistener.name.sasl_ssl.connections.max.reauth.ms=%d", reauthenticate.Milliseconds())
 	if err := makeCertificates(kafka.tls); err != nil {
 		return nil, fmt.Errorf("make certificates: %w", err)
 	}

@@ -52,7 +52,9 @@ type source struct {
 	mu         sync.Mutex
 	cluster    string
 	missing    []string
-	partitions []*partition // of this generation
+	topics     map[string]int // to read, with their partitions, as of the last look
+	begun      map[string]int // as of the first look
+	partitions []*partition   // of this generation
 	running    bool
 }
 
@@ -181,6 +183,9 @@ func (s *source) generation(ctx context.Context, conn *grpc.ClientConn, g *kafka
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	partitions := s.assign(g)
+	if s.findAdded(ctx, partitions) != nil {
+		return
+	}
 	s.setPartitions(partitions, true)
 	defer s.setPartitions(nil, false)
 	s.log.Info("joined the group", "group", s.cfg.Group, "generation", g.ID, "partitions", fmt.Sprint(partitions))

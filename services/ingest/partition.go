@@ -48,6 +48,7 @@ type partition struct {
 	retention  atomic.Int64  // of the topic, in ms; 0: for ever, or unknown
 	life       atomic.Uint32 // the incarnation that is read
 	fetchBytes int
+	added      bool // it is younger than the group's reading of its topic
 	fetching   *backoff.Trouble
 	full       *backoff.Trouble
 	thin       bool // the margin until Kafka deletes what is not safe; of watchRetention
@@ -131,7 +132,8 @@ func (p *partition) assign(a *appender, recreated bool) (*reader, error) {
 			if err != nil {
 				return nil, err
 			}
-			p.safe.Store(-1)
+			// Committed before anything is read, or the next start would find another end and skip what came between.
+			p.safe.Store(start)
 			p.position.Store(start)
 			r.known = behind
 		}
@@ -194,6 +196,8 @@ func (p *partition) startNow(ctx context.Context, recreated bool) (at int64, why
 	case committed >= 0:
 		p.log.Warn("the group's committed offset is beyond the partition's end; beginning at its first", "committed", committed, "first", first, "next", next)
 		return first, "the committed offset is beyond the end", nil
+	case p.added:
+		return first, "it was added to a topic that is being read", nil
 	case start == "earliest":
 		return first, "source.start is earliest", nil
 	case start == "latest":

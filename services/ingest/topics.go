@@ -68,7 +68,10 @@ func (s *source) lookUp(ctx context.Context) (existing map[string]int, err error
 	}
 	s.mu.Lock()
 	news := s.cluster != cluster.ID || !slices.Equal(s.missing, missing)
-	s.cluster, s.missing = cluster.ID, missing
+	s.cluster, s.missing, s.topics = cluster.ID, missing, existing
+	if s.begun == nil {
+		s.begun = existing
+	}
 	s.mu.Unlock()
 	if news {
 		s.log.Info("connected to Kafka", "cluster", cluster.ID, "topics", slices.Sorted(maps.Keys(existing)))
@@ -77,6 +80,51 @@ func (s *source) lookUp(ctx context.Context) (existing map[string]int, err error
 		}
 	}
 	return existing, nil
+}
+
+// findAdded marks the partitions whose records all came after the group, or this process, began to read, and which no
+// instance has got to yet. With start: latest they are read from their first record, which is newer than that start.
+func (s *source) findAdded(ctx context.Context, partitions []*partition) error {
+	if s.cfg.Start != "latest" {
+		return nil
+	}
+	s.mu.Lock()
+	begun, now := s.begun, s.topics
+	s.mu.Unlock()
+	inGroup := make(map[string]bool) // whether it has committed in a topic
+	for _, p := range partitions {
+		if p.committed.Load() >= 0 {
+			continue
+		}
+		if p.number >= begun[p.topic] {
+			p.added = true
+			continue
+		}
+		read, asked := inGroup[p.topic]
+		if !asked {
+			var err error
+			if read, err = s.hasCommitted(ctx, p.topic, now[p.topic]); err != nil {
+				return err
+			}
+			inGroup[p.topic] = read
+		}
+		p.added = read
+	}
+	return nil
+}
+
+// hasCommitted says whether the group has committed anything in a topic. It returns ctx's error when that ends first.
+func (s *source) hasCommitted(ctx context.Context, topic string, partitions int) (bool, error) {
+	for {
+		has, err := s.client.HasCommitted(ctx, s.cfg.Group, topic, partitions)
+		if err == nil {
+			s.kafka.Over()
+			return has, nil
+		}
+		if err := s.kafka.Failed(ctx, err); err != nil {
+			return false, err
+		}
+	}
 }
 
 // watch returns when the topics to read, or their partitions, are not what they were, with what they are

@@ -174,6 +174,38 @@ func TestStart(t *testing.T) {
 	}
 }
 
+// TestLatestSkipsNothingThatCameLater: with start: latest, what is produced while ingest is down is read, also in a partition
+// that had no record yet when it began, and in one that was added meanwhile.
+func TestLatestSkipsNothingThatCameLater(t *testing.T) {
+	kafka, buffer := startKafka(t, 2, topic), startBuffer(t)
+	kafka.one(topic, 0, "old")
+	source := kafka.source()
+	source.Start = "latest"
+	s := kafka.ingestAll(buffer, map[string]*config.Source{"s": source})
+	waitFor(t, "the starts to be committed", func() bool { return kafka.committed(0) == 1 && kafka.committed(1) == 0 })
+	s.stop()
+	kafka.one(topic, 0, "meanwhile")
+	kafka.one(topic, 1, "first")
+	more := kmsg.NewPtrCreatePartitionsRequest()
+	add := kmsg.NewCreatePartitionsRequestTopic()
+	add.Topic, add.Count = topic, 3
+	more.Topics = append(more.Topics, add)
+	if _, err := more.RequestWith(t.Context(), kafka.client); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the new partition", func() bool {
+		kafka.client.ForceMetadataRefresh()
+		return kafka.client.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Partition: 2, Value: []byte("added")}).FirstErr() == nil
+	})
+	kafka.ingestAll(buffer, map[string]*config.Source{"s": source})
+	buffer.has(topic, 0, "meanwhile")
+	buffer.has(topic, 1, "first")
+	buffer.has(topic, 2, "added")
+	if n := len(buffer.records(topic)[0]); n != 1 {
+		t.Errorf("%d records of the first partition, want the one that came after the start", n)
+	}
+}
+
 func TestTwoClustersInOneIngest(t *testing.T) {
 	one, two, buffer := startKafka(t, 1, "in"), startKafka(t, 1, "in2"), startBuffer(t)
 	one.one("in", 0, "from one")

@@ -128,6 +128,30 @@ func (c *Client) OffsetAt(ctx context.Context, topic string, partition int, at t
 	return next, err
 }
 
+// HasCommitted says whether a group has committed an offset in one of the first partitions of a topic.
+func (c *Client) HasCommitted(ctx context.Context, group, topic string, partitions int) (bool, error) {
+	request := &kafka.OffsetFetchRequest{GroupID: group, Topics: map[string][]int{topic: nil}}
+	for i := range partitions {
+		request.Topics[topic] = append(request.Topics[topic], i)
+	}
+	response, err := c.client.OffsetFetch(ctx, request)
+	if err == nil {
+		err = response.Error
+	}
+	if err != nil {
+		return false, fmt.Errorf("read what group %s has committed: %w", group, err)
+	}
+	for _, p := range response.Topics[topic] {
+		if p.Error != nil {
+			return false, fmt.Errorf("read what group %s has committed in %s/%d: %w", group, topic, p.Partition, p.Error)
+		}
+		if p.CommittedOffset >= 0 {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // Retention returns how long each of the topics keeps records; those that keep them for ever are left out.
 func (c *Client) Retention(ctx context.Context, topics []string) (map[string]time.Duration, error) {
 	request := &kafka.DescribeConfigsRequest{}
