@@ -100,6 +100,9 @@ type Lease struct {
 // session may be delivering it by now.
 func (l *Lease) Revoked() bool { return l.revoked.Load() }
 
+// Revoke is what the session does when the buffer takes the lease back; for tests of sinks.
+func (l *Lease) Revoke() { l.revoked.Store(true) }
+
 // NewLease is for tests of sinks.
 func NewLease(id uint64, source *spillwayv1.SourcePartition, first, next int64, count int, payload []byte, settled ...*spillwayv1.OffsetRange) *Lease {
 	return &Lease{ID: id, Attempt: 1, Source: source, First: first, Next: next, RecordCount: count, Payload: payload, settled: settled, bytes: int64(len(payload)), records: int64(count), recordBytes: int64(len(payload))}

@@ -178,7 +178,7 @@ func (s *session) end(err error) {
 		p.result <- s.err
 	}
 	for _, l := range s.held {
-		l.revoked.Store(true)
+		l.Revoke()
 	}
 	clear(s.acks)
 	clear(s.held)
@@ -296,7 +296,7 @@ func (s *session) revoked(ids []uint64) {
 	defer s.mu.Unlock()
 	for _, id := range ids {
 		if l := s.held[id]; l != nil {
-			l.revoked.Store(true)
+			l.Revoke()
 			s.releaseLocked(l)
 		}
 	}

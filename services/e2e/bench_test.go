@@ -22,6 +22,8 @@ var benchRecords = flag.Int("bench.records", 500_000, "records that BenchmarkPip
 //	hdfs      Spillway, with HDFS as the only destination
 //	both      Spillway, to HDFS and to a topic of the same Kafka; the rate is HDFS's
 //	outage    the same with the second Kafka dead: what is meant for it spills to disk
+//	kafka     Spillway, to a topic of the same Kafka only
+//	once      the same with exactly_once
 //
 //	go test -run '^$' -bench Pipeline -benchtime 1x ./services/e2e -bench.records 1000000
 func BenchmarkPipeline(b *testing.B) {
@@ -36,7 +38,26 @@ func BenchmarkPipeline(b *testing.B) {
 		b.Run("hdfs/"+round, func(b *testing.B) { benchPipeline(b, topic, stack.kafka, false) })
 		b.Run("both/"+round, func(b *testing.B) { benchPipeline(b, topic, stack.kafka, true) })
 		b.Run("outage/"+round, func(b *testing.B) { benchPipeline(b, topic, secondBroker(b), true) })
+		b.Run("kafka/"+round, func(b *testing.B) { benchKafka(b, topic) })
+		b.Run("once/"+round, func(b *testing.B) {
+			benchKafka(b, topic, `topic: "out-%{topic}"}`, `topic: "out-%{topic}", exactly_once: true}`)
+		})
 	}
+}
+
+func benchKafka(b *testing.B, topic string, edit ...string) {
+	p := newPipeline(b, stack.kafka, edit...)
+	p.rewrite(fmt.Sprintf("topics: [%q]", p.topic), fmt.Sprintf("topics: [%q]", topic), // the group stays its own
+		`hdfs: {topics: ["*"]`, `hdfs: {topics: ["none"]`, "out-", p.out+"-") // to a topic of this round
+	for _, s := range []*service{p.buffer, p.kafka} {
+		s.start()
+		s.waitReady()
+	}
+	b.ResetTimer()
+	p.ingest.start()
+	eventually(b, 5*time.Minute, "everything is in Kafka", func() error { return p.settled(*benchRecords, "test") })
+	b.StopTimer()
+	b.ReportMetric(float64(*benchRecords)/b.Elapsed().Seconds(), "records/s")
 }
 
 func benchPipeline(b *testing.B, topic string, target broker, second bool) {

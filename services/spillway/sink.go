@@ -15,7 +15,7 @@ import (
 // newSink makes the destination of a delivery. It connects to nothing yet.
 func newSink(d *config.Delivery, log *slog.Logger) (delivery.Sink, error) {
 	if d.Kafka != nil {
-		return kafkasink.New(d.Kafka, log)
+		return kafkasink.New(d.Kafka, d.Subscription, log)
 	}
 	fs, err := newFS(d.HDFS, log)
 	if err != nil {

@@ -20,13 +20,13 @@ import (
 //	16  int32  partition leader epoch, -1
 //	20  int8   magic, 2
 //	21  uint32 CRC32C of all that follows
-//	25  int16  attributes: the low three bits are the compression
+//	25  int16  attributes: the low three bits are the compression, bit 4 says that it is part of a transaction
 //	27  int32  last offset delta
 //	31  int64  first timestamp
 //	39  int64  max timestamp
-//	47  int64  producer id, -1
-//	55  int16  producer epoch, -1
-//	57  int32  base sequence, -1
+//	47  int64  producer id, or -1
+//	55  int16  producer epoch, or -1
+//	57  int32  base sequence, or -1
 //	61  int32  records
 //	65  the records, compressed as a whole
 //
@@ -59,6 +59,19 @@ func (r *record) size() int {
 	return n
 }
 
+// stamp is what a batch says of its producer.
+type stamp struct {
+	id         int64
+	epoch      int16
+	sequence   int32
+	attributes uint16
+}
+
+const transactional = 1 << 4
+
+// noStamp is that of a producer without an id.
+var noStamp = stamp{-1, -1, -1, 0}
+
 // encoder appends batches to a buffer. Plain is its scratch space.
 type encoder struct {
 	compression compress.Compression
@@ -68,7 +81,7 @@ type encoder struct {
 // append appends a batch of the first of the chosen records to dst: at most maxRecords, and no more
 // than maxBytes before compression unless the first alone is larger. It returns how many records it took,
 // and their bytes before compression.
-func (e *encoder) append(dst []byte, records []record, chosen []int32, maxRecords, maxBytes int) (out []byte, taken, size int, err error) {
+func (e *encoder) append(dst []byte, records []record, chosen []int32, maxRecords, maxBytes int, by stamp) (out []byte, taken, size int, err error) {
 	start := len(dst)
 	dst = append(dst, emptyHeader[:]...)
 	into := dst
@@ -109,13 +122,13 @@ func (e *encoder) append(dst []byte, records []record, chosen []int32, maxRecord
 	binary.BigEndian.PutUint32(b[12:], uint32(len(b)-16))
 	binary.BigEndian.PutUint32(b[16:], ^uint32(0))
 	b[20] = 2
-	binary.BigEndian.PutUint16(b[25:], uint16(e.compression)&7)
+	binary.BigEndian.PutUint16(b[25:], uint16(e.compression)&7|by.attributes)
 	binary.BigEndian.PutUint32(b[27:], uint32(n-1))
 	binary.BigEndian.PutUint64(b[31:], uint64(first.timestamp))
 	binary.BigEndian.PutUint64(b[39:], uint64(maxTimestamp))
-	binary.BigEndian.PutUint64(b[47:], ^uint64(0))
-	binary.BigEndian.PutUint16(b[55:], ^uint16(0))
-	binary.BigEndian.PutUint32(b[57:], ^uint32(0))
+	binary.BigEndian.PutUint64(b[47:], uint64(by.id))
+	binary.BigEndian.PutUint16(b[55:], uint16(by.epoch))
+	binary.BigEndian.PutUint32(b[57:], uint32(by.sequence))
 	binary.BigEndian.PutUint32(b[61:], uint32(n))
 	binary.BigEndian.PutUint32(b[21:], crc32.Checksum(b[25:], castagnoli))
 	return dst, n, size, nil

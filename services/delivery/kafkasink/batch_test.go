@@ -61,7 +61,7 @@ func TestBatchIsReadByKafkaGo(t *testing.T) {
 	for compression := compress.None; compression <= compress.Zstd; compression++ {
 		t.Run(compression.String(), func(t *testing.T) {
 			e := encoder{compression: compression}
-			b, taken, _, err := e.append([]byte("before"), want, all(len(want)), 100, maxBatchBytes)
+			b, taken, _, err := e.append([]byte("before"), want, all(len(want)), 100, maxBatchBytes, noStamp)
 			if err != nil || taken != len(want) {
 				t.Fatalf("took %d records: %v", taken, err)
 			}
@@ -86,7 +86,7 @@ func TestBatchKeepsToItsBounds(t *testing.T) {
 	}
 	var e encoder
 	for _, limit := range []int{1000, 1001, 1100, 5000} {
-		b, taken, size, err := e.append(nil, records, all(100), 1000, limit)
+		b, taken, size, err := e.append(nil, records, all(100), 1000, limit, noStamp)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -94,10 +94,10 @@ func TestBatchKeepsToItsBounds(t *testing.T) {
 			t.Errorf("limit %d: %d records in %d bytes, said to be %d", limit, taken, len(b), size)
 		}
 	}
-	if _, taken, _, _ := e.append(nil, records, all(100), 7, maxBatchBytes); taken != 7 {
+	if _, taken, _, _ := e.append(nil, records, all(100), 7, maxBatchBytes, noStamp); taken != 7 {
 		t.Errorf("took %d records, want 7", taken)
 	}
-	if _, taken, _, _ := e.append(nil, records, all(100), 7, 1); taken != 1 {
+	if _, taken, _, _ := e.append(nil, records, all(100), 7, 1, noStamp); taken != 1 {
 		t.Errorf("took %d records that are too large, want the first alone", taken)
 	}
 }
@@ -152,14 +152,14 @@ func BenchmarkBatch(b *testing.B) {
 	}
 	chosen := all(len(records))
 	var e encoder
-	buffer, _, _, err := e.append(nil, records, chosen, len(records), maxBatchBytes)
+	buffer, _, _, err := e.append(nil, records, chosen, len(records), maxBatchBytes, noStamp)
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.SetBytes(int64(len(buffer)))
 	b.ReportAllocs()
 	for b.Loop() {
-		if buffer, _, _, err = e.append(buffer[:0], records, chosen, len(records), maxBatchBytes); err != nil {
+		if buffer, _, _, err = e.append(buffer[:0], records, chosen, len(records), maxBatchBytes, noStamp); err != nil {
 			b.Fatal(err)
 		}
 	}

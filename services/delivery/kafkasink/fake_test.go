@@ -30,6 +30,7 @@ type fakeSession struct {
 	refuse  map[uint64]bool // leases of which acks are refused
 	hold    chan struct{}   // acks wait until it is closed; may be nil
 	changed chan struct{}   // has room for one: an ack came
+	onAck   func()          // called before an ack is answered; may be nil
 }
 
 func newSession() *fakeSession {
@@ -58,6 +59,9 @@ func (f *fakeSession) Ack(_ context.Context, ack *delivery.Ack) error {
 	if f.err != nil {
 		return f.err
 	}
+	if f.onAck != nil {
+		f.onAck()
+	}
 	for _, l := range ack.Leases {
 		if f.refuse[l.Lease.ID] {
 			return delivery.ErrRefused
@@ -80,6 +84,19 @@ func (f *fakeSession) acked() []delivery.AckedLease {
 		all = append(all, a.Leases...)
 	}
 	return all
+}
+
+// empty is how many acks without leases were answered.
+func (f *fakeSession) empty() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, a := range f.acks {
+		if len(a.Leases) == 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // wait returns when n leases are acked.
@@ -162,12 +179,17 @@ func serveSession(t *testing.T, cluster *kfake.Cluster, cfg config.Kafka, sessio
 		cfg.Topic = "%{topic}"
 	}
 	logger, lines := newLog()
-	sink, err := New(&cfg, logger)
+	sink, err := New(&cfg, "q/s", logger)
 	if err != nil {
 		t.Fatal(err)
 	}
 	sink.timing = timing{request: 5 * time.Second, metadata: 5 * time.Second, retryMin: 5 * time.Millisecond, retryMax: 50 * time.Millisecond, refreshes: 20 * time.Millisecond}
 	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("trouble: %v", sink.Trouble())
+		}
+	})
 	s := &served{Sink: sink, fakeSession: session, log: lines, cancel: cancel, done: make(chan error, 1)}
 	go func() { s.done <- sink.Serve(ctx, s.fakeSession) }()
 	t.Cleanup(func() {

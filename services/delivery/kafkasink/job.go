@@ -15,6 +15,7 @@ import (
 // their index in records.
 type job struct {
 	source  sourceKey
+	session delivery.Session
 	leases  []*delivery.Lease
 	dropped []bool // by lease: revoked
 	dead    [][]delivery.DeadLetter
@@ -24,6 +25,10 @@ type job struct {
 	topics  []target
 	byName  map[string]int
 	groups  []group
+
+	// With exactly_once.
+	producer *producer
+	rejected map[int64]string // why, by offset: found out in an attempt before
 
 	loaded  bool
 	name    []byte // scratch
@@ -51,6 +56,17 @@ type group struct {
 
 func newJob() *job { return &job{byName: make(map[string]int)} }
 
+// reject dead-letters a record that the broker refused.
+func (j *job) reject(i int, reason string) {
+	j.deadLetter(i, reason)
+	if j.producer != nil {
+		if j.rejected == nil {
+			j.rejected = make(map[int64]string)
+		}
+		j.rejected[j.records[i].offset] = reason
+	}
+}
+
 // reset makes the job empty, keeping its memory unless it is much.
 func (j *job) reset() {
 	if cap(j.records) > 4*maxJobRecords || len(j.topics) > 1000 || len(j.groups) > 1000 {
@@ -58,12 +74,18 @@ func (j *job) reset() {
 		return
 	}
 	clear(j.leases)
+	j.leases, j.session, j.producer, j.rejected = j.leases[:0], nil, nil, nil
+	j.unload()
+}
+
+// unload forgets the leases' records, and all that was done with them.
+func (j *job) unload() {
 	clear(j.records)
 	clear(j.headers)
 	clear(j.byName)
 	clear(j.dead)
 	j.numbers = j.numbers[:0]
-	j.leases, j.dropped, j.dead = j.leases[:0], j.dropped[:0], j.dead[:0]
+	j.dropped, j.dead = j.dropped[:0], j.dead[:0]
 	j.records, j.headers, j.topics, j.groups = j.records[:0], j.headers[:0], j.topics[:0], j.groups[:0]
 	j.loaded = false
 }
@@ -77,6 +99,15 @@ func (j *job) load(t template, perRecord, provenance bool) {
 		j.dead = append(j.dead, nil)
 		start := len(j.records)
 		err := l.Records(func(offset int64, r *recordbatch.Record) error {
+			if j.producer != nil {
+				if j.producer.progress.has(offset) {
+					return nil
+				}
+				if reason, rejected := j.rejected[offset]; rejected {
+					j.dead[i] = append(j.dead[i], delivery.DeadLetter{Offset: offset, Reason: reason})
+					return nil
+				}
+			}
 			firstHeader := len(j.headers)
 			j.headers = append(j.headers, r.Headers...)
 			if provenance {

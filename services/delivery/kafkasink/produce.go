@@ -58,6 +58,10 @@ func (s *Sink) Probe(ctx context.Context) error {
 // deliver produces all records of a job, for as long as it takes. It returns an error only when ctx ends.
 func (s *Sink) deliver(ctx context.Context, j *job) error {
 	wait := backoff.Backoff{Initial: s.timing.retryMin, Max: s.timing.retryMax}
+	turn := s.turn
+	if s.cfg.ExactlyOnce {
+		turn = s.transact
+	}
 	failing := false
 	defer func() {
 		if failing {
@@ -65,7 +69,7 @@ func (s *Sink) deliver(ctx context.Context, j *job) error {
 		}
 	}()
 	for {
-		finished, err := s.turn(ctx, j)
+		finished, err := turn(ctx, j)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -85,13 +89,21 @@ func (s *Sink) deliver(ctx context.Context, j *job) error {
 	}
 }
 
+// slot waits for a slot, which goes back into slots.
+func (s *Sink) slot(ctx context.Context) (*slot, error) {
+	select {
+	case sl := <-s.slots:
+		return sl, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // turn is one attempt, with a slot. An error is a reason to wait before the next.
 func (s *Sink) turn(ctx context.Context, j *job) (finished bool, err error) {
-	var sl *slot
-	select {
-	case sl = <-s.slots:
-	case <-ctx.Done():
-		return false, ctx.Err()
+	sl, err := s.slot(ctx)
+	if err != nil {
+		return false, err
 	}
 	defer func() { s.slots <- sl }()
 	if !j.loaded {
@@ -112,6 +124,15 @@ func (s *Sink) attempt(ctx context.Context, sl *slot, j *job) error {
 		j.groups[i].leader, j.groups[i].sent = -1, 0
 	}
 	failure := s.locate(ctx, j)
+	if j.producer != nil && failure == nil {
+		failure = s.enlist(ctx, j)
+	}
+	if j.producer != nil && failure != nil { // all of it or nothing
+		if isStale(failure) {
+			s.refresh()
+		}
+		return failure
+	}
 	if err := s.encode(sl, j); err != nil {
 		return err
 	}
@@ -144,7 +165,7 @@ func (s *Sink) encode(sl *slot, j *job) error {
 		}
 		p.start = len(sl.buffer)
 		var err error
-		if sl.buffer, g.sent, g.sentBytes, err = sl.encoder.append(sl.buffer, j.records, g.records[g.produced:], limit, s.batchBytes(j.topics[g.target].name)); err != nil {
+		if sl.buffer, g.sent, g.sentBytes, err = sl.encoder.append(sl.buffer, j.records, g.records[g.produced:], limit, s.batchBytes(j.topics[g.target].name), j.stamp(g)); err != nil {
 			return err
 		}
 		p.end = len(sl.buffer)
@@ -206,7 +227,7 @@ func (s *Sink) send(ctx context.Context, sl *slot, j *job) error {
 
 // exchange sends one request. The parts have the same leader.
 func (s *Sink) exchange(ctx context.Context, j *job, buffer []byte, parts []part) (*produceapi.Response, error) {
-	request := &rawproduce.Request{Acks: int16(kafka.RequireAll), Timeout: int32(s.timing.request.Seconds() * brokerShare * 1000)}
+	request := &rawproduce.Request{TransactionalID: j.transactionalID(), Acks: int16(kafka.RequireAll), Timeout: int32(s.timing.request.Seconds() * brokerShare * 1000)}
 	last := -1
 	for _, p := range parts {
 		g := &j.groups[p.group]
@@ -265,6 +286,7 @@ func (s *Sink) settleGroup(j *job, g *group, p *produceapi.ResponsePartition) er
 	code := kafka.Error(p.ErrorCode)
 	if code == 0 {
 		g.produced += g.sent
+		j.advance(g)
 		if g.limit *= 2; g.limit >= len(g.records) {
 			g.limit = 0
 		}
@@ -295,7 +317,7 @@ func (s *Sink) settleGroup(j *job, g *group, p *produceapi.ResponsePartition) er
 	if s.cfg.OnRejected == "wait" {
 		return fmt.Errorf("%s (on_rejected: wait)", refusal)
 	}
-	j.deadLetter(i, refusal)
+	j.reject(i, refusal)
 	g.produced++
 	return nil
 }

@@ -1,4 +1,5 @@
-// Package kafkasink produces records to Kafka: at least once, and in order per source partition.
+// Package kafkasink produces records to Kafka: at least once, or with exactly_once in transactions (transaction.go),
+// and in order per source partition.
 //
 // What is kept of a record: key, value and header values with null and empty told apart, headers with
 // their order and repetitions, the timestamp (unless the target topic sets its own). It is produced with
@@ -51,23 +52,26 @@ const (
 
 // Sink is a delivery.Sink. It may serve one session at a time.
 type Sink struct {
-	cfg         config.Kafka
-	log         *slog.Logger
-	addr        net.Addr
-	transport   *kafka.Transport
-	topic       template
-	perRecord   bool
-	partitioner partitioner
-	trouble     trouble
-	timing      timing
+	cfg          config.Kafka
+	subscription string // as queue/name
+	log          *slog.Logger
+	addr         net.Addr
+	transport    *kafka.Transport
+	topic        template
+	perRecord    bool
+	partitioner  partitioner
+	trouble      trouble
+	timing       timing
 
 	slots chan *slot
 	jobs  sync.Pool // of *job, empty
 	robin atomic.Uint32
 
-	mu        sync.Mutex
-	refreshed time.Time      // when the connections were last given up for fresh metadata
-	limits    map[string]int // by topic: bytes of a batch, where the broker wants less than maxBatchBytes
+	mu            sync.Mutex
+	refreshed     time.Time      // when the connections were last given up for fresh metadata
+	limits        map[string]int // by topic: bytes of a batch, where the broker wants less than maxBatchBytes
+	producers     map[sourceKey]*producer
+	progressThere bool // the progress topic exists
 }
 
 // timing is what tests make shorter.
@@ -87,21 +91,23 @@ type slot struct {
 }
 
 // New prepares a delivery; it connects to nothing. Close it at the end.
-func New(cfg *config.Kafka, log *slog.Logger) (*Sink, error) {
+func New(cfg *config.Kafka, subscription string, log *slog.Logger) (*Sink, error) {
 	access, err := kafkaclient.NewAccess(cfg.TLS, cfg.SASL, log)
 	if err != nil {
 		return nil, fmt.Errorf("kafka.%w", err)
 	}
 	s := &Sink{
-		cfg:       *cfg,
-		log:       log,
-		addr:      kafka.TCP(cfg.Brokers...),
-		transport: access.Transport("spillway"),
-		trouble:   trouble{log: log},
-		timing:    timing{request: 30 * time.Second, metadata: 15 * time.Second, retryMin: 100 * time.Millisecond, retryMax: 5 * time.Second, refreshes: time.Second},
-		slots:     make(chan *slot, slotCount),
-		jobs:      sync.Pool{New: func() any { return newJob() }},
-		limits:    make(map[string]int),
+		cfg:          *cfg,
+		subscription: subscription,
+		log:          log,
+		addr:         kafka.TCP(cfg.Brokers...),
+		transport:    access.Transport("spillway"),
+		trouble:      trouble{log: log},
+		timing:       timing{request: 30 * time.Second, metadata: 15 * time.Second, retryMin: 100 * time.Millisecond, retryMax: 5 * time.Second, refreshes: time.Second},
+		slots:        make(chan *slot, slotCount),
+		jobs:         sync.Pool{New: func() any { return newJob() }},
+		limits:       make(map[string]int),
+		producers:    make(map[sourceKey]*producer),
 	}
 	if len(cfg.Brokers) == 0 {
 		return nil, errors.New("kafka.brokers is empty: name at least one broker as host:port")
@@ -151,7 +157,8 @@ func keyOf(p *spillwayv1.SourcePartition) sourceKey {
 // source is a source partition with leases that are not produced yet.
 type source struct {
 	waiting []*delivery.Lease
-	busy    bool // a job of it is under way
+	busy    bool // a job of it is under way, or with exactly_once its ack
+	unacked int  // with exactly_once: leases of the last job
 }
 
 // serving is one Serve. Its own goroutine alone touches the fields that are no channels.
@@ -164,7 +171,14 @@ type serving struct {
 	finished chan *job
 	toAck    []delivery.AckedLease
 	acking   bool
-	acked    chan error
+	acked    chan ackResult
+}
+
+// ackResult is the answer to an ack.
+type ackResult struct {
+	leases   []delivery.AckedLease
+	accepted []bool
+	err      error
 }
 
 // Serve implements delivery.Sink.
@@ -173,7 +187,7 @@ func (s *Sink) Serve(ctx context.Context, session delivery.Session) error {
 	v := &serving{
 		sink: s, session: session,
 		sources:  make(map[sourceKey]*source),
-		finished: make(chan *job), acked: make(chan error),
+		finished: make(chan *job), acked: make(chan ackResult),
 	}
 	err := v.run(ctx)
 	cancel()
@@ -199,12 +213,15 @@ func (v *serving) run(ctx context.Context) error {
 			}
 		case j := <-v.finished:
 			v.finish(ctx, j)
-		case err := <-v.acked:
-			if err != nil {
-				return err
+		case r := <-v.acked:
+			if r.err != nil {
+				return r.err
 			}
 			v.acking = false
 			v.ack(ctx)
+			if v.sink.cfg.ExactlyOnce {
+				v.settled(ctx, &r)
+			}
 		case a := <-v.session.Adoptions():
 			v.sink.log.Warn("the subscription has state of a delivery to files; it is left alone", "session", a.SessionID, "entries", len(a.Entries))
 		case <-ctx.Done():
@@ -236,11 +253,11 @@ func (v *serving) begin(ctx context.Context, key sourceKey, src *source) {
 		return
 	}
 	j := v.sink.jobs.Get().(*job)
-	j.source = key
+	j.source, j.session = key, v.session
 	bytes, records := 0, 0
 	for _, l := range src.waiting {
 		bytes, records = bytes+len(l.Payload), records+l.RecordCount
-		if len(j.leases) > 0 && (bytes > maxJobBytes || records > maxJobRecords) {
+		if len(j.leases) > 0 && (bytes > maxJobBytes || records > maxJobRecords || l.Epoch != j.leases[0].Epoch) {
 			break
 		}
 		j.leases = append(j.leases, l)
@@ -263,14 +280,35 @@ func (v *serving) begin(ctx context.Context, key sourceKey, src *source) {
 
 // finish takes a finished job's leases to be acked, and goes on with its source partition.
 func (v *serving) finish(ctx context.Context, j *job) {
+	before := len(v.toAck)
 	v.toAck = j.appendAcked(v.toAck)
 	key := j.source
 	j.reset()
 	v.sink.jobs.Put(j)
-	v.ack(ctx)
 	src := v.sources[key]
-	src.busy = false
-	v.begin(ctx, key, src)
+	if v.sink.cfg.ExactlyOnce {
+		src.unacked = len(v.toAck) - before
+	}
+	v.ack(ctx)
+	if src.unacked == 0 {
+		src.busy = false
+		v.begin(ctx, key, src)
+	}
+}
+
+// settled goes on, with exactly_once, with the source partitions of which all is acked.
+func (v *serving) settled(ctx context.Context, r *ackResult) {
+	for i, l := range r.leases {
+		key := keyOf(l.Lease.Source)
+		if r.accepted[i] {
+			v.sink.producer(key).progress.remove(l.Lease.First, l.Lease.Next)
+		}
+		src := v.sources[key]
+		if src.unacked--; src.unacked == 0 {
+			src.busy = false
+			v.begin(ctx, key, src)
+		}
+	}
 }
 
 // ack acks what is finished, unless an ack is under way.
@@ -290,34 +328,41 @@ func (v *serving) ack(ctx context.Context) {
 	v.toAck = v.toAck[n:]
 	v.acking = true
 	v.wg.Go(func() {
-		err := v.ackAll(ctx, leases)
+		r := ackResult{leases: leases}
+		r.accepted, r.err = v.ackAll(ctx, leases)
 		select {
-		case v.acked <- err:
+		case v.acked <- r:
 		case <-ctx.Done():
 		}
 	})
 }
 
 // ackAll acks leases. When one of them is no longer held all are refused, so then each goes on its own.
-// What is refused is delivered again: at least once.
-func (v *serving) ackAll(ctx context.Context, leases []delivery.AckedLease) error {
-	err := v.session.Ack(ctx, &delivery.Ack{Leases: leases})
+// What is refused is leased again.
+func (v *serving) ackAll(ctx context.Context, leases []delivery.AckedLease) (accepted []bool, err error) {
+	accepted = make([]bool, len(leases))
+	err = v.session.Ack(ctx, &delivery.Ack{Leases: leases})
 	if !errors.Is(err, delivery.ErrRefused) {
-		return err
+		for i := range accepted {
+			accepted[i] = err == nil
+		}
+		return accepted, err
 	}
 	refused := 0
 	for i := range leases {
 		if len(leases) > 1 && !leases[i].Lease.Revoked() {
 			err = v.session.Ack(ctx, &delivery.Ack{Leases: leases[i : i+1]})
-			if err == nil {
+			if accepted[i] = err == nil; accepted[i] {
 				continue
 			}
 			if !errors.Is(err, delivery.ErrRefused) {
-				return err
+				return nil, err
 			}
 		}
 		refused++
 	}
-	v.sink.log.Warn("the buffer took back batches that were already produced; they will be produced twice", "batches", refused)
-	return nil
+	if !v.sink.cfg.ExactlyOnce {
+		v.sink.log.Warn("the buffer took back batches that were already produced; they will be produced twice", "batches", refused)
+	}
+	return accepted, nil
 }

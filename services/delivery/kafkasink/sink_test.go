@@ -540,7 +540,7 @@ func TestNewRefuses(t *testing.T) {
 	} {
 		cfg := good
 		change(&cfg)
-		if _, err := New(&cfg, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "kafka."+key) {
+		if _, err := New(&cfg, "q/s", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "kafka."+key) {
 			t.Errorf("%s: %v", key, err)
 		}
 	}
@@ -551,7 +551,7 @@ func TestNewRefuses(t *testing.T) {
 func BenchmarkServe(b *testing.B) {
 	const partitions = 4
 	cluster := newCluster(b, kfake.SeedTopics(partitions, "t"), kfake.BlackholeProduce())
-	sink, err := New(&config.Kafka{Brokers: cluster.ListenAddrs(), Topic: "%{topic}"}, slog.New(slog.DiscardHandler))
+	sink, err := New(&config.Kafka{Brokers: cluster.ListenAddrs(), Topic: "%{topic}"}, "q/s", slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)
 	}

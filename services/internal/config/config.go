@@ -225,6 +225,8 @@ type Kafka struct {
 	OnDenied string `yaml:"on_denied"`
 	// AllowLoop lets records be written to the very topic they were read from, or one that a source reads.
 	AllowLoop bool `yaml:"allow_loop"`
+	// ExactlyOnce produces in transactions, so that readers of committed records see each record once.
+	ExactlyOnce bool `yaml:"exactly_once"`
 	// Provenance adds headers with the source position of each record.
 	Provenance bool `yaml:"provenance"`
 }
