@@ -346,6 +346,9 @@ func toAck(m *spillwayv1.Ack) queue.Ack {
 		for _, d := range l.DeadLetters {
 			al.DeadLetters = append(al.DeadLetters, queue.DeadLetter{Offset: d.Offset, Reason: d.Reason})
 		}
+		for _, r := range l.Only {
+			al.Only = append(al.Only, queue.Range{First: r.First, Next: r.Next})
+		}
 		a.Leases = append(a.Leases, al)
 	}
 	for _, s := range m.StateChanges {

@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
 // counters count since the start of the process, for the metrics and for GetDelivery.
@@ -16,10 +18,29 @@ type counters struct {
 
 // settled counts a lease that was acked.
 func (c *counters) settled(l AckedLease) {
+	records, bytes := l.Lease.records, l.Lease.recordBytes
+	if len(l.Only) > 0 {
+		records, bytes = l.Lease.within(l.Only)
+	}
 	dead := int64(len(l.DeadLetters))
 	c.deadLetters.Add(dead)
-	c.records.Add(l.Lease.records - dead)
-	c.bytes.Add(l.Lease.recordBytes)
+	c.records.Add(records - dead)
+	c.bytes.Add(bytes)
+}
+
+// within counts the records that are to be delivered of some ranges, and their bytes.
+func (l *Lease) within(only ranges) (records, bytes int64) {
+	var reader recordbatch.Reader
+	reader.Reset(l.Payload)
+	settled := ranges(l.settled)
+	for reader.Next() {
+		r := reader.Record()
+		if offset := l.First + r.OffsetDelta; only.contain(offset) && !settled.contain(offset) {
+			records++
+			bytes += int64(r.Size())
+		}
+	}
+	return records, bytes
 }
 
 // register exports the counters, and the number of leases held.

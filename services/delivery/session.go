@@ -236,6 +236,7 @@ func (a *Ack) message(id uint64) *spillwayv1.Ack {
 		for _, d := range l.DeadLetters {
 			al.DeadLetters = append(al.DeadLetters, &spillwayv1.DeadLetter{Offset: d.Offset, Reason: d.Reason})
 		}
+		al.Only = l.Only
 		m.Leases = append(m.Leases, al)
 	}
 	for _, c := range a.State {

@@ -114,15 +114,12 @@ func NewLease(id uint64, source *spillwayv1.SourcePartition, first, next int64, 
 func (l *Lease) Records(yield func(offset int64, r *recordbatch.Record) error) error {
 	var reader recordbatch.Reader
 	reader.Reset(l.Payload)
-	settled := l.settled
+	settled := ranges(l.settled)
 	var records, bytes int64
 	for reader.Next() {
 		r := reader.Record()
 		offset := l.First + r.OffsetDelta
-		for len(settled) > 0 && settled[0].Next <= offset {
-			settled = settled[1:]
-		}
-		if len(settled) > 0 && settled[0].First <= offset {
+		if settled.contain(offset) {
 			continue
 		}
 		if err := yield(offset, r); err != nil {
@@ -138,16 +135,29 @@ func (l *Lease) Records(yield func(offset int64, r *recordbatch.Record) error) e
 	return nil
 }
 
+// ranges are ascending. They are asked for ascending offsets, and forget those that are passed.
+type ranges []*spillwayv1.OffsetRange
+
+func (r *ranges) contain(offset int64) bool {
+	for len(*r) > 0 && (*r)[0].Next <= offset {
+		*r = (*r)[1:]
+	}
+	return len(*r) > 0 && (*r)[0].First <= offset
+}
+
 // Ack is what a sink wants settled at once.
 type Ack struct {
 	Leases []AckedLease
 	State  []StateChange
 }
 
-// AckedLease is one lease that is done. Its offsets that are named nowhere are delivered.
+// AckedLease is one lease that is done, or done in part. Its offsets that are no dead letters are delivered.
 type AckedLease struct {
 	Lease       *Lease
 	DeadLetters []DeadLetter
+	// Only, when not empty, is all that is settled, ascending. The lease is then still held: the sink gives it back
+	// with Nack, or acks it once more. When it is given back, what was settled does not come again.
+	Only []*spillwayv1.OffsetRange
 }
 
 // DeadLetter is a record that can never be delivered, with the reason.

@@ -275,7 +275,7 @@ func (s *session) answered(m *spillwayv1.AckResult) error {
 	}
 	delete(s.acks, m.Id)
 	for _, l := range p.leases {
-		if s.held[l.Lease.ID] == l.Lease {
+		if s.held[l.Lease.ID] == l.Lease && len(l.Only) == 0 {
 			s.releaseLocked(l.Lease)
 		}
 		s.counters.settled(l)

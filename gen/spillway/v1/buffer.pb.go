@@ -1414,7 +1414,8 @@ func (x *Ack) GetStateChanges() []*StateChange {
 	return nil
 }
 
-// AckedLease is one lease that is done. Offsets named nowhere here are delivered.
+// AckedLease is one lease that is done, or done in part. Offsets that are named neither filtered nor dead letters
+// are delivered.
 type AckedLease struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The lease.
@@ -1422,7 +1423,10 @@ type AckedLease struct {
 	// Offsets the delivery left out on purpose.
 	Filtered []*OffsetRange `protobuf:"bytes,2,rep,name=filtered,proto3" json:"filtered,omitempty"`
 	// Records that can never be delivered.
-	DeadLetters   []*DeadLetter `protobuf:"bytes,3,rep,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"`
+	DeadLetters []*DeadLetter `protobuf:"bytes,3,rep,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"`
+	// When not empty, all that is settled, ascending: the lease is kept for the rest, also when nothing is left, until
+	// it is acked without this, given back, or the time is over.
+	Only          []*OffsetRange `protobuf:"bytes,4,rep,name=only,proto3" json:"only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1474,6 +1478,13 @@ func (x *AckedLease) GetFiltered() []*OffsetRange {
 func (x *AckedLease) GetDeadLetters() []*DeadLetter {
 	if x != nil {
 		return x.DeadLetters
+	}
+	return nil
+}
+
+func (x *AckedLease) GetOnly() []*OffsetRange {
+	if x != nil {
+		return x.Only
 	}
 	return nil
 }
@@ -2275,12 +2286,13 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\x03Ack\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12/\n" +
 	"\x06leases\x18\x02 \x03(\v2\x17.spillway.v1.AckedLeaseR\x06leases\x12=\n" +
-	"\rstate_changes\x18\x03 \x03(\v2\x18.spillway.v1.StateChangeR\fstateChanges\"\x99\x01\n" +
+	"\rstate_changes\x18\x03 \x03(\v2\x18.spillway.v1.StateChangeR\fstateChanges\"\xc7\x01\n" +
 	"\n" +
 	"AckedLease\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\x04R\aleaseId\x124\n" +
 	"\bfiltered\x18\x02 \x03(\v2\x18.spillway.v1.OffsetRangeR\bfiltered\x12:\n" +
-	"\fdead_letters\x18\x03 \x03(\v2\x17.spillway.v1.DeadLetterR\vdeadLetters\"<\n" +
+	"\fdead_letters\x18\x03 \x03(\v2\x17.spillway.v1.DeadLetterR\vdeadLetters\x12,\n" +
+	"\x04only\x18\x04 \x03(\v2\x18.spillway.v1.OffsetRangeR\x04only\"<\n" +
 	"\n" +
 	"DeadLetter\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x16\n" +
@@ -2426,26 +2438,27 @@ var file_spillway_v1_buffer_proto_depIdxs = []int32{
 	20, // 35: spillway.v1.Ack.state_changes:type_name -> spillway.v1.StateChange
 	33, // 36: spillway.v1.AckedLease.filtered:type_name -> spillway.v1.OffsetRange
 	19, // 37: spillway.v1.AckedLease.dead_letters:type_name -> spillway.v1.DeadLetter
-	36, // 38: spillway.v1.Nack.delay:type_name -> google.protobuf.Duration
-	24, // 39: spillway.v1.ConsumeResponse.opened:type_name -> spillway.v1.ConsumeOpened
-	25, // 40: spillway.v1.ConsumeResponse.lease:type_name -> spillway.v1.Lease
-	26, // 41: spillway.v1.ConsumeResponse.ack_result:type_name -> spillway.v1.AckResult
-	27, // 42: spillway.v1.ConsumeResponse.adopt:type_name -> spillway.v1.Adopt
-	29, // 43: spillway.v1.ConsumeResponse.revoked:type_name -> spillway.v1.Revoked
-	36, // 44: spillway.v1.ConsumeOpened.lease_duration:type_name -> google.protobuf.Duration
-	30, // 45: spillway.v1.Lease.batch:type_name -> spillway.v1.Batch
-	33, // 46: spillway.v1.Lease.settled:type_name -> spillway.v1.OffsetRange
-	35, // 47: spillway.v1.AckResult.status:type_name -> google.rpc.Status
-	28, // 48: spillway.v1.Adopt.entries:type_name -> spillway.v1.StateEntry
-	1,  // 49: spillway.v1.BufferService.Append:input_type -> spillway.v1.AppendRequest
-	14, // 50: spillway.v1.BufferService.Consume:input_type -> spillway.v1.ConsumeRequest
-	6,  // 51: spillway.v1.BufferService.Append:output_type -> spillway.v1.AppendResponse
-	23, // 52: spillway.v1.BufferService.Consume:output_type -> spillway.v1.ConsumeResponse
-	51, // [51:53] is the sub-list for method output_type
-	49, // [49:51] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	33, // 38: spillway.v1.AckedLease.only:type_name -> spillway.v1.OffsetRange
+	36, // 39: spillway.v1.Nack.delay:type_name -> google.protobuf.Duration
+	24, // 40: spillway.v1.ConsumeResponse.opened:type_name -> spillway.v1.ConsumeOpened
+	25, // 41: spillway.v1.ConsumeResponse.lease:type_name -> spillway.v1.Lease
+	26, // 42: spillway.v1.ConsumeResponse.ack_result:type_name -> spillway.v1.AckResult
+	27, // 43: spillway.v1.ConsumeResponse.adopt:type_name -> spillway.v1.Adopt
+	29, // 44: spillway.v1.ConsumeResponse.revoked:type_name -> spillway.v1.Revoked
+	36, // 45: spillway.v1.ConsumeOpened.lease_duration:type_name -> google.protobuf.Duration
+	30, // 46: spillway.v1.Lease.batch:type_name -> spillway.v1.Batch
+	33, // 47: spillway.v1.Lease.settled:type_name -> spillway.v1.OffsetRange
+	35, // 48: spillway.v1.AckResult.status:type_name -> google.rpc.Status
+	28, // 49: spillway.v1.Adopt.entries:type_name -> spillway.v1.StateEntry
+	1,  // 50: spillway.v1.BufferService.Append:input_type -> spillway.v1.AppendRequest
+	14, // 51: spillway.v1.BufferService.Consume:input_type -> spillway.v1.ConsumeRequest
+	6,  // 52: spillway.v1.BufferService.Append:output_type -> spillway.v1.AppendResponse
+	23, // 53: spillway.v1.BufferService.Consume:output_type -> spillway.v1.ConsumeResponse
+	52, // [52:54] is the sub-list for method output_type
+	50, // [50:52] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_spillway_v1_buffer_proto_init() }

@@ -106,6 +106,9 @@ func fuzzAck(in *fuzzer) Ack {
 		for range in.byte() % 3 {
 			l.DeadLetters = append(l.DeadLetters, DeadLetter{Offset: in.number(), Reason: "fuzz"})
 		}
+		for range in.byte() % 3 {
+			l.Only = append(l.Only, Range{in.number(), in.number()})
+		}
 		a.Leases = append(a.Leases, l)
 	}
 	for range in.byte() % 3 {

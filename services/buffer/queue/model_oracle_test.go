@@ -34,7 +34,6 @@ func (m *model) receive(s *modelSession) {
 			delete(s.acks, e.Ack.ID)
 			if e.Ack.Err == nil {
 				m.apply(s, a)
-				continue
 			}
 			for _, l := range a.leases { // those that are still there are held as before
 				if s.Holds(l.ID) {
@@ -82,8 +81,10 @@ func (m *model) checkLease(s *modelSession, l *Lease) {
 		}
 	}
 	for _, a := range s.acks {
-		for _, r := range a.offsets {
-			mine.Add(r)
+		for _, h := range a.leases {
+			for _, r := range wanted(h) {
+				mine.Add(r)
+			}
 		}
 	}
 	for _, r := range g.settled.Unsettled(Range{g.settled.Start, parts[0].First}) {
@@ -106,9 +107,13 @@ func wanted(l *Lease) []Range {
 
 func (m *model) ackSome(s *modelSession, n int) {
 	m.nextAck++
-	a := modelAck{leases: slices.Clone(s.held[:n]), put: map[string]string{}}
+	a := modelAck{leases: slices.Clone(s.held[:n]), only: make([][]Range, n), put: map[string]string{}}
 	s.held = s.held[n:]
-	for _, l := range a.leases {
+	for i, l := range a.leases {
+		if a.only[i] = m.someOf(l); len(a.only[i]) > 0 {
+			a.offsets = append(a.offsets, a.only[i]...)
+			continue
+		}
 		a.offsets = append(a.offsets, wanted(l)...)
 	}
 	var changes []StateChange
@@ -126,10 +131,34 @@ func (m *model) ackSome(s *modelSession, n int) {
 		}
 	}
 	s.acks[m.nextAck] = a
-	m.ack(s.Session, m.nextAck, a.leases, changes...)
+	ack := Ack{ID: m.nextAck, State: changes}
+	for i, l := range a.leases {
+		ack.Leases = append(ack.Leases, AckedLease{ID: l.ID, Only: a.only[i]})
+	}
+	if err := s.Ack(ack); err != nil {
+		m.t.Fatalf("ack: %v", err)
+	}
 	if err := s.AddCredit(1 + int64(m.rand.IntN(100))); err != nil {
 		m.t.Fatalf("credit: %v", err)
 	}
+}
+
+// someOf is mostly nothing, and else some of what is to be delivered of a lease, or all of it.
+func (m *model) someOf(l *Lease) []Range {
+	if m.rand.IntN(4) > 0 {
+		return nil
+	}
+	var some []Range
+	for _, r := range wanted(l) {
+		for at := r.First; at < r.Next; {
+			next := min(at+1+int64(m.rand.IntN(10)), r.Next)
+			if m.rand.IntN(3) > 0 {
+				some = append(some, Range{at, next})
+			}
+			at = next
+		}
+	}
+	return some
 }
 
 // apply is what a durable ack means.
@@ -142,6 +171,9 @@ func (m *model) apply(s *modelSession, a modelAck) {
 		acked.Add(r)
 	}
 	m.acked[s.sub] = acked
+	for i, l := range a.leases {
+		l.Settled = append(l.Settled, a.only[i]...)
+	}
 	for k, v := range a.put {
 		m.state[s.sub][k], s.owned[k] = v, v
 	}

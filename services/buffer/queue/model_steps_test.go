@@ -40,6 +40,7 @@ type modelSession struct {
 
 type modelAck struct {
 	leases  []*Lease
+	only    [][]Range // of each lease; none: all of it
 	offsets []Range
 	put     map[string]string
 	del     []string

@@ -136,6 +136,24 @@ func (p *partition) unknown(r Range) []Range {
 	return parts
 }
 
+// toHold is unknown, joined across what is settled. Else a batch that comes again after parts of it were settled
+// one by one would be held, and written, once for each gap between them.
+func (p *partition) toHold(r Range) []Range {
+	var joined []Range
+	for _, part := range p.unknown(r) {
+		if n := len(joined); n > 0 {
+			between := Range{joined[n-1].Next, part.First}
+			i := p.pieceIndex(between.First)
+			if (i == len(p.pieces) || p.pieces[i].own.First >= between.Next) && len(p.settling.Within(between)) == 0 {
+				joined[n-1].Next = part.Next
+				continue
+			}
+		}
+		joined = append(joined, part)
+	}
+	return joined
+}
+
 // unknownUntil returns where the unknown range that begins at o ends, at most limit.
 func (p *partition) unknownUntil(o, limit int64) int64 {
 	end := p.settling.NextIn(o, limit)

@@ -221,7 +221,7 @@ func (q *Queue) Append(ctx context.Context, b Batch, refetch uint64) (known bool
 
 	p := q.seenLocked(b.Partition, b.First)
 	known = true
-	for _, own := range p.unknown(b.Range) {
+	for _, own := range p.toHold(b.Range) {
 		pc := &piece{part: p, payload: b.Payload, batch: b.Range, own: own, maxTimestampMs: b.MaxTimestampMs, appended: q.clock(),
 			size: int32(size), records: b.Records, crc: b.CRC, codec: int8(b.Codec)}
 		if q.holdLocked(pc, refetch != 0) {

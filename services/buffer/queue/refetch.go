@@ -66,13 +66,27 @@ func (q *Queue) deferredLocked(p *partition) (wanted Range, ok bool) {
 				continue
 			}
 			if !ok || first.First < wanted.First {
-				wanted, ok = first, true
+				wanted, ok = g.firstDeferred(), true
 			}
 			break
 		}
 	}
 	wanted.Next = min(wanted.Next, wanted.First+refetchOffsets)
 	return wanted, ok
+}
+
+// firstDeferred is the lowest deferred range, joined with those behind it where only settled offsets are between: of
+// batches that were settled in parts there are many, and each Refetch takes its time.
+func (g *progress) firstDeferred() Range {
+	r := g.deferred[0]
+	for _, more := range g.deferred[1:] {
+		held := g.part.pieceIndex(r.Next)
+		if more.First >= r.First+refetchOffsets || held < len(g.part.pieces) && g.part.pieces[held].own.First < more.First {
+			break
+		}
+		r.Next = more.Next
+	}
+	return r
 }
 
 // takesBackLocked says whether there is room for what a subscription has deferred. What lies before all that

@@ -75,11 +75,14 @@ type Ack struct {
 	State  []StateChange
 }
 
-// AckedLease settles a lease: what is named in neither list is delivered.
+// AckedLease settles a lease: what is named neither filtered nor a dead letter is delivered.
 type AckedLease struct {
 	ID          uint64
 	Filtered    []Range
 	DeadLetters []DeadLetter
+	// Only, when not empty, is all that is settled, ascending. The lease is kept for the rest, also when there is
+	// none, until it is acked without Only or given back.
+	Only []Range
 }
 
 // DeadLetter is a record that can never be delivered.
@@ -222,36 +225,64 @@ func (al *AckedLease) validate(batch Range) error {
 			return fmt.Errorf("%w ack of lease %d: dead letter %d is not inside [%d,%d)", ErrInvalid, al.ID, d.Offset, batch.First, batch.Next)
 		}
 	}
+	for i, r := range al.Only {
+		if r.First >= r.Next || r.First < batch.First || r.Next > batch.Next || i > 0 && r.First < al.Only[i-1].Next {
+			return fmt.Errorf("%w ack of lease %d: range [%d,%d) is not inside [%d,%d), or not behind the one before it",
+				ErrInvalid, al.ID, r.First, r.Next, batch.First, batch.Next)
+		}
+	}
 	return nil
+}
+
+// settles is what of own the ack settles.
+func (al *AckedLease) settles(own Range) []Range {
+	if len(al.Only) == 0 {
+		return []Range{own}
+	}
+	var parts []Range
+	for _, r := range al.Only {
+		if r = (Range{max(r.First, own.First), min(r.Next, own.Next)}); r.Len() > 0 {
+			parts = append(parts, r)
+		}
+	}
+	return parts
 }
 
 // ackChange is the journal's form of an ack.
 func (s *Session) ackChange(a Ack, leases []*lease) *change {
 	c := &change{Subscription: s.sub.id, Session: s.ID, State: a.State}
 	for i, l := range leases {
-		own := l.piece.own
-		settle := settleChange{Partition: l.progress.part.id, Range: own}
-		for _, r := range a.Leases[i].Filtered {
-			if r = (Range{max(r.First, own.First), min(r.Next, own.Next)}); r.Len() > 0 {
-				settle.Except = append(settle.Except, Interval{r, Filtered})
+		for _, part := range a.Leases[i].settles(l.piece.own) {
+			settle := settleChange{Partition: l.progress.part.id, Range: part}
+			for _, r := range a.Leases[i].Filtered {
+				if r = (Range{max(r.First, part.First), min(r.Next, part.Next)}); r.Len() > 0 {
+					settle.Except = append(settle.Except, Interval{r, Filtered})
+				}
 			}
-		}
-		for _, d := range a.Leases[i].DeadLetters {
-			if d.Offset >= own.First && d.Offset < own.Next {
-				settle.DeadLetters = append(settle.DeadLetters, d)
+			for _, d := range a.Leases[i].DeadLetters {
+				if d.Offset >= part.First && d.Offset < part.Next {
+					settle.DeadLetters = append(settle.DeadLetters, d)
+				}
 			}
+			c.Settle = append(c.Settle, settle)
 		}
-		c.Settle = append(c.Settle, settle)
 	}
 	c.done = func(q *Queue) {
-		for _, l := range leases {
-			q.endLeaseLocked(l)
+		for i, l := range leases {
+			if len(a.Leases[i].Only) == 0 {
+				q.endLeaseLocked(l)
+			}
 		}
 		s.acking--
 		if s.live {
 			s.tellLocked(Event{Ack: &AckResult{ID: a.ID}})
 		} else {
 			q.buryLocked(s)
+		}
+		for i, l := range leases {
+			if len(a.Leases[i].Only) > 0 {
+				q.keepLeaseLocked(l)
+			}
 		}
 		q.dispatchLocked(s.sub)
 	}
@@ -433,6 +464,7 @@ func (s *subscription) taker(g *progress, ordered bool) *Session {
 
 func (q *Queue) leaseLocked(g *progress, pc *piece, fromBack int, s *Session, now time.Time) {
 	attempt := 1
+	g.again = fromBack >= 0
 	if fromBack >= 0 {
 		attempt = g.back[fromBack].attempt + 1
 		g.back = slices.Delete(g.back, fromBack, fromBack+1)
@@ -459,6 +491,20 @@ func (q *Queue) endLeaseLocked(l *lease) {
 	l.progress.removeLease(l)
 	l.progress.sub.leased--
 	q.readyLocked(l.progress)
+}
+
+// keepLeaseLocked goes on with a lease of which a part was settled. When meanwhile the session died, or with ordering
+// something before it was given back, it follows the others.
+func (q *Queue) keepLeaseLocked(l *lease) {
+	now := q.cfg.Now()
+	l.acking, l.deadline = false, now.Add(q.cfg.LeaseDuration)
+	g := l.progress
+	q.readyLocked(g) // its ledger may be less scattered
+	overtaken := (g.sub.ordered() || l.session.ordered) && g.waitsBefore(l.piece.own.First)
+	if !l.session.live || overtaken {
+		q.returnLeaseLocked(l, now)
+		l.session.tellLocked(Event{Revoked: []uint64{l.id}})
+	}
 }
 
 // returnLeaseLocked ends a lease whose batch is to be leased again at due. With ordering, the later

@@ -115,7 +115,10 @@ func (s *Settled) absorb() {
 		n++
 	}
 	if n > 0 {
-		s.Above = slices.Delete(s.Above, 0, n)
+		s.Above = s.Above[n:] // not moved: there may be many behind, and each ack takes some
+	}
+	if len(s.Above) == 0 {
+		s.Above = nil
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"math"
 	"path"
 	"slices"
+	"sort"
 	"time"
 )
 
@@ -117,6 +118,7 @@ type progress struct {
 	dropping      Set        // its drop is being written
 	cursor        int64      // pieces that begin before it have been leased, or are in back
 	inReady       bool       // is in sub.ready
+	again         bool       // what was leased last had been leased before
 	leases        []*lease   // held, ascending by offset
 	back          []returned // to be leased again, ascending by offset
 }
@@ -173,7 +175,8 @@ func (g *progress) undefer(r Range) {
 	g.deferredBytes = g.deferredBytes * g.deferred.Len() / max(before, 1)
 }
 
-// next finds what to lease next, without taking it. With ordered, that is the lowest pending piece or
+// next finds what to lease next, without taking it. What was given back, again and again maybe, takes turns with what
+// was never leased, so that neither holds up the other. With ordered, that is the lowest pending piece or
 // nothing: a deferred range below it has to come back first, and a drop has to be on disk.
 func (g *progress) next(now time.Time, ordered bool) (pc *piece, fromBack int) {
 	g.back = slices.DeleteFunc(g.back, func(r returned) bool {
@@ -183,29 +186,68 @@ func (g *progress) next(now time.Time, ordered bool) (pc *piece, fromBack int) {
 	if ordered && len(g.deferred) > 0 {
 		barrier = g.deferred[0].First
 	}
+	again := -1
 	for i, r := range g.back {
 		if r.piece.own.First > barrier {
 			return nil, -1
 		}
 		if !r.due.After(now) && g.dropping.Until(r.piece.own.First) == r.piece.own.First {
-			return r.piece, i
+			if again = i; ordered || !g.again {
+				return r.piece, i
+			}
+			break
 		}
 		if ordered {
 			return nil, -1
 		}
 	}
+	if pc := g.fresh(ordered, barrier); pc != nil {
+		return pc, -1
+	}
+	if again >= 0 {
+		return g.back[again].piece, again
+	}
+	return nil, -1
+}
+
+// fresh is the next piece that was never leased, if it may be.
+func (g *progress) fresh(ordered bool, barrier int64) *piece {
+	if g.sub.scattered() {
+		return nil
+	}
 	for i := g.part.pieceIndex(g.cursor); i < len(g.part.pieces); i++ {
 		pc := g.part.pieces[i]
 		isDropped := g.dropping.Until(pc.own.First) > pc.own.First
 		if pc.own.First > barrier || ordered && isDropped {
-			return nil, -1
+			return nil
 		}
 		if pc.own.First >= g.cursor && !isDropped && g.needs(pc.own) {
-			return pc, -1
+			return pc
 		}
 		g.cursor = max(g.cursor, pc.own.Next)
 	}
-	return nil, -1
+	return nil
+}
+
+// maxScattered bounds the ledger of a subscription, whose acks may settle every other record of what they lease
+// while the rest waits for long.
+const maxScattered = 100_000
+
+// scattered says whether so many ranges are settled above some that are not, that nothing more is to be leased but
+// what has been leased before. What was settled ahead of the leases, as there are no records, does not count.
+func (s *subscription) scattered() bool {
+	n := 0
+	for _, g := range s.progress {
+		n += len(g.settled.Above)
+	}
+	if n <= maxScattered {
+		return false
+	}
+	n = 0
+	for _, g := range s.progress {
+		n += sort.Search(len(g.settled.Above), func(i int) bool { return g.settled.Above[i].First >= g.cursor })
+	}
+	return n > maxScattered
 }
 
 // giveBack makes a piece leasable again. An entry of before it was deferred may still be there.
@@ -216,6 +258,12 @@ func (g *progress) giveBack(r returned) {
 		return
 	}
 	g.back = slices.Insert(g.back, i, r)
+}
+
+// waitsBefore says whether something before o is to be leased again, or to be refetched.
+func (g *progress) waitsBefore(o int64) bool {
+	return len(g.deferred) > 0 && g.deferred[0].First < o ||
+		slices.ContainsFunc(g.back, func(r returned) bool { return r.piece.own.First < o && g.needs(r.piece.own) })
 }
 
 // holder is the session that holds leases of the partition, if any.

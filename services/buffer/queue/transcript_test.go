@@ -86,7 +86,7 @@ func (p *player) do(words []string) string {
 	p.answer.Reset()
 	commands := map[string]func([]string){
 		"memory": p.memory, "subscribe": p.subscribe, "unsubscribe": p.unsubscribe, "seek": p.seek, "append": p.append, "gone": p.gone, "write": p.write,
-		"pass": p.pass, "open": p.open, "receive": p.receive, "ack": p.ackAll, "nack": p.nack, "die": p.die, "crash": p.crash,
+		"pass": p.pass, "open": p.open, "receive": p.receive, "ack": p.ackAll, "settle": p.settlePart, "nack": p.nack, "die": p.die, "crash": p.crash,
 		"refetches": p.refetches, "refetched": p.refetched, "lost": p.lost, "damage": p.damage, "disk": p.disk, "offsets": p.offsets, "audit": p.audit,
 		"undelivered": p.undelivered,
 	}
@@ -219,6 +219,15 @@ func (p *player) ackAll(w []string) {
 	p.acks++
 	p.ack(s.Session, p.acks, s.held)
 	s.held = nil
+}
+
+// settle SESSION I FIRST NEXT: that much of the lease at I of those it holds, which it keeps
+func (p *player) settlePart(w []string) {
+	s := p.sessions[w[0]]
+	p.acks++
+	if err := s.Ack(Ack{ID: p.acks, Leases: []AckedLease{{ID: s.held[number(w[1])].ID, Only: []Range{{number(w[2]), number(w[3])}}}}}); err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 // nack SESSION: the first it holds
