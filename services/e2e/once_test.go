@@ -20,6 +20,7 @@ var onceSeconds = flag.Int("once.seconds", 25, "how long TestExactlyOnceToKafka 
 // target broker are killed with SIGKILL, or stopped for longer than a lease. A reader of committed records sees each record
 // once, in the order of its source partition; and once more what is sought back.
 func TestExactlyOnceToKafka(t *testing.T) {
+	t.Parallel()
 	random := seeded(t)
 	target := secondBroker(t)
 	if err := target.start(); err != nil {

@@ -322,7 +322,7 @@ func (j *job) unfinished(names []string) []string {
 // appendAcked appends the outcome of the leases that are still held.
 func (j *job) appendAcked(acked []delivery.AckedLease) []delivery.AckedLease {
 	for i, l := range j.leases {
-		if !j.dropped[i] && !l.Revoked() {
+		if !l.Revoked() { // one that was dropped is
 			acked = append(acked, delivery.AckedLease{Lease: l, DeadLetters: j.dead[i]})
 		}
 	}

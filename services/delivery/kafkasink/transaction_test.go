@@ -274,6 +274,20 @@ func TestRefusedRecordsInTransactions(t *testing.T) {
 	wantCommitted(t, cluster, "a", "b", "c")
 }
 
+// TestRevokedBeforeItsTransaction goes on with what is leased after it.
+func TestRevokedBeforeItsTransaction(t *testing.T) {
+	cluster := outCluster(t)
+	s := serve(t, cluster, once)
+	s.leases <- lease(1, partition("src", 0), 0, values("a")...)
+	s.wait(t, 1)
+	gone := lease(2, partition("src", 0), 1, values("b")...)
+	gone.Revoke()
+	s.leases <- gone
+	s.leases <- lease(3, partition("src", 0), 1, values("b")...)
+	s.wait(t, 2)
+	wantCommitted(t, cluster, "a", "b")
+}
+
 func TestProgress(t *testing.T) {
 	p := progress{epoch: 5, ranges: []span{{10, 20}, {30, 31}, {100, 1000}}}
 	text, whole := p.encode()
