@@ -11,5 +11,7 @@
 // from Spillway's counters; those only say when to look.
 //
 // Kafka and HDFS need Java and Maven. Where they are missing nothing runs, which is said on stderr (go
-// test shows it when it runs in this directory, as make test does, or with -v) and is a failure when CI=true. E2E_SEED repeats the moments of a run's kills.
+// test shows it when it runs in this directory, as make test does, or with -v) and is a failure when CI=true. E2E_SEED repeats
+// the moments of a run's kills. E2E_ROUNDS=20 has replicas killed for longer, and with E2E_LIBRDKAFKA=1 librdkafka writes and
+// reads (pip install confluent-kafka).
 package e2e

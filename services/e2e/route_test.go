@@ -37,6 +37,18 @@ func (p *pipeline) startRoute() {
 	}
 }
 
+// replica is one more process like s.
+func (p *pipeline) replica(s *service, n int) *service {
+	p.t.Helper()
+	r := newService(p.t, p.dir, fmt.Sprintf("%s-%d", s.name, n), s.args...)
+	section := "INGEST"
+	if s.args[0] == "delivery" {
+		section = "DELIVERY__" + strings.ToUpper(s.args[1])
+	}
+	r.env = []string{"SPILLWAY_" + section + "__LISTEN=" + r.grpc, "SPILLWAY_" + section + "__HTTP=" + r.http}
+	return r
+}
+
 // complains is nil when the service is not ready and says one of these.
 func (s *service) complains(words ...string) error {
 	err := s.ready()
