@@ -128,13 +128,13 @@ func eachCommitted(t testing.TB, b broker, topic string, each func(*kgo.Record))
 	t.Helper()
 	client := newClient(t, b, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())
-	ends, err := kadm.NewClient(client).ListCommittedOffsets(t.Context(), topic)
-	if err == nil {
-		err = ends.Error()
-	}
-	if err != nil {
-		t.Fatalf("end offsets of %s: %v", topic, err)
-	}
+	var ends kadm.ListedOffsets
+	eventually(t, 30*time.Second, "the broker tells the end offsets", func() (err error) { // it may have been restarted just now
+		if ends, err = kadm.NewClient(client).ListCommittedOffsets(t.Context(), topic); err == nil {
+			err = ends.Error()
+		}
+		return err
+	})
 	left := make(map[int32]int64)
 	ends.Each(func(o kadm.ListedOffset) {
 		if o.Offset > 0 {

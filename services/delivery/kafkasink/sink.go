@@ -14,7 +14,7 @@
 // Finished leases are acked many at a time, one ack after the other. All these goroutines end before
 // Serve returns; the connections and kafka-go's goroutines end with Close.
 //
-// Memory beyond the leases: two copies of a job's records for each slot, and about 150 bytes for each
+// Memory beyond the leases: two copies of a request for each slot, and about 150 bytes for each
 // record of a job that has begun.
 package kafkasink
 
@@ -40,9 +40,11 @@ import (
 const (
 	// slotCount bounds the jobs that talk to Kafka at the same time.
 	slotCount = 8
-	// maxJobBytes and maxJobRecords bound the leases that go into one job, but for the first.
-	maxJobBytes   = 1 << 20
-	maxJobRecords = 10_000
+	// maxJobBytes and maxJobRecords bound the leases that go into one job, but for the first; a transaction, which
+	// costs about ten requests, takes transactionJobs times as much.
+	maxJobBytes     = 1 << 20
+	maxJobRecords   = 10_000
+	transactionJobs = 4
 	// maxAckLeases and maxAckDeadLetters bound what goes into one ack, but for the first lease.
 	maxAckLeases      = 1000
 	maxAckDeadLetters = 5000
@@ -254,10 +256,13 @@ func (v *serving) begin(ctx context.Context, key sourceKey, src *source) {
 	}
 	j := v.sink.jobs.Get().(*job)
 	j.source, j.session = key, v.session
-	bytes, records := 0, 0
+	bytes, records, times := 0, 0, 1
+	if v.sink.cfg.ExactlyOnce {
+		times = transactionJobs
+	}
 	for _, l := range src.waiting {
 		bytes, records = bytes+len(l.Payload), records+l.RecordCount
-		if len(j.leases) > 0 && (bytes > maxJobBytes || records > maxJobRecords || l.Epoch != j.leases[0].Epoch) {
+		if len(j.leases) > 0 && (bytes > times*maxJobBytes || records > times*maxJobRecords || l.Epoch != j.leases[0].Epoch) {
 			break
 		}
 		j.leases = append(j.leases, l)
