@@ -5,9 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -183,52 +180,6 @@ func readTopic(t testing.TB, b broker, topic string, each func(*kgo.Record)) {
 			}
 		})
 	}
-}
-
-// hdfsFiles lists the files below a directory with Hadoop's own tool.
-func hdfsFiles(t testing.TB, dir string) []string {
-	t.Helper()
-	var files []string
-	for line := range strings.Lines(string(hdfsTool(t, "hdfs-dfs", "-ls", "-R", dir))) {
-		if fields := strings.Fields(line); len(fields) == 8 && strings.HasPrefix(fields[0], "-") {
-			files = append(files, fields[7])
-		}
-	}
-	return files
-}
-
-// hdfsTool runs one of Hadoop's tools on the stack's HDFS and returns its stdout.
-func hdfsTool(t testing.TB, tool string, args ...string) []byte {
-	t.Helper()
-	cmd := exec.Command(filepath.Join(scripts, tool), args...)
-	_, port, _ := strings.Cut(stack.hdfs, ":")
-	cmd.Env = append(os.Environ(), "STACK_RUN="+stack.run, "HDFS_PORT="+port)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", tool, strings.Join(args, " "), err, stderr.Bytes())
-	}
-	return out
-}
-
-// tallyHDFS reads all files below a directory again, and fails when one of them is in use.
-func tallyHDFS(t testing.TB, dir string, n int) *tally {
-	t.Helper()
-	y := newTally(n)
-	files := hdfsFiles(t, dir)
-	for _, f := range files {
-		if !strings.HasSuffix(f, ".log") {
-			t.Errorf("%s is not final", f)
-		}
-	}
-	if len(files) > 0 {
-		for line := range bytes.Lines(hdfsTool(t, "hdfs-dfs", append([]string{"-cat"}, files...)...)) {
-			y.add(bytes.TrimSuffix(line, []byte("\n")))
-		}
-	}
-	t.Logf("%d files in %s", len(files), dir)
-	return y
 }
 
 func tallyTopic(t testing.TB, b broker, topic string, n int) *tally {

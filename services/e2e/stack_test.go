@@ -22,9 +22,10 @@ var errNoJava = errors.New("no Java or Maven")
 
 // realStack is a broker and an HDFS with one DataNode, as deploy/stack starts them.
 type realStack struct {
-	run   string // STACK_RUN
-	kafka broker // with TLS
-	hdfs  string // host:port of the NameNode
+	run     string   // STACK_RUN
+	kafka   broker   // with TLS
+	hdfs    string   // host:port of the NameNode
+	cluster *cluster // the same
 }
 
 // broker is a Kafka cluster of one.
@@ -62,14 +63,11 @@ func startStack(run string) (*realStack, error) {
 	if err := makeCertificates(kafka.tls); err != nil {
 		return nil, fmt.Errorf("make certificates: %w", err)
 	}
-	hdfs, err := freeBase(13000, 14900, 0, 10000, 11100, 11130, 11160)
+	hdfs, err := hdfsPorts()
 	if err != nil {
 		return nil, err
 	}
-	s := &realStack{run: run, kafka: kafka, hdfs: fmt.Sprintf("127.0.0.1:%d", hdfs)}
-	if err := os.Setenv("HDFS_PERMISSIONS", "true"); err != nil { // for all scripts: a restart writes the configuration anew
-		return nil, err
-	}
+	s := &realStack{run: run, kafka: kafka, hdfs: fmt.Sprintf("127.0.0.1:%d", hdfs), cluster: &cluster{run: run, port: hdfs}}
 	var wg sync.WaitGroup
 	var kafkaErr, hdfsErr error
 	wg.Go(func() { kafkaErr = s.kafka.start() })

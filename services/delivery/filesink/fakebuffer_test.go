@@ -1,7 +1,6 @@
 package filesink_test
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -26,7 +25,6 @@ type fakeBuffer struct {
 	live        *fakeSession
 	deadLetters []delivery.DeadLetter
 	nacks       int
-	partial     int // leases of which a part was settled
 	// fate decides what becomes of an ack; nil lets all succeed. It is called under mu.
 	fate func(*delivery.Ack) fate
 }
@@ -47,13 +45,8 @@ type fakeBatch struct {
 	count       int
 	payload     []byte
 	settled     bool
-	parts       []*spillwayv1.OffsetRange // that are settled, ascending
-	lease       *delivery.Lease           // nil when it is nobody's
-	due         time.Time                 // when it may be leased again
+	lease       *delivery.Lease // nil when it is nobody's
 }
-
-// nackDelay is the fake's backoff.
-const nackDelay = 10 * time.Millisecond
 
 // fakeSession is a delivery.Session.
 type fakeSession struct {
@@ -176,9 +169,9 @@ func (s *fakeSession) next() *delivery.Lease {
 		return nil
 	}
 	for _, x := range s.b.batches {
-		if !x.settled && x.lease == nil && !x.due.After(time.Now()) {
+		if !x.settled && x.lease == nil {
 			s.b.leases++
-			x.lease = delivery.NewLease(s.b.leases, x.source, x.first, x.next, x.count, x.payload, x.parts...)
+			x.lease = delivery.NewLease(s.b.leases, x.source, x.first, x.next, x.count, x.payload)
 			return x.lease
 		}
 	}
@@ -248,14 +241,8 @@ func (s *fakeSession) Ack(ctx context.Context, ack *delivery.Ack) error {
 		batches = append(batches, x)
 	}
 	for i, x := range batches {
-		b.deadLetters = append(b.deadLetters, ack.Leases[i].DeadLetters...)
-		if only := ack.Leases[i].Only; len(only) > 0 {
-			x.parts = append(slices.Clone(x.parts), only...) // the lease has the other
-			slices.SortFunc(x.parts, func(a, b *spillwayv1.OffsetRange) int { return cmp.Compare(a.First, b.First) })
-			b.partial++
-			continue
-		}
 		x.settled, x.lease = true, nil
+		b.deadLetters = append(b.deadLetters, ack.Leases[i].DeadLetters...)
 	}
 	for _, c := range ack.State {
 		if c.Value == nil {
@@ -276,12 +263,8 @@ func (s *fakeSession) Nack(l *delivery.Lease, _ time.Duration, _ error) {
 	defer s.b.mu.Unlock()
 	if x := s.b.heldLocked(l); x != nil && s.err == nil {
 		s.b.nacks++
-		x.lease, x.due = nil, time.Now().Add(nackDelay)
-		time.AfterFunc(nackDelay, func() {
-			s.b.mu.Lock()
-			defer s.b.mu.Unlock()
-			s.b.tellLocked()
-		})
+		x.lease = nil
+		s.b.tellLocked()
 	}
 }
 

@@ -16,14 +16,12 @@ var ErrInjected = errors.New("injected fault")
 type Fault int
 
 // None lets it be. Before fails it without effect, After once it has had its effect. Torn, of a write,
-// fails it when half of the data is written; of anything else it is After. Denied is Before, with
-// filesink.ErrDenied.
+// fails it when half of the data is written; of anything else it is After.
 const (
 	None Fault = iota
 	Before
 	After
 	Torn
-	Denied
 )
 
 // Faulty passes operations on to FS, but for those that Decide has fail. Safe for concurrent use.
@@ -41,11 +39,8 @@ func (f *Faulty) do(op, path string, act func() error) error {
 	fault := f.Decide(op, path)
 	f.mu.Unlock()
 	failed := fmt.Errorf("%s %s: %w", op, path, ErrInjected)
-	switch fault {
-	case Before:
+	if fault == Before {
 		return failed
-	case Denied:
-		return fmt.Errorf("%w: %w", filesink.ErrDenied, failed)
 	}
 	if err := act(); err != nil || fault == None {
 		return err
@@ -62,8 +57,6 @@ func (f *Faulty) Write(ctx context.Context, path string, length int64, data []by
 	switch fault {
 	case Before:
 		return failed
-	case Denied:
-		return fmt.Errorf("%w: %w", filesink.ErrDenied, failed)
 	case Torn:
 		data = data[:len(data)/2]
 	}

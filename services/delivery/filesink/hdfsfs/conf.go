@@ -208,7 +208,7 @@ func (c hadoopConf) library(h *config.HDFS) hadoopconf.HadoopConf {
 	}
 	conf := hadoopconf.HadoopConf{
 		"hadoop.security.authentication":   c["hadoop.security.authentication"],
-		"dfs.data.transfer.protection":     c["dfs.data.transfer.protection"],
+		"dfs.data.transfer.protection":     least(c["dfs.data.transfer.protection"]),
 		"dfs.encrypt.data.transfer":        c["dfs.encrypt.data.transfer"],
 		"dfs.client.use.datanode.hostname": get("dfs.client.use.datanode.hostname", "true"),
 		"dfs.namenode.kerberos.principal":  c["dfs.namenode.kerberos.principal"],
@@ -217,6 +217,16 @@ func (c hadoopConf) library(h *config.HDFS) hadoopconf.HadoopConf {
 		conf["dfs.encrypt.data.transfer"] = "true"
 	}
 	return conf
+}
+
+// least is the least of a list of protections. The library takes the most, and refuses DataNodes that offer less first.
+func least(list string) string {
+	levels := strings.Split(strings.ToLower(list), ",")
+	for i := range levels {
+		levels[i] = strings.TrimSpace(levels[i])
+	}
+	slices.Sort(levels) // authentication, integrity, privacy
+	return levels[0]
 }
 
 // nameNodes are the addresses that the authority of a URL stands for.

@@ -45,7 +45,7 @@ const (
 		dfs.blocksize 64m
 		fs.permissions.umask-mode 077
 		dfs.client.use.datanode.hostname false
-		dfs.data.transfer.protection integrity`
+		dfs.data.transfer.protection privacy, Integrity`
 )
 
 func newTestFS(h *config.HDFS) (*FS, error) { return New(h, slog.New(slog.DiscardHandler)) }

@@ -29,20 +29,24 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/colinmarc/hdfs/v2/internal/transfer.(*blockWriteStream).ackPackets"))
 }
 
-// hdfsURL is that of a running HDFS; without one the test is skipped.
-func hdfsURL(t *testing.T) string {
+// hdfsConf is that of a running HDFS, a secure one where E2E_KEYTAB is set; without one the test is skipped.
+func hdfsConf(t testing.TB) *config.HDFS {
 	t.Helper()
-	url := os.Getenv("E2E_HDFS")
-	if url == "" {
+	h := &config.HDFS{URL: os.Getenv("E2E_HDFS")}
+	if h.URL == "" {
 		t.Skip("needs an HDFS: `make stack-up`, then set E2E_HDFS=hdfs://127.0.0.1:8020")
 	}
-	return url
+	if keytab := os.Getenv("E2E_KEYTAB"); keytab != "" {
+		h.ConfDir = os.Getenv("E2E_CONF_DIR")
+		h.Kerberos = &config.Kerberos{Principal: "spillway", Keytab: keytab, Krb5Conf: os.Getenv("E2E_KRB5_CONF")}
+	}
+	return h
 }
 
 // newFS is an FS on the running HDFS and a directory of the test's own.
 func newFS(t *testing.T) (*FS, string) {
 	t.Helper()
-	f, err := New(&config.HDFS{URL: hdfsURL(t)}, slog.New(slog.DiscardHandler))
+	f, err := New(hdfsConf(t), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +57,16 @@ func newFS(t *testing.T) (*FS, string) {
 // other is a client that is none of the FS's, as another process has it.
 func other(t *testing.T, f *FS) *hdfs.Client {
 	t.Helper()
-	c, err := hdfs.NewClient(f.cluster.options)
+	options := f.cluster.options
+	if login := f.cluster.login; login != nil {
+		tickets, err := login.get()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { login.release(tickets) })
+		options.KerberosClient = tickets.client
+	}
+	c, err := hdfs.NewClient(options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +180,9 @@ func TestTakeWaitsForALiveWriter(t *testing.T) {
 // their borders.
 func TestModesReplicationAndBlockSize(t *testing.T) {
 	dir := fmt.Sprintf("/hdfsfs-test/%s-%d", t.Name(), time.Now().UnixNano())
-	f, err := New(&config.HDFS{URL: hdfsURL(t), Replication: 2, BlockSize: config.MiB, Umask: "027"}, slog.New(slog.DiscardHandler))
+	h := hdfsConf(t)
+	h.Replication, h.BlockSize, h.Umask = 2, config.MiB, "027"
+	f, err := New(h, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,11 +294,7 @@ func TestSilentNameNode(t *testing.T) {
 
 // BenchmarkWrite appends 8 MiB to a file on the running HDFS.
 func BenchmarkWrite(b *testing.B) {
-	url := os.Getenv("E2E_HDFS")
-	if url == "" {
-		b.Skip("needs an HDFS: `make stack-up`, then set E2E_HDFS=hdfs://127.0.0.1:8020")
-	}
-	f, err := New(&config.HDFS{URL: url}, slog.New(slog.DiscardHandler))
+	f, err := New(hdfsConf(b), slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)
 	}

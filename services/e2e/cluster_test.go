@@ -1,0 +1,123 @@
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// cluster is an HDFS that deploy/stack started.
+type cluster struct {
+	run  string // STACK_RUN
+	port int
+	env  []string // what it was started with
+}
+
+// hdfsPorts finds a port of a NameNode, such that those of all its servers are free.
+func hdfsPorts() (int, error) {
+	return freeBase(13000, 14900, 0, 10, 10000, 10010, 11000, 11100, 11130, 11160)
+}
+
+// newCluster starts an HDFS with one DataNode for one test, with more in the environment.
+func newCluster(t testing.TB, env ...string) *cluster {
+	t.Helper()
+	port, err := hdfsPorts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cluster{run: stack.run, port: port, env: env}
+	t.Cleanup(func() {
+		if err := c.script("hdfs-stop", "--wipe"); err != nil {
+			t.Errorf("stop the HDFS of the test: %v", err)
+		}
+	})
+	if err := c.script("hdfs-start", "1", strconv.Itoa(port)); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// file is the path of something that the scripts keep.
+func (c *cluster) file(name string) string {
+	return filepath.Join(c.run, fmt.Sprintf("hdfs-%d", c.port), name)
+}
+
+func (c *cluster) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(scripts, name), args...)
+	cmd.Env = append(append(os.Environ(), "STACK_RUN="+c.run, fmt.Sprintf("HDFS_PORT=%d", c.port)), c.env...)
+	return cmd
+}
+
+func (c *cluster) script(name string, args ...string) error {
+	if out, err := c.command(name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", name, err, out)
+	}
+	return nil
+}
+
+// tool runs one of Hadoop's tools and returns its stdout.
+func (c *cluster) tool(t testing.TB, tool string, args ...string) []byte {
+	t.Helper()
+	cmd := c.command(tool, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", tool, strings.Join(args, " "), err, stderr.Bytes())
+	}
+	return out
+}
+
+// files lists the files below a directory with Hadoop's own tool.
+func (c *cluster) files(t testing.TB, dir string) []string {
+	t.Helper()
+	var files []string
+	for line := range strings.Lines(string(c.tool(t, "hdfs-dfs", "-ls", "-R", dir))) {
+		if fields := strings.Fields(line); len(fields) == 8 && strings.HasPrefix(fields[0], "-") {
+			files = append(files, fields[7])
+		}
+	}
+	return files
+}
+
+// tally reads all files below a directory again, and fails when one of them is in use.
+func (c *cluster) tally(t testing.TB, dir string, n int) *tally {
+	t.Helper()
+	y := newTally(n)
+	files := c.files(t, dir)
+	for _, f := range files {
+		if !strings.HasSuffix(f, ".log") {
+			t.Errorf("%s is not final", f)
+		}
+	}
+	if len(files) > 0 {
+		for line := range bytes.Lines(c.tool(t, "hdfs-dfs", append([]string{"-cat"}, files...)...)) {
+			y.add(bytes.TrimSuffix(line, []byte("\n")))
+		}
+	}
+	t.Logf("%d files in %s", len(files), dir)
+	return y
+}
+
+// hdfsScript runs one of the stack's scripts on the HDFS that is there for all tests, as do the next ones.
+func hdfsScript(name string, args ...string) error { return stack.cluster.script(name, args...) }
+
+func hdfsTool(t testing.TB, tool string, args ...string) []byte {
+	t.Helper()
+	return stack.cluster.tool(t, tool, args...)
+}
+
+func hdfsFiles(t testing.TB, dir string) []string {
+	t.Helper()
+	return stack.cluster.files(t, dir)
+}
+
+func tallyHDFS(t testing.TB, dir string, n int) *tally {
+	t.Helper()
+	return stack.cluster.tally(t, dir, n)
+}
