@@ -12,6 +12,7 @@
 //
 // Kafka and HDFS need Java and Maven. Where they are missing nothing runs, which is said on stderr (go
 // test shows it when it runs in this directory, as make test does, or with -v) and is a failure when CI=true. E2E_SEED repeats
-// the moments of a run's kills. E2E_ROUNDS=20 has replicas killed for longer, and with E2E_LIBRDKAFKA=1 librdkafka writes and
+// the moments of a run's kills. E2E_ROUNDS=20 has replicas killed for longer, E2E_OUTAGE=5m the
+// buffer away for longer, and with E2E_LIBRDKAFKA=1 librdkafka writes and
 // reads (pip install confluent-kafka).
 package e2e

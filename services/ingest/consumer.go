@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -26,6 +27,8 @@ const (
 	topicPoll = 5 * time.Second
 	// sessionTimeout is after what silence Kafka gives a dead instance's partitions to others.
 	sessionTimeout = 10 * time.Second
+	// leaveRetry is the pause between attempts to take a former member out of the group.
+	leaveRetry = 500 * time.Millisecond
 )
 
 // source reads the topics of one Kafka cluster as one consumer group into one queue.
@@ -151,6 +154,8 @@ func (s *source) consume(ctx context.Context, conn *grpc.ClientConn, topics map[
 	}
 	// What was seen before joining is what the group's leader divides, or older.
 	seen := topics
+	member := "" // of the generation before
+	var leaving sync.WaitGroup
 	for {
 		generation, err := group.Next(ctx)
 		if err != nil {
@@ -158,9 +163,14 @@ func (s *source) consume(ctx context.Context, conn *grpc.ClientConn, topics map[
 				break
 			}
 			s.kafka.Note(fmt.Errorf("join group %s: %w", s.cfg.Group, err)) // the group waits by itself
+			if former := member; former != "" && !errors.Is(err, kafka.RebalanceInProgress) {
+				member = ""
+				leaving.Go(func() { s.leave(ctx, former) })
+			}
 			continue
 		}
 		s.kafka.Over()
+		member = generation.MemberID
 		// kafka-go's own watcher ends a generation as soon as it begins when a topic is gone. A
 		// generation ends with the first function that was started in it, and the next one begins after
 		// all have returned.
@@ -175,6 +185,15 @@ func (s *source) consume(ctx context.Context, conn *grpc.ClientConn, topics map[
 	// Close ends the generation, waits for it, and leaves the group.
 	if err := group.Close(); err != nil {
 		s.log.Warn("leaving the group failed", "error", err)
+	}
+	leaving.Wait()
+}
+
+// leave takes the member out of the group that this instance was. After an error kafka-go joins as another one. It says
+// goodbye before, but not when there is no way to the broker; then the former one is waited for until its session is over.
+func (s *source) leave(ctx context.Context, former string) {
+	for ctx.Err() == nil && s.client.LeaveGroup(ctx, s.cfg.Group, former) != nil {
+		sleep(ctx, leaveRetry)
 	}
 }
 

@@ -8,6 +8,7 @@
 package kafkaclient
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -150,6 +151,21 @@ func (c *Client) HasCommitted(ctx context.Context, group, topic string, partitio
 		}
 	}
 	return false, nil
+}
+
+// LeaveGroup takes a member out of a group. That it is no member is fine.
+func (c *Client) LeaveGroup(ctx context.Context, group, member string) error {
+	response, err := c.client.LeaveGroup(ctx, &kafka.LeaveGroupRequest{GroupID: group, Members: []kafka.LeaveGroupRequestMember{{ID: member}}})
+	if err == nil {
+		err = response.Error
+		for _, m := range response.Members {
+			err = cmp.Or(err, m.Error)
+		}
+	}
+	if err != nil && !errors.Is(err, kafka.UnknownMemberId) {
+		return fmt.Errorf("leave group %s: %w", group, err)
+	}
+	return nil
 }
 
 // Retention returns how long each of the topics keeps records; those that keep them for ever are left out.
