@@ -23,14 +23,14 @@ func hdfsPorts() (int, error) {
 	return freeBase(13000, 14900, 0, 10, 10000, 10010, 11000, 11100, 11130, 11160)
 }
 
-// newCluster starts an HDFS with one DataNode for one test, with more in the environment.
+// newCluster starts an HDFS with one DataNode, and without permissions, for one test, with more in the environment.
 func newCluster(t testing.TB, env ...string) *cluster {
 	t.Helper()
 	port, err := hdfsPorts()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{run: stack.run, port: port, env: env}
+	c := &cluster{run: stack.run, port: port, env: append(env, "HDFS_PERMISSIONS=false")}
 	t.Cleanup(func() {
 		if err := c.script("hdfs-stop", "--wipe"); err != nil {
 			t.Errorf("stop the HDFS of the test: %v", err)

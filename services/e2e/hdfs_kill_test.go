@@ -1,15 +1,9 @@
 package e2e
 
 import (
-	"fmt"
-	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kgo"
-
-	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 )
 
 // TestHDFSKilled: while two replicas of the delivery write, SIGKILL hits the NameNode, the DataNode, the replicas and the
@@ -72,57 +66,4 @@ func TestHDFSKilled(t *testing.T) {
 	p.awaitRest(n, 5*time.Minute, p.hdfs, other)
 	tallyHDFS(t, p.hdfsDir, n).check(t, "HDFS", false)
 	tallyTopic(t, stack.kafka, p.out, n).check(t, p.out, true)
-}
-
-// TestOneDirectoryRefuses: a directory over its quota takes nothing. Only the records for it wait; those of the other
-// directory go on, also through safe mode. When there is room again, everything is there once.
-func TestOneDirectoryRefuses(t *testing.T) {
-	const n = 20_000
-	p := newPipeline(t, stack.kafka, "%Y-%m-%d", "%{dir}")
-	createTopic(t, stack.kafka, p.topic, nil)
-	full, free := p.hdfsDir+"/full", p.hdfsDir+"/free"
-	hdfsTool(t, "hdfs-dfs", "-mkdir", "-p", full)
-	hdfsTool(t, "hdfs-dfsadmin", "-setSpaceQuota", "1k", full)
-	p.start()
-	client := newClient(t, stack.kafka)
-	produce := func(from, n int) {
-		t.Helper()
-		records := make([]*kgo.Record, n)
-		for i := range records {
-			dir := "free"
-			if (from+i)%partitions < partitions/2 {
-				dir = "full"
-			}
-			records[i] = &kgo.Record{Topic: p.topic, Partition: int32((from + i) % partitions), Value: value(from + i), Headers: []kgo.RecordHeader{{Key: "dir", Value: []byte(dir)}}}
-		}
-		if err := client.ProduceSync(t.Context(), records...).FirstErr(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	produce(0, n) // half of the partitions to each
-	eventually(t, time.Minute, "the delivery says what is wrong", func() error {
-		resp, err := spillwayv1.NewDeliveryAdminServiceClient(p.hdfs.conn).GetDelivery(t.Context(), &spillwayv1.GetDeliveryRequest{})
-		if err == nil && !strings.Contains(resp.Delivery.LastError, "QuotaExceeded") {
-			err = fmt.Errorf("last error %q", resp.Delivery.LastError)
-		}
-		return err
-	})
-	eventually(t, time.Minute, "the other directory goes on", func() error {
-		subs, err := p.subscriptions()
-		if err == nil && subs["hdfs"].PendingRecords != n/2 {
-			err = fmt.Errorf("%d records pending, want %d", subs["hdfs"].PendingRecords, n/2)
-		}
-		return err
-	})
-	hdfsTool(t, "hdfs-dfsadmin", "-safemode", "enter")
-	pause(t, 3*time.Second)
-	hdfsTool(t, "hdfs-dfsadmin", "-safemode", "leave")
-	hdfsTool(t, "hdfs-dfsadmin", "-clrSpaceQuota", full)
-	p.awaitRest(n, 3*time.Minute, p.hdfs)
-	tallyHDFS(t, p.hdfsDir, n).check(t, "HDFS", false)
-	for _, dir := range []string{full, free} {
-		if files := hdfsFiles(t, dir); len(files) == 0 {
-			t.Errorf("nothing in %s", dir)
-		}
-	}
 }

@@ -68,6 +68,9 @@ func startStack(run string) (*realStack, error) {
 		return nil, err
 	}
 	s := &realStack{run: run, kafka: kafka, hdfs: fmt.Sprintf("127.0.0.1:%d", hdfs), cluster: &cluster{run: run, port: hdfs}}
+	if err := os.Setenv("HDFS_PERMISSIONS", "true"); err != nil { // for all scripts: a restart writes the configuration anew
+		return nil, err
+	}
 	var wg sync.WaitGroup
 	var kafkaErr, hdfsErr error
 	wg.Go(func() { kafkaErr = s.kafka.start() })

@@ -14,6 +14,7 @@ import (
 type bucket struct {
 	dir, prefix string
 	file        *file // nil when the next record begins one
+	denied      error // what the file system said last, when it was ErrDenied
 
 	// broken counts its files that wait for recovery. It is the adopter's, under its lock.
 	broken int

@@ -1,6 +1,7 @@
 package filesink
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,8 +36,7 @@ type commit struct {
 	rolls  []*rollRequest
 
 	fatal   error // the session is over
-	failure error // one reason why something was not written, renamed or settled
-	refused bool  // the ack was
+	refused error // the ack was
 }
 
 // share is what a commit has to do with one file.
@@ -73,6 +73,9 @@ func (v *serving) start(ctx context.Context, now time.Time) bool {
 		}
 		if !f.stored && v.adopter.broken(f.bucket) >= maxBroken {
 			s.err = fmt.Errorf("write %s: not begun, as %d files before it wait for recovery", f.entry.Final, maxBroken)
+			if denied := f.bucket.denied; denied != nil {
+				s.err = fmt.Errorf("%w; it was %w", s.err, denied)
+			}
 		}
 		c.shares = append(c.shares, s)
 	}
@@ -116,7 +119,6 @@ func (v *serving) run(ctx context.Context, c *commit) {
 	if c.fatal = v.alive(ctx); c.fatal != nil {
 		return
 	}
-	c.spread()
 	if c.fatal = v.settle(ctx, c); c.fatal != nil {
 		return
 	}
@@ -155,78 +157,6 @@ func (v *serving) seal(s *share) error {
 	return nil
 }
 
-// spread lets a failure reach all that shares a lease with it: a lease is settled as a whole, and a
-// file's data of this commit counts as a whole. What shares nothing with it goes on.
-func (c *commit) spread() {
-	shares := make(map[*file]*share, len(c.shares))
-	for _, s := range c.shares {
-		shares[s.file] = s
-		if s.err != nil && c.failure == nil {
-			c.failure = s.err
-		}
-	}
-	for again := c.failure != nil; again; {
-		again = false
-		for _, h := range c.leases {
-			if h.failed || !slices.ContainsFunc(h.files, func(f *file) bool { return shares[f].err != nil }) {
-				continue
-			}
-			h.failed, again = true, true
-			for _, f := range h.files {
-				if shares[f].err == nil {
-					shares[f].err = c.failure
-				}
-			}
-		}
-	}
-}
-
-// settle acks what did not fail. After a refused ack nothing of it counts.
-func (v *serving) settle(ctx context.Context, c *commit) error {
-	ack := &delivery.Ack{}
-	for _, h := range c.leases {
-		if !h.failed {
-			ack.Leases = append(ack.Leases, delivery.AckedLease{Lease: h.lease, DeadLetters: h.deadLetters})
-		}
-	}
-	entries := make(map[*share]entry, len(c.shares))
-	for _, s := range c.shares {
-		if s.records == 0 || s.err != nil {
-			continue
-		}
-		e := s.file.entry
-		e.Committed += int64(len(s.chunk.Data))
-		e.Records += s.records
-		entries[s] = e
-		if s.file.stored {
-			if err := put(ack, s.file.key, &e); err != nil {
-				return err
-			}
-		}
-	}
-	if len(ack.Leases) == 0 {
-		return nil
-	}
-	err := v.ack(ctx, ack)
-	if errors.Is(err, delivery.ErrRefused) {
-		c.failure, c.refused = err, true
-		for _, h := range c.leases {
-			h.failed = true
-		}
-		for s := range entries {
-			s.err = err
-		}
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for s, e := range entries {
-		s.file.entry, s.file.committedAt = e, c.began
-	}
-	return nil
-}
-
 // finish takes back what a commit had, and does what its failures ask for.
 func (v *serving) finish(ctx context.Context, c *commit) error {
 	v.running = false
@@ -234,12 +164,20 @@ func (v *serving) finish(ctx context.Context, c *commit) error {
 		return c.fatal
 	}
 	wrote := false
+	var failed, denied error // of a file, for one reason or the other
 	var finals []string
 	for _, s := range c.shares {
 		s.file.bytes += int64(len(s.chunk.Data)) - s.raw
 		v.giveBuffer(s.chunk.Data)
-		if c.failure == nil {
-			c.failure = s.renameErr
+		switch err := cmp.Or(s.err, s.renameErr); {
+		case errors.Is(err, ErrDenied):
+			denied, s.file.bucket.denied = err, err
+			v.sink.trouble.denied(s.file.bucket.dir, v.sink.cfg.OnDenied, err)
+		case err != nil:
+			failed = err
+		case s.raw > 0:
+			s.file.bucket.denied = nil
+			v.sink.trouble.allowed(s.file.bucket.dir)
 		}
 		switch f := s.file; {
 		case s.err != nil || s.renameErr != nil:
@@ -255,16 +193,16 @@ func (v *serving) finish(ctx context.Context, c *commit) error {
 		wrote = wrote || s.final || s.err == nil && s.raw > 0
 	}
 	for _, h := range c.leases {
-		if h.failed {
-			v.session.Nack(h.lease, 0, c.failure)
+		if h.failure != nil {
+			v.session.Nack(h.lease, 0, h.failure)
 		}
 	}
-	if c.refused {
-		v.sink.log.Warn("a commit was refused; its records will come again", "leases", len(c.leases), "error", c.failure)
-	}
+	v.giveRuns(c.leases)
 	switch {
-	case c.failure != nil && !c.refused:
-		v.sink.trouble.failed(c.failure)
+	case c.refused != nil:
+		v.sink.log.Warn("a commit was refused; its records will come again", "leases", len(c.leases), "error", c.refused)
+	case failed != nil:
+		v.sink.trouble.failed(failed)
 		if !wrote {
 			v.block(ctx)
 		}
@@ -272,7 +210,7 @@ func (v *serving) finish(ctx context.Context, c *commit) error {
 		v.sink.trouble.over()
 		v.backoff.Reset()
 	}
-	v.answerRolls(c.rolls, finals, c.failure)
+	v.answerRolls(c.rolls, finals, cmp.Or(c.refused, failed, denied))
 	v.publish()
 	v.nextRoll = v.soonestRoll()
 	return nil

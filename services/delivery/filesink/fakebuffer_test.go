@@ -1,6 +1,7 @@
 package filesink_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -25,6 +26,7 @@ type fakeBuffer struct {
 	live        *fakeSession
 	deadLetters []delivery.DeadLetter
 	nacks       int
+	partial     int // leases of which a part was settled
 	// fate decides what becomes of an ack; nil lets all succeed. It is called under mu.
 	fate func(*delivery.Ack) fate
 }
@@ -45,8 +47,13 @@ type fakeBatch struct {
 	count       int
 	payload     []byte
 	settled     bool
-	lease       *delivery.Lease // nil when it is nobody's
+	parts       []*spillwayv1.OffsetRange // that are settled, ascending
+	lease       *delivery.Lease           // nil when it is nobody's
+	due         time.Time                 // when it may be leased again
 }
+
+// nackDelay is the fake's backoff.
+const nackDelay = 10 * time.Millisecond
 
 // fakeSession is a delivery.Session.
 type fakeSession struct {
@@ -169,9 +176,9 @@ func (s *fakeSession) next() *delivery.Lease {
 		return nil
 	}
 	for _, x := range s.b.batches {
-		if !x.settled && x.lease == nil {
+		if !x.settled && x.lease == nil && !x.due.After(time.Now()) {
 			s.b.leases++
-			x.lease = delivery.NewLease(s.b.leases, x.source, x.first, x.next, x.count, x.payload)
+			x.lease = delivery.NewLease(s.b.leases, x.source, x.first, x.next, x.count, x.payload, x.parts...)
 			return x.lease
 		}
 	}
@@ -241,8 +248,14 @@ func (s *fakeSession) Ack(ctx context.Context, ack *delivery.Ack) error {
 		batches = append(batches, x)
 	}
 	for i, x := range batches {
-		x.settled, x.lease = true, nil
 		b.deadLetters = append(b.deadLetters, ack.Leases[i].DeadLetters...)
+		if only := ack.Leases[i].Only; len(only) > 0 {
+			x.parts = append(slices.Clone(x.parts), only...) // the lease has the other
+			slices.SortFunc(x.parts, func(a, b *spillwayv1.OffsetRange) int { return cmp.Compare(a.First, b.First) })
+			b.partial++
+			continue
+		}
+		x.settled, x.lease = true, nil
 	}
 	for _, c := range ack.State {
 		if c.Value == nil {
@@ -263,8 +276,12 @@ func (s *fakeSession) Nack(l *delivery.Lease, _ time.Duration, _ error) {
 	defer s.b.mu.Unlock()
 	if x := s.b.heldLocked(l); x != nil && s.err == nil {
 		s.b.nacks++
-		x.lease = nil
-		s.b.tellLocked()
+		x.lease, x.due = nil, time.Now().Add(nackDelay)
+		time.AfterFunc(nackDelay, func() {
+			s.b.mu.Lock()
+			defer s.b.mu.Unlock()
+			s.b.tellLocked()
+		})
 	}
 }
 

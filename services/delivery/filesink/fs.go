@@ -11,10 +11,14 @@ var ErrExist = errors.New("file exists")
 // ErrNotExist is returned for a file that is not there.
 var ErrNotExist = errors.New("file does not exist")
 
+// ErrDenied is returned where the file system works, but not for this place: it may not be written to, its quota is
+// used up, its name is not allowed.
+var ErrDenied = errors.New("denied")
+
 // FS is what the commit protocol asks of a file system: hdfsfs, localfs, and the faulty one of the
 // tests. fstest says what each must keep to. Paths are absolute, slash-separated, below the URL.
 // All methods may be called concurrently for different files. An error that wraps neither ErrExist nor
-// ErrNotExist says nothing about what became of the operation.
+// ErrNotExist says nothing about what became of the operation. One of them may wrap ErrDenied.
 type FS interface {
 	// Write makes data the bytes from length on of the file at path, which has exactly length bytes, and
 	// returns when all of it would survive a crash of every machine but one replica's. With length 0

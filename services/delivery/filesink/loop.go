@@ -53,6 +53,7 @@ type serving struct {
 	dirty     int       // files with records
 	free      [][]byte  // buffers to collect in
 	freeBytes int64     // their capacity
+	spareRuns [][]run
 
 	rolls     []*rollRequest
 	nextRoll  time.Time // zero: never
@@ -67,9 +68,9 @@ type serving struct {
 // heldLease is a lease with the files that its records went to.
 type heldLease struct {
 	lease       *delivery.Lease
-	files       []*file
-	deadLetters []delivery.DeadLetter
-	failed      bool // the commit's: not settled
+	runs        []run
+	deadLetters []delivery.DeadLetter // of the damaged end of it
+	failure     error                 // the commit's: why not all of it was settled
 }
 
 func newServing(s *Sink, session delivery.Session) *serving {
@@ -197,7 +198,7 @@ func (v *serving) collect(l *delivery.Lease) {
 		v.forgetBuckets()
 	}
 	v.leaseSeq++
-	h := &heldLease{lease: l}
+	h := &heldLease{lease: l, runs: v.takeRuns()}
 	next := l.First
 	err := l.Records(func(offset int64, r *recordbatch.Record) error {
 		if offset < next || offset >= l.Next {
@@ -230,10 +231,8 @@ func (v *serving) add(h *heldLease, offset int64, r *recordbatch.Record) {
 		v.dirty++
 		f.chunk.Data = v.takeBuffer()
 	}
-	if f.lease != v.leaseSeq {
-		f.lease = v.leaseSeq
-		h.files = append(h.files, f)
-	}
+	f.lease = v.leaseSeq
+	h.went(offset, f)
 	before := len(f.chunk.Data)
 	f.chunk.Add(v.sink.format, serializer.Position{Source: h.lease.Source, Offset: offset}, r)
 	n := int64(len(f.chunk.Data) - before)
@@ -309,6 +308,7 @@ func (v *serving) giveBack(reason error) {
 	for _, h := range v.leases {
 		v.session.Nack(h.lease, 0, reason)
 	}
+	v.giveRuns(v.leases)
 	v.leases, v.collected, v.dirty = nil, 0, 0
 	for _, f := range slices.Clone(v.files) {
 		v.giveBuffer(f.chunk.Data)

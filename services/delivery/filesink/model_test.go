@@ -46,20 +46,24 @@ func newSink(t testing.TB, cfg *config.HDFS, fs filesink.FS) *filesink.Sink {
 
 // chaos is a random source that several goroutines share, and how likely faults are now.
 type chaos struct {
-	mu   sync.Mutex
-	rand *rand.Rand
-	rate float64 // 0 to 1, of an operation
+	mu     sync.Mutex
+	rand   *rand.Rand
+	rate   float64 // 0 to 1, of an operation
+	denied string  // all that is done to paths with this in them; empty: none
 }
 
 func (c *chaos) happens(rate float64) bool { return c.rand.Float64() < rate }
 
 func (c *chaos) fault(dead *atomic.Bool) func(op, path string) fstest.Fault {
-	return func(string, string) fstest.Fault {
+	return func(_, path string) fstest.Fault {
 		if dead.Load() {
 			return fstest.Before
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		if c.denied != "" && strings.Contains(path, c.denied) {
+			return fstest.Denied
+		}
 		if !c.happens(c.rate) {
 			return fstest.None
 		}
@@ -111,6 +115,9 @@ func runModel(t *testing.T, root string, seed uint64) {
 	cfg.Commit = config.Commit{Bytes: config.ByteSize(1 + c.intN(4000)), Interval: time.Duration(1+c.intN(20)) * time.Millisecond}
 	cfg.Roll = config.Roll{Size: config.ByteSize(c.intN(3) * 500), Count: int64(c.intN(3) * 40), Idle: time.Duration(c.intN(3)) * 10 * time.Millisecond, Interval: time.Duration(c.intN(3)) * 50 * time.Millisecond}
 	cfg.MaxOpenFiles = 1 + c.intN(6)
+	if seed%2 == 0 {
+		c.denied = "/k1/"
+	}
 	switch seed / 3 % 3 {
 	case 1:
 		cfg.Compression = "gzip"
@@ -138,7 +145,7 @@ func runModel(t *testing.T, root string, seed uint64) {
 	for round := 0; ; round++ {
 		if round == 25 { // enough
 			c.mu.Lock()
-			c.rate = 0
+			c.rate, c.denied = 0, ""
 			c.mu.Unlock()
 		}
 		if sink == nil {
@@ -183,7 +190,7 @@ func runModel(t *testing.T, root string, seed uint64) {
 		_ = wait()
 	}
 	check(t, root, want)
-	t.Logf("seed %d: %d sessions, %d nacks, %d records", seed, b.sessions-1000, b.nacks, len(want))
+	t.Logf("seed %d: %d sessions, %d nacks, %d partial acks, %d records", seed, b.sessions-1000, b.nacks, b.partial, len(want))
 }
 
 // check reads all final files: each record is in one of them, once, and in one of its bucket.

@@ -6,9 +6,9 @@
 // inherits an entry cuts the file there.
 //
 //   - Commit (commit.go): entries of new files are put; the collected records are written and synced;
-//     one ack settles their batches and puts the new lengths. When a write fails or the ack is refused,
-//     the files concerned are given up: they are cut to what was committed and made final, and the
-//     records, which come again, go to new files.
+//     one ack settles their batches and puts the new lengths (settle.go). When a write fails or the ack is
+//     refused, the files concerned are given up: they are cut to what was committed and made final, and the
+//     records, which come again, go to new files. The rest of their batches is settled.
 //   - Roll (roll.go): a file that is big, old or idle enough is renamed to its final name, then its
 //     entry is deleted.
 //   - Adopt (adopt.go): files given up, and those of dead sessions, are taken over: renamed to an alias
@@ -42,6 +42,9 @@ import (
 	"github.com/spillwayio/spillway/services/delivery/filesink/serializer"
 	"github.com/spillwayio/spillway/services/internal/config"
 )
+
+// deadLetterDenied is the on_denied by which records for a place that is denied are dead-lettered.
+const deadLetterDenied = "dead_letter"
 
 // errNoSession is the answer to RollFiles when there is nothing it could roll.
 var errNoSession = errors.New("no session with the buffer: nothing can be rolled now")

@@ -28,6 +28,7 @@ func (k checker) hdfs(at string, h *HDFS) {
 	if _, err := time.LoadLocation(h.TimeZone); err != nil {
 		k.key(at+".time_zone", "unknown time zone %q; want a name such as UTC or Europe/Berlin", h.TimeZone)
 	}
+	k.oneOf(at+".on_denied", h.OnDenied, "wait", "dead_letter")
 	k.oneOf(at+".time_from", h.TimeFrom, "record", "kafka", "local")
 	k.rounding(at, h)
 	atLeast(k, at+".roll.interval", h.Roll.Interval, 0)

@@ -176,6 +176,8 @@ type HDFS struct {
 	SequenceValue string `yaml:"sequence_value"`
 	// AppendNewline ends every record of text and header_and_text with a line feed.
 	AppendNewline bool `yaml:"append_newline"`
+	// OnDenied is wait or dead_letter, for records of directories that take none.
+	OnDenied string `yaml:"on_denied"`
 }
 
 // Kerberos is how a delivery authenticates to HDFS. The files are read again for each login.

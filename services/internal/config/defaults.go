@@ -50,6 +50,7 @@ func (d *Delivery) setOrdering() {
 func (h *HDFS) setDefaults() {
 	h.FilePrefix = "spillway"
 	h.InUseSuffix = ".tmp"
+	h.OnDenied = "wait"
 	h.TimeFrom = "record"
 	h.RoundValue = 1
 	h.RoundUnit = "second"

@@ -45,7 +45,7 @@ func TestDesign(t *testing.T) {
 				Listen: ":7420", HTTP: ":7421", Subscription: "c/hdfs", Ordering: "none", Memory: 32 * MiB,
 				HDFS: &HDFS{
 					URL: "hdfs://namenode:8020", Path: "/user/flume/%{topic}/%Y-%m-%d", FilePrefix: "%H", FileSuffix: ".log", InUseSuffix: ".tmp",
-					TimeFrom: "record", RoundValue: 1, RoundUnit: "second",
+					TimeFrom: "record", RoundValue: 1, RoundUnit: "second", OnDenied: "wait",
 					Roll:         Roll{Interval: time.Hour, Size: 127 * MiB, Idle: 30 * time.Second},
 					MaxOpenFiles: 500, Commit: Commit{Bytes: 8 * MiB, Interval: time.Second}, Serializer: "avro_event", Compression: "none", SequenceValue: "bytes", AppendNewline: true,
 				},

@@ -16,12 +16,14 @@ var ErrInjected = errors.New("injected fault")
 type Fault int
 
 // None lets it be. Before fails it without effect, After once it has had its effect. Torn, of a write,
-// fails it when half of the data is written; of anything else it is After.
+// fails it when half of the data is written; of anything else it is After. Denied is Before, with
+// filesink.ErrDenied.
 const (
 	None Fault = iota
 	Before
 	After
 	Torn
+	Denied
 )
 
 // Faulty passes operations on to FS, but for those that Decide has fail. Safe for concurrent use.
@@ -39,8 +41,11 @@ func (f *Faulty) do(op, path string, act func() error) error {
 	fault := f.Decide(op, path)
 	f.mu.Unlock()
 	failed := fmt.Errorf("%s %s: %w", op, path, ErrInjected)
-	if fault == Before {
+	switch fault {
+	case Before:
 		return failed
+	case Denied:
+		return fmt.Errorf("%w: %w", filesink.ErrDenied, failed)
 	}
 	if err := act(); err != nil || fault == None {
 		return err
@@ -57,6 +62,8 @@ func (f *Faulty) Write(ctx context.Context, path string, length int64, data []by
 	switch fault {
 	case Before:
 		return failed
+	case Denied:
+		return fmt.Errorf("%w: %w", filesink.ErrDenied, failed)
 	case Torn:
 		data = data[:len(data)/2]
 	}

@@ -262,6 +262,24 @@ func (f *FS) Probe(ctx context.Context) error {
 	})
 }
 
+// isDenied says whether the NameNode works, but refuses this place.
+func isDenied(err error) bool {
+	if errors.Is(err, os.ErrPermission) {
+		return true
+	}
+	var remote hdfs.Error
+	if !errors.As(err, &remote) {
+		return false
+	}
+	switch _, name, _ := strings.Cut(remote.Exception(), "org.apache.hadoop."); name {
+	case "hdfs.protocol.NSQuotaExceededException", "hdfs.protocol.DSQuotaExceededException", "hdfs.protocol.QuotaByStorageTypeExceededException",
+		"hdfs.protocol.FSLimitException$PathComponentTooLongException", "hdfs.protocol.FSLimitException$MaxDirectoryItemsExceededException",
+		"fs.ParentNotDirectoryException", "fs.InvalidPathException":
+		return true
+	}
+	return false
+}
+
 // errOf translates the errors that FS promises.
 func errOf(err error) error {
 	switch {
@@ -286,7 +304,9 @@ func (f *FS) with(ctx context.Context, timeout time.Duration, operate func(conte
 		return err
 	}
 	stop := context.AfterFunc(ctx, c.cut)
-	err = operate(ctx, c)
+	if err = operate(ctx, c); isDenied(err) {
+		err = fmt.Errorf("%w: %w", filesink.ErrDenied, err)
+	}
 	if cut := !stop(); cut {
 		c.close()
 		if err != nil {

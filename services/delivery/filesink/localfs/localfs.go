@@ -71,7 +71,7 @@ func (f *FS) Write(ctx context.Context, name string, length int64, data []byte) 
 	if length == 0 {
 		flags |= os.O_CREATE | os.O_EXCL
 		if err := f.makeDirs(path.Dir(name)); err != nil {
-			return fmt.Errorf("write %s: %w", name, err)
+			return wrap("write", name, err)
 		}
 	}
 	file, err := f.root.OpenFile(name, flags, fileMode)
@@ -294,7 +294,7 @@ func (f *FS) Close() error { return f.root.Close() }
 func (f *FS) makeDirs(dir string) error {
 	if info, err := f.root.Stat(dir); err == nil {
 		if !info.IsDir() {
-			return fmt.Errorf("%s is not a directory", dir)
+			return fmt.Errorf("%s: %w", dir, syscall.ENOTDIR)
 		}
 		return nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -391,6 +391,8 @@ func wrap(what, name string, err error) error {
 		return fmt.Errorf("%s /%s: %w: %w", what, name, filesink.ErrExist, err)
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%s /%s: %w: %w", what, name, filesink.ErrNotExist, err)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENAMETOOLONG):
+		return fmt.Errorf("%s /%s: %w: %w", what, name, filesink.ErrDenied, err)
 	}
 	return fmt.Errorf("%s /%s: %w", what, name, err)
 }
