@@ -2,11 +2,11 @@ package backoff
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
 
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
 
@@ -18,8 +18,8 @@ type Trouble struct {
 	wait Backoff
 
 	mu       sync.Mutex
-	err      error // nil when all is well
-	code     codes.Code
+	err      error           // nil when all is well
+	causes   map[string]bool // that were logged since it began
 	since    time.Time
 	failures int
 }
@@ -39,16 +39,38 @@ func (t *Trouble) Failed(ctx context.Context, err error) error {
 func (t *Trouble) Note(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	code := status.Code(err)
-	if t.err == nil || code != t.code {
-		t.log.Warn(t.what+"; retrying", "error", err)
-	}
 	if t.err == nil {
 		t.since, t.failures = time.Now(), 0
+		t.causes = make(map[string]bool)
 		t.wait.Reset()
 	}
-	t.err, t.code = err, code
+	if cause := causeOf(err); !t.causes[cause] && len(t.causes) < maxCauses {
+		t.causes[cause] = true
+		t.log.Warn(t.what+"; retrying", "error", err)
+	}
+	t.err = err
 	t.failures++
+}
+
+// maxCauses bounds the lines that one trouble logs before it is over.
+const maxCauses = 8
+
+// causeOf is what the innermost error says, which has no offsets and addresses in it in most cases; the code alone of one
+// that came by gRPC.
+func causeOf(err error) string {
+	if s, ok := status.FromError(err); ok {
+		return s.Code().String()
+	}
+	for {
+		inner := errors.Unwrap(err)
+		if joined, ok := err.(interface{ Unwrap() []error }); ok && len(joined.Unwrap()) > 0 {
+			inner = joined.Unwrap()[0]
+		}
+		if inner == nil {
+			return err.Error()
+		}
+		err = inner
+	}
 }
 
 // Over notes a success.
