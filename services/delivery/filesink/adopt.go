@@ -10,6 +10,7 @@ import (
 
 	"github.com/spillwayio/spillway/services/delivery"
 	"github.com/spillwayio/spillway/services/internal/backoff"
+	"github.com/spillwayio/spillway/services/internal/failpoint"
 )
 
 const (
@@ -219,6 +220,7 @@ func (a *adopter) finish(ctx context.Context, o *orphan) error {
 		// that is a minute, in which a bucket whose writes fail would run into maxBroken.
 		return a.discard(ctx, o)
 	}
+	failpoint.At(failpoint.AdoptFound)
 	if !o.named {
 		// Before the rename, so that whoever comes next finds the file.
 		next := *e
@@ -227,6 +229,7 @@ func (a *adopter) finish(ctx context.Context, o *orphan) error {
 			return err
 		}
 		o.named = true
+		failpoint.At(failpoint.AdoptNamed)
 	}
 	alias := e.Aliases[0]
 	if found == alias { // an earlier attempt got as far as this
@@ -238,12 +241,14 @@ func (a *adopter) finish(ctx context.Context, o *orphan) error {
 	if err := fs.Take(ctx, found, alias, e.Committed); err != nil {
 		return err
 	}
+	failpoint.At(failpoint.AdoptTaken)
 	if err := a.v.alive(ctx); err != nil {
 		return err
 	}
 	if err := a.makeFinal(ctx, o); err != nil {
 		return err
 	}
+	failpoint.At(failpoint.AdoptFinal)
 	return a.forget(ctx, o)
 }
 
@@ -257,6 +262,7 @@ func (a *adopter) discard(ctx context.Context, o *orphan) error {
 			return err
 		}
 	}
+	failpoint.At(failpoint.AdoptDiscarded)
 	return a.forget(ctx, o)
 }
 
@@ -319,7 +325,11 @@ func (a *adopter) put(ctx context.Context, o *orphan, e entry) error {
 
 // forget deletes the entry: there is nothing left to do.
 func (a *adopter) forget(ctx context.Context, o *orphan) error {
-	return a.v.ack(ctx, &delivery.Ack{State: []delivery.StateChange{{Key: o.key}}})
+	err := a.v.ack(ctx, &delivery.Ack{State: []delivery.StateChange{{Key: o.key}}})
+	if err == nil {
+		failpoint.At(failpoint.AdoptForgotten)
+	}
+	return err
 }
 
 // orphans is a heap, the one that is due first on top.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spillwayio/spillway/services/delivery"
 	"github.com/spillwayio/spillway/services/delivery/filesink/serializer"
+	"github.com/spillwayio/spillway/services/internal/failpoint"
 )
 
 const (
@@ -96,6 +97,7 @@ func (v *serving) start(ctx context.Context, now time.Time) bool {
 
 // run does the work of a commit.
 func (v *serving) run(ctx context.Context, c *commit) {
+	failpoint.At(failpoint.CommitBegun)
 	v.rename(ctx, c, func(s *share) bool { return s.raw == 0 })
 	ack := &delivery.Ack{State: deletions(c.shares, nil)}
 	var begun []*file
@@ -114,17 +116,21 @@ func (v *serving) run(ctx context.Context, c *commit) {
 		f.stored, f.begun = true, c.began
 	}
 	gone := deleted(c.shares)
+	failpoint.At(failpoint.CommitPut)
 
 	v.write(ctx, c)
 	if c.fatal = v.alive(ctx); c.fatal != nil {
 		return
 	}
+	failpoint.At(failpoint.CommitWritten)
 	if c.fatal = v.settle(ctx, c); c.fatal != nil {
 		return
 	}
+	failpoint.At(failpoint.CommitSettled)
 
 	v.rename(ctx, c, func(s *share) bool { return s.raw > 0 })
 	c.fatal = v.ack(ctx, &delivery.Ack{State: deletions(c.shares, gone)})
+	failpoint.At(failpoint.CommitRolled)
 }
 
 // write writes the shares that have data.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,9 +34,9 @@ func runDenied(t *testing.T, root, rule string) {
 		t.Fatal(err)
 	}
 	defer disk.Close()
-	denied := true
+	var allowed atomic.Bool
 	faulty := &fstest.Faulty{FS: disk, Decide: func(_, path string) fstest.Fault {
-		if denied && strings.Contains(path, "/bad/") {
+		if !allowed.Load() && strings.Contains(path, "/bad/") {
 			return fstest.Denied
 		}
 		return fstest.None
@@ -60,6 +61,7 @@ func runDenied(t *testing.T, root, rule string) {
 	session := b.open()
 	wait := serve(t, sink, session)
 	time.Sleep(time.Minute) // of the bubble's clock
+	synctest.Wait()
 
 	if rule == "dead_letter" {
 		if n := b.unsettled(); n != 0 {
@@ -88,7 +90,7 @@ func runDenied(t *testing.T, root, rule string) {
 	if open != batches*size/2 {
 		t.Errorf("the open files have %d records, want those for the good directory, %d", open, batches*size/2)
 	}
-	denied = false
+	allowed.Store(true)
 	time.Sleep(2 * time.Minute) // the adopter tries less and less often
 	settleAll(t, b, session)
 	if err := wait(); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spillwayio/spillway/services/delivery"
 	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/failpoint"
 )
 
 // rollRequest asks for the files whose final path begins with prefix to be made final.
@@ -105,7 +106,9 @@ func (v *serving) rename(ctx context.Context, c *commit, chosen func(*share) boo
 		if s.renameErr = v.alive(ctx); s.renameErr == nil {
 			s.renameErr = v.sink.fs.Rename(ctx, s.file.entry.InUse, s.file.entry.Final)
 		}
-		s.final = s.renameErr == nil
+		if s.final = s.renameErr == nil; s.final {
+			failpoint.At(failpoint.RollRenamed)
+		}
 	})
 }
 

@@ -22,6 +22,7 @@ import (
 
 	"github.com/spillwayio/spillway/services/delivery/filesink"
 	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/failpoint"
 )
 
 const (
@@ -81,6 +82,7 @@ func (f *FS) Write(ctx context.Context, name string, length int64, data []byte) 
 		if err != nil {
 			return fmt.Errorf("write %s: %w", name, err)
 		}
+		failpoint.At(failpoint.FSCreated)
 		if deadline, ok := ctx.Deadline(); ok {
 			if err := w.SetDeadline(deadline); err != nil {
 				return fmt.Errorf("write %s: %w", name, err)
@@ -93,6 +95,7 @@ func (f *FS) Write(ctx context.Context, name string, length int64, data []byte) 
 				return fmt.Errorf("write %s: %w", name, err)
 			}
 		}
+		failpoint.At(failpoint.FSWritten)
 		for {
 			err := w.Close()
 			if err == nil {
@@ -153,6 +156,7 @@ func (f *FS) Take(ctx context.Context, from, alias string, length int64) error {
 		if err := c.rename(from, alias); err != nil {
 			return fmt.Errorf("take %s: %w", from, err)
 		}
+		failpoint.At(failpoint.FSRenamed)
 		for said := false; ; {
 			hung := time.AfterFunc(operationTimeout, c.cut)
 			done, err := c.Truncate(alias, length)

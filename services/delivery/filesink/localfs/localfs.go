@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/spillwayio/spillway/services/delivery/filesink"
+	"github.com/spillwayio/spillway/services/internal/failpoint"
 )
 
 const (
@@ -78,6 +79,7 @@ func (f *FS) Write(ctx context.Context, name string, length int64, data []byte) 
 	if err != nil {
 		return wrap("write", name, err)
 	}
+	failpoint.At(failpoint.FSCreated)
 	err = f.append(file, name, length, data)
 	if closing := file.Close(); err == nil {
 		err = closing
@@ -115,6 +117,7 @@ func (f *FS) append(file *os.File, name string, length int64, data []byte) error
 	if _, err := file.WriteAt(data, length); err != nil {
 		return err
 	}
+	failpoint.At(failpoint.FSWritten)
 	return file.Sync()
 }
 
@@ -153,6 +156,7 @@ func (f *FS) take(ctx context.Context, from, alias string, length int64) error {
 			return err
 		}
 	}
+	failpoint.At(failpoint.FSRenamed)
 	if err := f.syncDirs(from, alias); err != nil {
 		return err
 	}
