@@ -72,10 +72,7 @@ func TestTopicsThatAreDenied(t *testing.T) {
 				return
 			}
 			for _, topic := range []string{hidden, readOnly} {
-				settled, pending, err := p.topicState(topic)
-				if settled != 0 || pending != n || err != nil {
-					t.Errorf("%s: %d offsets settled, %d pending, %v; all are to wait", topic, settled, pending, err)
-				}
+				eventually(t, 30*time.Second, topic+" waits", func() error { return p.waits(topic, n) })
 			}
 			if words := p.kafka.logTail(100); !strings.Contains(words, "Topic Authorization Failed") {
 				t.Errorf("the log does not tell what is denied:\n%s", words)

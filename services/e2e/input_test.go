@@ -128,27 +128,10 @@ func TestEveryKindOfRecord(t *testing.T) {
 	}
 }
 
-// readCommitted reads a topic of one partition from its beginning to its end, as a client does that knows of transactions.
+// readCommitted is what eachCommitted yields.
 func readCommitted(t testing.TB, b broker, topic string) (all []*kgo.Record) {
 	t.Helper()
-	client := newClient(t, b, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())
-	defer client.Close()
-	ends, err := kadm.NewClient(client).ListEndOffsets(t.Context(), topic)
-	if err != nil {
-		t.Fatal(err)
-	}
-	end, _ := ends.Lookup(topic, 0)
-	for next := int64(0); next < end.Offset; {
-		fetches := client.PollFetches(t.Context())
-		if err := fetches.Err(); err != nil {
-			t.Fatalf("read %s: %v", topic, err)
-		}
-		fetches.EachRecord(func(r *kgo.Record) {
-			if next = r.Offset + 1; !r.Attrs.IsControl() {
-				all = append(all, r)
-			}
-		})
-	}
+	eachCommitted(t, b, topic, func(r *kgo.Record) { all = append(all, r) })
 	return all
 }
 

@@ -72,6 +72,18 @@ func (p *pipeline) settledTopic(topic string, n int64) error {
 	return err
 }
 
+// waits is nil when the subscription test waits for n offsets of a topic and has settled none.
+func (p *pipeline) waits(topic string, n int64) error {
+	settled, pending, err := p.topicState(topic)
+	if settled > 0 {
+		p.t.Errorf("%s: %d offsets are settled, all were to wait", topic, settled)
+	}
+	if err == nil && pending != n {
+		err = fmt.Errorf("%s: %d offsets pending, want %d", topic, pending, n)
+	}
+	return err
+}
+
 // topicState is how many offsets of a topic the subscription test has settled, and how many it waits for.
 func (p *pipeline) topicState(topic string) (settled, pending int64, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

@@ -140,7 +140,13 @@ func token(user string, valid time.Duration) []byte {
 // allow lets a peer do things to topics.
 func allow(t *testing.T, principal string, build *kadm.ACLBuilder, operations ...kadm.ACLOperation) {
 	t.Helper()
-	results, err := kadm.NewClient(newClient(t, stack.kafka)).CreateACLs(t.Context(), build.Allow(principal).AllowHosts().ResourcePatternType(kadm.ACLPatternLiteral).Operations(operations...))
+	allowAll(t, kadm.ACLPatternLiteral, principal, build, operations...)
+}
+
+// allowAll is allow for what has one of these names, or for ACLPatternPrefixed begins with one.
+func allowAll(t *testing.T, pattern kadm.ACLPattern, principal string, build *kadm.ACLBuilder, operations ...kadm.ACLOperation) {
+	t.Helper()
+	results, err := kadm.NewClient(newClient(t, stack.kafka)).CreateACLs(t.Context(), build.Allow(principal).AllowHosts().ResourcePatternType(pattern).Operations(operations...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,5 +218,44 @@ func TestTLSAndSASL(t *testing.T) {
 			eventually(t, 30*time.Second, "all of it is committed to Kafka", p.committedAll)
 			tallyTopic(t, stack.kafka, p.out, 2*n).check(t, p.out, true)
 		})
+	}
+}
+
+// TestExactlyOnceWithACLs: transactions over connections that the broker ends, by a user that may do what the documentation
+// says it needs. A topic that it may not write to waits, and what readers of committed records see is not doubled.
+func TestExactlyOnceWithACLs(t *testing.T) {
+	t.Parallel()
+	const n = 4_000
+	p := newRoute(t, stack.kafka)
+	writer := newPeer(t, "SCRAM-SHA-256", "writer-"+p.topic)
+	writer.trust(authority)
+	writer.right()
+	open, denied := p.topic+"-open", p.topic+"-denied"
+	p.rewrite(fmt.Sprintf("topics: [%q]", p.topic), fmt.Sprintf("topics: [%q, %q]", open, denied),
+		fmt.Sprintf("brokers: [%q], topic", stack.kafka.addr()), writer.config(stack.kafka)+", exactly_once: true, topic")
+	for _, topic := range []string{open, denied} {
+		createTopic(t, stack.kafka, topic, nil)
+		createTopic(t, stack.kafka, "out-"+topic, nil)
+	}
+	ids := "spillway/c/test/"
+	allowAll(t, kadm.ACLPatternPrefixed, writer.principal(), kadm.NewACLs().TransactionalIDs(ids), kadm.OpWrite, kadm.OpDescribe)
+	allowAll(t, kadm.ACLPatternPrefixed, writer.principal(), kadm.NewACLs().Groups(ids), kadm.OpRead)
+	allow(t, writer.principal(), kadm.NewACLs().Topics("spillway-progress"), kadm.OpRead, kadm.OpWrite, kadm.OpCreate)
+	allow(t, writer.principal(), kadm.NewACLs().Topics("out-"+open), kadm.OpRead, kadm.OpWrite)
+	p.startRoute()
+	sources := []*producer{newProducer(t, stack.kafka, open), newProducer(t, stack.kafka, denied)}
+	for range 2 {
+		for _, source := range sources {
+			if err := source.produce(n/2, 500); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	eventually(t, 30*time.Second, "the open topic is delivered", func() error { return p.settledTopic(open, n) })
+	eventually(t, 30*time.Second, "the denied topic waits", func() error { return p.waits(denied, n) })
+	allow(t, writer.principal(), kadm.NewACLs().Topics("out-"+denied), kadm.OpRead, kadm.OpWrite)
+	eventually(t, 30*time.Second, "the denied topic is delivered", func() error { return p.settledTopic(denied, n) })
+	for _, topic := range []string{open, denied} {
+		checkCommitted(t, stack.kafka, "out-"+topic, n)
 	}
 }
