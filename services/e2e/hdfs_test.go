@@ -1,10 +1,18 @@
 package e2e
 
 import (
+	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/spillwayio/spillway/services/delivery/filesink"
+	"github.com/spillwayio/spillway/services/delivery/filesink/hdfsfs"
+	"github.com/spillwayio/spillway/services/internal/config"
 )
 
 // TestHDFSFileSystem runs the tests of package hdfsfs, which are skipped where there is no HDFS, against the real
@@ -19,5 +27,26 @@ func TestHDFSFileSystem(t *testing.T) {
 	}
 	if passed := strings.Count(string(out), "--- PASS: "); passed < 15 || strings.Contains(string(out), "--- SKIP: ") {
 		t.Fatalf("%d tests passed, some were skipped:\n%s", passed, out)
+	}
+}
+
+// TestErasureCodedDirectory: it is refused by name, and one below it that is replicated is not.
+func TestErasureCodedDirectory(t *testing.T) {
+	t.Parallel()
+	dir := fmt.Sprintf("/e2e/erasure-coded-%d", time.Now().UnixNano())
+	hdfsTool(t, "hdfs-ec", "-enablePolicy", "-policy", "XOR-2-1-1024k")
+	hdfsTool(t, "hdfs-dfs", "-mkdir", "-p", dir+"/replicated")
+	hdfsTool(t, "hdfs-ec", "-setPolicy", "-path", dir, "-policy", "XOR-2-1-1024k")
+	hdfsTool(t, "hdfs-ec", "-setPolicy", "-path", dir+"/replicated", "-replicate")
+	fs, err := hdfsfs.New(&config.HDFS{URL: "hdfs://" + stack.hdfs, User: "hdfs"}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fs.Close()
+	if err := fs.Write(t.Context(), dir+"/new/file", 0, []byte("x")); !errors.Is(err, filesink.ErrDenied) || !strings.Contains(err.Error(), "new is erasure-coded") {
+		t.Errorf("write to an erasure-coded directory: %v", err)
+	}
+	if err := fs.Write(t.Context(), dir+"/replicated/new/file", 0, []byte("x")); err != nil {
+		t.Errorf("write to a replicated directory below: %v", err)
 	}
 }

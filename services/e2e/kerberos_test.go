@@ -163,6 +163,13 @@ func kerberosErrors(t testing.TB, c *cluster, krb5Conf string) {
 	if err := probe("spillway", good, ""); err != nil {
 		t.Errorf("the right principal and keytab: %v", err)
 	}
+	simple, err := hdfsfs.New(&config.HDFS{URL: fmt.Sprintf("hdfs://localhost:%d", c.port), User: "spillway"}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(simple.Probe(t.Context()), simple.Close()); err == nil || !strings.Contains(err.Error(), "may want Kerberos") {
+		t.Errorf("without Kerberos: %v", err)
+	}
 	for _, test := range []struct{ what, principal, keytab, service, want string }{
 		{"unknown principal", "nobody", forged("nobody"), "", "KDC_ERR_C_PRINCIPAL_UNKNOWN"},
 		{"wrong key", "spillway", forged("spillway"), "", "log in to Kerberos as spillway@EXAMPLE.COM"},

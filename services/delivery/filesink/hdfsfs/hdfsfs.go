@@ -132,6 +132,9 @@ func (c *client) create(name string) (*hdfs.FileWriter, error) {
 	if err := c.MkdirAll(path.Dir(name), c.cluster.dirMode); err != nil {
 		return nil, err
 	}
+	if err := c.checkReplicated(path.Dir(name)); err != nil {
+		return nil, err
+	}
 	replication, blockSize := c.cluster.replication, c.cluster.blockSize
 	if replication == 0 || blockSize == 0 {
 		defaults, err := c.ServerDefaults()
@@ -147,6 +150,19 @@ func (c *client) create(name string) (*hdfs.FileWriter, error) {
 	}
 	w, err := c.CreateFile(name, replication, blockSize, c.cluster.fileMode)
 	return w, errOf(err)
+}
+
+// checkReplicated is nil when new files in the directory are replicated. The library would ask for a file as its directory has it
+// and then write an erasure-coded one like any other: what the DataNodes then hold is no such file.
+func (c *client) checkReplicated(dir string) error {
+	info, err := c.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if status, ok := info.Sys().(*hdfs.FileStatus); ok && status.GetEcPolicy().GetId() != 0 { // 0 is replication
+		return fmt.Errorf("%w: %s is erasure-coded, which the HDFS client cannot write; hdfs ec -setPolicy -replicate makes it replicated", filesink.ErrDenied, dir)
+	}
+	return nil
 }
 
 // Take implements filesink.FS. The rename does not shut out a writer, since the NameNode goes by the
@@ -310,6 +326,9 @@ func (f *FS) with(ctx context.Context, timeout time.Duration, operate func(conte
 	stop := context.AfterFunc(ctx, c.cut)
 	if err = operate(ctx, c); isDenied(err) {
 		err = fmt.Errorf("%w: %w", filesink.ErrDenied, err)
+	}
+	if f.cluster.login == nil && err != nil && strings.HasSuffix(err.Error(), "unexpected sequence number") {
+		err = fmt.Errorf("%w (the NameNode may want Kerberos, and hdfs.kerberos is not set)", err)
 	}
 	if cut := !stop(); cut {
 		c.close()
