@@ -153,6 +153,13 @@ func TestTopicChangesWhileItIsRead(t *testing.T) {
 	if added, err := admin.CreatePartitions(t.Context(), more, p.topic); errors.Join(err, added.Error()) != nil {
 		t.Fatal(err, added.Error())
 	}
+	eventually(t, 30*time.Second, "the broker tells of the new partitions", func() error {
+		topics, err := admin.ListTopics(t.Context(), p.topic)
+		if n := len(topics[p.topic].Partitions); err == nil && n != partitions+more {
+			err = fmt.Errorf("%d partitions", n)
+		}
+		return err
+	})
 	written := n
 	toNew := func(records int) {
 		t.Helper()

@@ -42,7 +42,8 @@ func numberOf(b []byte) (int, error) {
 // newClient is a client of a broker; it is closed with the test.
 func newClient(t testing.TB, b broker, opts ...kgo.Opt) *kgo.Client {
 	t.Helper()
-	client, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(b.addr()), kgo.RecordPartitioner(kgo.ManualPartitioner())}, opts...)...)
+	// A broker under load tells of a topic some seconds after it was created.
+	client, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(b.addr()), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.UnknownTopicRetries(50)}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
