@@ -24,6 +24,9 @@ const manyPartitions = 12
 // Without it there are two.
 const roundsEnv = "E2E_ROUNDS"
 
+// onceEnv set has the deliveries produce exactly once: then nothing is repeated for readers of committed records.
+const onceEnv = "E2E_EXACTLY_ONCE"
+
 // librdkafkaEnv set has testdata/librdkafka.py write and read, with a python3 that has confluent-kafka, instead of franz-go.
 const librdkafkaEnv = "E2E_LIBRDKAFKA"
 
@@ -46,6 +49,9 @@ func TestReplicasAreKilledAndSleep(t *testing.T) {
 	}
 	p := newRoute(t, kafka)
 	p.rewrite(fmt.Sprintf("%q", stack.kafka.addr()), fmt.Sprintf("%q", kafka.addr()), "lease: 10s", "lease: 5s")
+	if os.Getenv(onceEnv) != "" {
+		p.rewrite(`topic: "out-%{topic}"}`, `topic: "out-%{topic}", exactly_once: true}`)
+	}
 	if _, err := kadm.NewClient(newClient(t, kafka)).CreateTopics(t.Context(), manyPartitions, 1, nil, p.topic, p.out); err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +257,7 @@ func checkOrder(t *testing.T, b broker, topic string, counts []int) {
 			check(line)
 		}
 	} else {
-		readTopic(t, b, topic, func(r *kgo.Record) {
+		eachCommitted(t, b, topic, func(r *kgo.Record) {
 			if want := fmt.Sprintf("%d ", r.Partition); !strings.HasPrefix(string(r.Value), want) {
 				t.Errorf("partition %d has %q", r.Partition, r.Value)
 			}
@@ -264,4 +270,7 @@ func checkOrder(t *testing.T, b broker, topic string, counts []int) {
 		}
 	}
 	t.Logf("%d records repeated in %d stretches", repeated, stretches)
+	if repeated > 0 && os.Getenv(onceEnv) != "" {
+		t.Errorf("%d records are repeated", repeated)
+	}
 }
