@@ -15,17 +15,21 @@ import (
 
 const dialTimeout = 10 * time.Second
 
-// connect returns a new client. The NameNode that was active last is called first, so that one that is away costs
-// the time to find that out once.
-func (f *FS) connect(ctx context.Context) (*client, error) {
+// nameNodes has the one that was active last first, so that one that is away costs the time to find that out once.
+func (f *FS) nameNodes() []string {
 	f.mu.Lock()
-	active := f.active
-	f.mu.Unlock()
-	options := f.cluster.options
-	options.Addresses = slices.Clone(options.Addresses)
-	if i := slices.Index(options.Addresses, active); i > 0 {
-		options.Addresses = append([]string{active}, slices.Delete(options.Addresses, i, i+1)...)
+	defer f.mu.Unlock()
+	all := slices.Clone(f.cluster.options.Addresses)
+	if i := slices.Index(all, f.active); i > 0 {
+		all = slices.Insert(slices.Delete(all, i, i+1), 0, f.active)
 	}
+	return all
+}
+
+// connect returns a new client.
+func (f *FS) connect(ctx context.Context) (*client, error) {
+	options := f.cluster.options
+	options.Addresses = f.nameNodes()
 	at := strings.Join(options.Addresses, ",")
 
 	c := &client{cluster: f.cluster, since: time.Now(), cutting: make(chan struct{}), conns: make(map[net.Conn]struct{})}

@@ -163,3 +163,16 @@ func TestServicePrincipal(t *testing.T) {
 		}
 	}
 }
+
+func TestTheActiveNameNodeComesFirst(t *testing.T) {
+	f, err := newTestFS(&config.HDFS{URL: "hdfs://a:1,b:1,c:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ active, want string }{{"", "a:1 b:1 c:1"}, {"a:1", "a:1 b:1 c:1"}, {"c:1", "c:1 a:1 b:1"}, {"b:1", "b:1 a:1 c:1"}} {
+		f.active = test.active
+		if got := strings.Join(f.nameNodes(), " "); got != test.want {
+			t.Errorf("%q is active: %s, want %s", test.active, got, test.want)
+		}
+	}
+}
