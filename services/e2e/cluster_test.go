@@ -19,14 +19,19 @@ type cluster struct {
 }
 
 // hdfsPorts finds a port of a NameNode, such that those of all its servers are free.
-func hdfsPorts() (int, error) {
-	return freeBase(13000, 14900, 0, 10, 10000, 10010, 11000, 11100, 11130, 11160)
+func hdfsPorts(datanodes int) (int, error) {
+	distances := []int{0, 10, 10000, 10010, 11000}
+	for i := range datanodes {
+		at := 11100 + 100*i
+		distances = append(distances, at, at+30, at+60)
+	}
+	return freeBase(13000, 14900, distances...)
 }
 
-// newCluster starts an HDFS with one DataNode, and without permissions, for one test, with more in the environment.
-func newCluster(t testing.TB, env ...string) *cluster {
+// newCluster starts an HDFS without permissions for one test, with more in the environment.
+func newCluster(t testing.TB, datanodes int, env ...string) *cluster {
 	t.Helper()
-	port, err := hdfsPorts()
+	port, err := hdfsPorts(datanodes)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +41,7 @@ func newCluster(t testing.TB, env ...string) *cluster {
 			t.Errorf("stop the HDFS of the test: %v", err)
 		}
 	})
-	if err := c.script("hdfs-start", "1", strconv.Itoa(port)); err != nil {
+	if err := c.script("hdfs-start", strconv.Itoa(datanodes), strconv.Itoa(port)); err != nil {
 		t.Fatal(err)
 	}
 	return c

@@ -13,7 +13,7 @@ import (
 func TestNameNodeFailover(t *testing.T) {
 	t.Parallel()
 	const part = 15_000
-	c := newCluster(t, "HDFS_HA=1")
+	c := newCluster(t, 1, "HDFS_HA=1")
 	p := newPipeline(t, stack.kafka, fmt.Sprintf("url: \"hdfs://%s\", user: hdfs", stack.hdfs),
 		fmt.Sprintf("url: \"hdfs://stack\", conf_dir: %q, user: me, replication: 2, block_size: 1MiB, umask: \"077\"", c.file("conf")))
 	createTopic(t, stack.kafka, p.topic, nil)

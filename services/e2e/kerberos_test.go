@@ -40,7 +40,7 @@ func shortTickets(t testing.TB, c *cluster) string {
 func TestSecureHDFS(t *testing.T) {
 	t.Parallel()
 	const first, part = 40_000, 5_000
-	c := newCluster(t, "HDFS_PROTECTION=privacy", "HDFS_RPC_PROTECTION=privacy")
+	c := newCluster(t, 1, "HDFS_PROTECTION=privacy", "HDFS_RPC_PROTECTION=privacy")
 	krb5Conf := shortTickets(t, c)
 	p := newPipeline(t, stack.kafka, fmt.Sprintf("url: \"hdfs://%s\", user: hdfs", stack.hdfs),
 		fmt.Sprintf("url: \"hdfs:///\", conf_dir: %q, kerberos: {principal: spillway@EXAMPLE.COM, keytab: %q, krb5_conf: %q}, umask: 027", c.file("conf"), c.file("kdc.keytab"), krb5Conf))

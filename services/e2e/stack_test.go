@@ -63,7 +63,7 @@ func startStack(run string) (*realStack, error) {
 	if err := makeCertificates(kafka.tls); err != nil {
 		return nil, fmt.Errorf("make certificates: %w", err)
 	}
-	hdfs, err := hdfsPorts()
+	hdfs, err := hdfsPorts(1)
 	if err != nil {
 		return nil, err
 	}

@@ -282,6 +282,16 @@ func (f *FS) Probe(ctx context.Context) error {
 	})
 }
 
+// explain adds what HDFS says, which the library's errors leave out, without the stack trace.
+func explain(err error) error {
+	var remote hdfs.Error
+	if !errors.As(err, &remote) {
+		return err
+	}
+	said, _, _ := strings.Cut(remote.Message(), "\n")
+	return fmt.Errorf("%w: %s", err, said)
+}
+
 // isDenied says whether the NameNode works, but refuses this place.
 func isDenied(err error) bool {
 	if errors.Is(err, os.ErrPermission) {
@@ -324,7 +334,8 @@ func (f *FS) with(ctx context.Context, timeout time.Duration, operate func(conte
 		return err
 	}
 	stop := context.AfterFunc(ctx, c.cut)
-	if err = operate(ctx, c); isDenied(err) {
+	err = explain(operate(ctx, c))
+	if isDenied(err) {
 		err = fmt.Errorf("%w: %w", filesink.ErrDenied, err)
 	}
 	if f.cluster.login == nil && err != nil && strings.HasSuffix(err.Error(), "unexpected sequence number") {
