@@ -46,6 +46,7 @@ func collectLease() *delivery.Lease {
 // collectBatch collects a lease, and forgets what it has when that is as much as a commit takes.
 func (v *serving) collectBatch(l *delivery.Lease) {
 	v.collect(l)
+	v.giveRuns(v.leases)
 	v.leases = v.leases[:0]
 	if v.collected < int64(v.sink.cfg.Commit.Bytes) {
 		return
