@@ -168,11 +168,12 @@ func toPrint(f *spillwayv1.Fingerprint) *queue.Fingerprint {
 	return &queue.Fingerprint{Offset: f.Offset, TimestampMs: f.TimestampMs, CRC: f.Crc32C}
 }
 
-func fromPrint(f *queue.Fingerprint) *spillwayv1.Fingerprint {
-	if f == nil {
-		return nil
+func fromPrints(prints []queue.Fingerprint) []*spillwayv1.Fingerprint {
+	var out []*spillwayv1.Fingerprint
+	for _, f := range prints {
+		out = append(out, &spillwayv1.Fingerprint{Offset: f.Offset, TimestampMs: f.TimestampMs, Crc32C: f.CRC})
 	}
-	return &spillwayv1.Fingerprint{Offset: f.Offset, TimestampMs: f.TimestampMs, Crc32C: f.CRC}
+	return out
 }
 
 func (a *appendStream) assign(m *spillwayv1.AssignPartition) error {
@@ -186,7 +187,7 @@ func (a *appendStream) assign(m *spillwayv1.AssignPartition) error {
 	}
 	defer a.watch.Add(at.Partition) // after the answer: it tells the safe offset
 	return a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Assigned{Assigned: &spillwayv1.PartitionAssigned{
-		Source: fromPartition(at.Partition), Known: at.Known, ResumeOffset: at.Resume, SafeOffset: at.Safe, KnownRecord: fromPrint(at.Print)}}})
+		Source: fromPartition(at.Partition), Known: at.Known, ResumeOffset: at.Resume, SafeOffset: at.Safe, KnownRecords: fromPrints(at.Prints)}}})
 }
 
 func (a *appendStream) batch(b *spillwayv1.Batch, refetch uint64, last *spillwayv1.Fingerprint) error {
@@ -246,7 +247,7 @@ func (a *appendStream) tell(ctx context.Context) error {
 		}
 		for _, r := range news.Refetches {
 			if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Refetch{
-				Refetch: &spillwayv1.Refetch{Id: r.ID, Source: fromPartition(r.Partition), Range: fromRange(r.Range), KnownRecord: fromPrint(r.Print)}}}); err != nil {
+				Refetch: &spillwayv1.Refetch{Id: r.ID, Source: fromPartition(r.Partition), Range: fromRange(r.Range), KnownRecords: fromPrints(r.Prints)}}}); err != nil {
 				return err
 			}
 		}

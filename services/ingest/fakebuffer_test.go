@@ -41,7 +41,7 @@ type fakePartition struct {
 	start, next int64
 	records     []storedRecord
 	settled     []*spillwayv1.SettleRange
-	last        *spillwayv1.Fingerprint
+	known       []*spillwayv1.Fingerprint // the newest first
 }
 
 type storedRecord struct {
@@ -128,7 +128,7 @@ func (f *fakeBuffer) handle(m *spillwayv1.AppendRequest) []*spillwayv1.AppendRes
 		answer := &spillwayv1.PartitionAssigned{Source: m.Assign.Source}
 		answer.Source.Incarnation = f.lives[tp]
 		if p := f.partitions[tp]; p != nil {
-			answer.Known, answer.ResumeOffset, answer.SafeOffset, answer.KnownRecord = true, p.next, p.next, p.last
+			answer.Known, answer.ResumeOffset, answer.SafeOffset, answer.KnownRecords = true, p.next, p.next, p.known
 		}
 		return []*spillwayv1.AppendResponse{{Message: &spillwayv1.AppendResponse_Assigned{Assigned: answer}}}
 	case *spillwayv1.AppendRequest_Batch:
@@ -136,7 +136,7 @@ func (f *fakeBuffer) handle(m *spillwayv1.AppendRequest) []*spillwayv1.AppendRes
 		err := f.refuse
 		if err == nil {
 			err = f.extend(b.Source, b.FirstOffset, b.NextOffset, func(p *fakePartition) error {
-				p.last = last
+				p.known = append([]*spillwayv1.Fingerprint{last}, p.known...)
 				return p.store(b)
 			})
 		}

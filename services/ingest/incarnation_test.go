@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
@@ -72,12 +74,52 @@ func TestTopicIsCreatedAgain(t *testing.T) {
 	}
 }
 
+// TestPartitionLosesItsEnd has a topic with the first records of the one that was read, and others after those, as after an
+// unclean leader election: only the others are read.
+func TestPartitionLosesItsEnd(t *testing.T) {
+	for _, others := range []int{5, 300} { // it ends before what was read, or after
+		for _, running := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%d others, running %v", others, running), func(t *testing.T) {
+				c, b := startKafka(t, 1, topic), startBuffer(t)
+				at := time.Now().Add(-time.Hour)
+				records := func(n, from int) []*kgo.Record {
+					all := numbered(n, 1, from)
+					for i := range all {
+						all[i].Timestamp = at.Add(time.Duration(from+i) * time.Millisecond)
+					}
+					return all
+				}
+				i := c.ingest(b)
+				for chunk := range 4 { // the buffer knows a record of each
+					c.produce(records(20, chunk*20)...)
+					checkOnce(t, b, (chunk+1)*20)
+				}
+				if !running {
+					i.stop()
+				}
+				c.recreate(1)
+				c.produce(append(records(60, 0), records(others, 1000)...)...)
+				if !running {
+					c.ingest(b)
+				}
+				b.awaitLife(1)
+				checkOnce(t, b, others)
+				b.set(func() {
+					if p := b.partitions[topicPartition{topic, 0}]; p.start != 60 || string(p.records[0].value) != "record 1000" {
+						t.Errorf("it begins at %d with %s", p.start, p.records[0].value)
+					}
+				})
+			})
+		}
+	}
+}
+
 // TestRefetchFromAnotherTopic takes no record of the topic that was created again.
 func TestRefetchFromAnotherTopic(t *testing.T) {
 	c, b := startKafka(t, 1, topic), startBuffer(t)
 	c.produce(numbered(100, 1, 0)...)
 	b.refetch = &spillwayv1.Refetch{Id: 7, Source: &spillwayv1.SourcePartition{Topic: topic}, Range: &spillwayv1.OffsetRange{First: 10, Next: 60},
-		KnownRecord: &spillwayv1.Fingerprint{Offset: 70, TimestampMs: 5}}
+		KnownRecords: []*spillwayv1.Fingerprint{{Offset: 70, TimestampMs: 5}}}
 	c.ingest(b)
 	waitFor(t, "the answer", func() bool {
 		answered := false

@@ -88,9 +88,8 @@ func newPartition(s *source, tp topicPartition, committed int64, fetchBytes int)
 // run reads the partition into a until a breaks or its owner ends it.
 func (p *partition) run(a *appender) {
 	defer p.dropInFlight()
-	recreated := false
 	for a.ctx.Err() == nil {
-		r, err := p.assign(a, recreated)
+		r, err := p.assign(a)
 		if err != nil {
 			return
 		}
@@ -100,25 +99,25 @@ func (p *partition) run(a *appender) {
 			return
 		}
 		delay := p.waitAnswers(a.ctx)
-		if recreated = errors.Is(err, errRecreated); !recreated {
+		if !errors.Is(err, errRecreated) {
 			p.full.Note(err)
-			sleep(a.ctx, delay)
 		}
+		sleep(a.ctx, delay)
 	}
 }
 
 // assign makes a reader that begins where the buffer says, or Kafka when the buffer does not know the partition.
-// With recreated, the topic of the incarnation that was read is gone.
-func (p *partition) assign(a *appender, recreated bool) (*reader, error) {
+func (p *partition) assign(a *appender) (*reader, error) {
+	recreated, from := false, int64(0) // what the buffer knows is gone, and goes on as another there
 	for {
 		m, err := p.ask(a, recreated)
 		if err != nil {
 			return nil, err
 		}
 		p.life.Store(m.Source.GetIncarnation())
-		r := &reader{p: p, a: a, source: m.Source, last: m.KnownRecord}
+		r := &reader{p: p, a: a, source: m.Source, records: m.KnownRecords}
 		if m.Known {
-			if recreated, err = p.verify(a.ctx, m.KnownRecord); err != nil {
+			if recreated, from, err = p.verify(a.ctx, m.KnownRecords, m.ResumeOffset); err != nil {
 				return nil, err
 			} else if recreated {
 				continue
@@ -128,7 +127,7 @@ func (p *partition) assign(a *appender, recreated bool) (*reader, error) {
 			p.log.Debug("going on where the buffer says", "offset", m.ResumeOffset, "safe", m.SafeOffset)
 			r.known = true
 		} else {
-			start, behind, err := p.start(a.ctx, m.Source.GetIncarnation() > 0)
+			start, behind, err := p.start(a.ctx, recreated || m.Source.GetIncarnation() > 0, from)
 			if err != nil {
 				return nil, err
 			}
@@ -166,9 +165,9 @@ func (p *partition) ask(a *appender, recreated bool) (*spillwayv1.PartitionAssig
 
 // start is where a partition begins that the buffer does not know. Behind says that records from there
 // on were to be read, so that those that are gone are lost.
-func (p *partition) start(ctx context.Context, recreated bool) (at int64, behind bool, err error) {
+func (p *partition) start(ctx context.Context, recreated bool, from int64) (at int64, behind bool, err error) {
 	for {
-		at, why, err := p.startNow(ctx, recreated)
+		at, why, err := p.startNow(ctx, recreated, from)
 		if err == nil {
 			p.fetching.Over()
 			p.log.Info("the buffer does not know the partition yet", "offset", at, "because", why)
@@ -182,7 +181,7 @@ func (p *partition) start(ctx context.Context, recreated bool) (at int64, behind
 
 const committedInGroup = "committed in the group"
 
-func (p *partition) startNow(ctx context.Context, recreated bool) (at int64, why string, err error) {
+func (p *partition) startNow(ctx context.Context, recreated bool, from int64) (at int64, why string, err error) {
 	client, start := p.source.client, p.source.cfg.Start
 	first, next, err := client.Offsets(ctx, p.topic, p.number)
 	if err != nil {
@@ -190,7 +189,7 @@ func (p *partition) startNow(ctx context.Context, recreated bool) (at int64, why
 	}
 	switch committed := p.committed.Load(); {
 	case recreated: // what the group committed may be the former topic's
-		return first, "the topic was created again", nil
+		return max(first, from), "the topic was created again, or lost its newest records", nil
 	case committed >= 0 && committed <= next:
 		return committed, committedInGroup, nil
 	case committed >= 0:
@@ -203,11 +202,11 @@ func (p *partition) startNow(ctx context.Context, recreated bool) (at int64, why
 	case start == "latest":
 		return next, "source.start is latest", nil
 	}
-	from, err := time.Parse(time.RFC3339, start)
+	since, err := time.Parse(time.RFC3339, start)
 	if err != nil {
 		return 0, "", fmt.Errorf("source.start: %w", err)
 	}
-	at, err = client.OffsetAt(ctx, p.topic, p.number, from)
+	at, err = client.OffsetAt(ctx, p.topic, p.number, since)
 	return at, "source.start is " + start, err
 }
 

@@ -14,13 +14,13 @@ import (
 
 // reader reads a partition from one assignment on: fetches in order, and batches made of them.
 type reader struct {
-	p      *partition
-	a      *appender
-	source *spillwayv1.SourcePartition
-	known  bool                    // that what is no longer there is lost
-	held   int64                   // of the budget, for the fetch under way
-	last   *spillwayv1.Fingerprint // of the last record that was sent, or that the buffer knows
-	doubt  bool                    // a fetch failed: it may be another topic by now
+	p       *partition
+	a       *appender
+	source  *spillwayv1.SourcePartition
+	known   bool                      // that what is no longer there is lost
+	held    int64                     // of the budget, for the fetch under way
+	records []*spillwayv1.Fingerprint // of the last record that was sent, or of those that the buffer knows
+	doubt   bool                      // a fetch failed: it may be another topic by now
 
 	// The batch in the making covers [first, p.position).
 	first        int64
@@ -63,7 +63,7 @@ func (r *reader) read() error {
 			}
 		}
 		if r.doubt {
-			gone, err := p.verify(r.a.ctx, r.last)
+			gone, _, err := p.verify(r.a.ctx, r.records, r.first)
 			if err != nil {
 				return err
 			}
@@ -272,11 +272,13 @@ func (r *reader) flush() error {
 		Codec: spillwayv1.Codec_CODEC_NONE, PayloadCrc32C: recordbatch.CRC(r.payload), MaxTimestampMs: r.maxTimestamp, Payload: r.payload}
 	out := sent{first: r.first, next: next, records: int64(r.count), bytes: r.bytes, held: int64(len(r.payload))}
 	var last recordbatch.Reader
+	var print *spillwayv1.Fingerprint
 	if last.Reset(r.payload[r.lastAt:]); last.Next() {
-		r.last = fingerprint(r.lastOffset, last.Record())
+		print = fingerprint(r.lastOffset, last.Record())
+		r.records = []*spillwayv1.Fingerprint{print}
 	}
 	r.begin(next)
-	return r.send(out, &spillwayv1.AppendRequest{LastRecord: r.last, Message: &spillwayv1.AppendRequest_Batch{Batch: batch}})
+	return r.send(out, &spillwayv1.AppendRequest{LastRecord: print, Message: &spillwayv1.AppendRequest_Batch{Batch: batch}})
 }
 
 // settle reports that there is no record to deliver in the range in the making, and begins the next.

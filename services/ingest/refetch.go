@@ -32,7 +32,7 @@ func (s *source) refetch(a *appender, m *spillwayv1.Refetch) {
 			return
 		}
 		p.position.Store(at)
-		r := &reader{p: p, a: a, source: m.Source, known: true, last: m.KnownRecord, doubt: true}
+		r := &reader{p: p, a: a, source: m.Source, known: true, records: m.KnownRecords, doubt: true}
 		r.begin(at)
 		err := r.read()
 		r.drop()

@@ -695,9 +695,10 @@ type PartitionAssigned struct {
 	ResumeOffset int64 `protobuf:"varint,3,opt,name=resume_offset,json=resumeOffset,proto3" json:"resume_offset,omitempty"`
 	// May be committed to Kafka when known.
 	SafeOffset int64 `protobuf:"varint,4,opt,name=safe_offset,json=safeOffset,proto3" json:"safe_offset,omitempty"`
-	// Of a record that was read; absent when none is known. When Kafka has another record there, or ends before
-	// it, the topic was created again: assign once more, with recreated.
-	KnownRecord   *Fingerprint `protobuf:"bytes,5,opt,name=known_record,json=knownRecord,proto3" json:"known_record,omitempty"`
+	// Of records that were read, the newest first. When Kafka has another record at one of them, or ends before it,
+	// the topic was created again, or, when it still has an older one of them, lost its end: assign once more, with
+	// recreated.
+	KnownRecords  []*Fingerprint `protobuf:"bytes,5,rep,name=known_records,json=knownRecords,proto3" json:"known_records,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -760,9 +761,9 @@ func (x *PartitionAssigned) GetSafeOffset() int64 {
 	return 0
 }
 
-func (x *PartitionAssigned) GetKnownRecord() *Fingerprint {
+func (x *PartitionAssigned) GetKnownRecords() []*Fingerprint {
 	if x != nil {
-		return x.KnownRecord
+		return x.KnownRecords
 	}
 	return nil
 }
@@ -863,8 +864,8 @@ type Refetch struct {
 	Source *SourcePartition `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
 	// The offsets.
 	Range *OffsetRange `protobuf:"bytes,3,opt,name=range,proto3" json:"range,omitempty"`
-	// As in PartitionAssigned. When Kafka has another record there, the range is lost.
-	KnownRecord   *Fingerprint `protobuf:"bytes,4,opt,name=known_record,json=knownRecord,proto3" json:"known_record,omitempty"`
+	// As in PartitionAssigned. When Kafka has another record at one of them, the range is lost.
+	KnownRecords  []*Fingerprint `protobuf:"bytes,4,rep,name=known_records,json=knownRecords,proto3" json:"known_records,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -920,9 +921,9 @@ func (x *Refetch) GetRange() *OffsetRange {
 	return nil
 }
 
-func (x *Refetch) GetKnownRecord() *Fingerprint {
+func (x *Refetch) GetKnownRecords() []*Fingerprint {
 	if x != nil {
-		return x.KnownRecord
+		return x.KnownRecords
 	}
 	return nil
 }
@@ -2238,26 +2239,26 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\vfind_offset\x18\x06 \x01(\v2\x17.spillway.v1.FindOffsetH\x00R\n" +
 	"findOffsetB\t\n" +
 	"\amessage\"\x0e\n" +
-	"\fAppendOpened\"\xe2\x01\n" +
+	"\fAppendOpened\"\xe4\x01\n" +
 	"\x11PartitionAssigned\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12\x14\n" +
 	"\x05known\x18\x02 \x01(\bR\x05known\x12#\n" +
 	"\rresume_offset\x18\x03 \x01(\x03R\fresumeOffset\x12\x1f\n" +
 	"\vsafe_offset\x18\x04 \x01(\x03R\n" +
-	"safeOffset\x12;\n" +
-	"\fknown_record\x18\x05 \x01(\v2\x18.spillway.v1.FingerprintR\vknownRecord\"\xd9\x01\n" +
+	"safeOffset\x12=\n" +
+	"\rknown_records\x18\x05 \x03(\v2\x18.spillway.v1.FingerprintR\fknownRecords\"\xd9\x01\n" +
 	"\bAppended\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12.\n" +
 	"\x05range\x18\x02 \x01(\v2\x18.spillway.v1.OffsetRangeR\x05range\x12\x1c\n" +
 	"\tduplicate\x18\x03 \x01(\bR\tduplicate\x12*\n" +
 	"\x06status\x18\x04 \x01(\v2\x12.google.rpc.StatusR\x06status\x12\x1d\n" +
 	"\n" +
-	"refetch_id\x18\x05 \x01(\x04R\trefetchId\"\xbc\x01\n" +
+	"refetch_id\x18\x05 \x01(\x04R\trefetchId\"\xbe\x01\n" +
 	"\aRefetch\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x124\n" +
 	"\x06source\x18\x02 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12.\n" +
-	"\x05range\x18\x03 \x01(\v2\x18.spillway.v1.OffsetRangeR\x05range\x12;\n" +
-	"\fknown_record\x18\x04 \x01(\v2\x18.spillway.v1.FingerprintR\vknownRecord\"u\n" +
+	"\x05range\x18\x03 \x01(\v2\x18.spillway.v1.OffsetRangeR\x05range\x12=\n" +
+	"\rknown_records\x18\x04 \x03(\v2\x18.spillway.v1.FingerprintR\fknownRecords\"u\n" +
 	"\n" +
 	"FindOffset\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x124\n" +
@@ -2419,13 +2420,13 @@ var file_spillway_v1_buffer_proto_depIdxs = []int32{
 	10, // 16: spillway.v1.AppendResponse.refetch:type_name -> spillway.v1.Refetch
 	11, // 17: spillway.v1.AppendResponse.find_offset:type_name -> spillway.v1.FindOffset
 	32, // 18: spillway.v1.PartitionAssigned.source:type_name -> spillway.v1.SourcePartition
-	31, // 19: spillway.v1.PartitionAssigned.known_record:type_name -> spillway.v1.Fingerprint
+	31, // 19: spillway.v1.PartitionAssigned.known_records:type_name -> spillway.v1.Fingerprint
 	32, // 20: spillway.v1.Appended.source:type_name -> spillway.v1.SourcePartition
 	33, // 21: spillway.v1.Appended.range:type_name -> spillway.v1.OffsetRange
 	35, // 22: spillway.v1.Appended.status:type_name -> google.rpc.Status
 	32, // 23: spillway.v1.Refetch.source:type_name -> spillway.v1.SourcePartition
 	33, // 24: spillway.v1.Refetch.range:type_name -> spillway.v1.OffsetRange
-	31, // 25: spillway.v1.Refetch.known_record:type_name -> spillway.v1.Fingerprint
+	31, // 25: spillway.v1.Refetch.known_records:type_name -> spillway.v1.Fingerprint
 	32, // 26: spillway.v1.FindOffset.source:type_name -> spillway.v1.SourcePartition
 	32, // 27: spillway.v1.SafeOffset.source:type_name -> spillway.v1.SourcePartition
 	15, // 28: spillway.v1.ConsumeRequest.open:type_name -> spillway.v1.ConsumeOpen

@@ -1,14 +1,22 @@
 package queue
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // A topic that is deleted and created again has its old name and offsets that begin anew: another incarnation, of
 // which every partition has a ledger of its own. Kafka's clients are not told. An ingest finds out by reading
 // again a record whose fingerprint the queue kept.
 
-// printInterval is how often the newest fingerprint of a partition is journaled. An older one serves as well, as
-// long as Kafka has its record.
-const printInterval = 10 * time.Second
+const (
+	// printInterval is how often the newest fingerprint of a partition is journaled. An older one serves as well, as
+	// long as Kafka has its record.
+	printInterval = 10 * time.Second
+	// maxPrints is how many are kept, closer to each other the newer they are: a broker that is elected without
+	// having all records cuts off the end of a partition, and they tell how much is still the same.
+	maxPrints = 8
+)
 
 // Fingerprint tells a record from what another incarnation has at its offset.
 type Fingerprint struct {
@@ -29,7 +37,7 @@ type Assigned struct {
 	Known     bool // whether anything of the partition was ever appended; the others are only set then
 	Resume    int64
 	Safe      int64
-	Print     *Fingerprint // of a record that was read; nil when none is known
+	Prints    []Fingerprint // of records that were read, the newest first
 }
 
 // Assign tells where to go on with a partition, in its newest incarnation. With recreated, the ingest has found
@@ -51,7 +59,7 @@ func (q *Queue) Assign(id Partition, recreated bool) (Assigned, error) {
 	if p == nil {
 		return Assigned{Partition: id}, nil
 	}
-	return Assigned{Partition: id, Known: true, Resume: p.appended, Safe: p.safe, Print: p.print}, nil
+	return Assigned{Partition: id, Known: true, Resume: p.appended, Safe: p.safe, Prints: p.knownRecords()}, nil
 }
 
 // notePrintLocked remembers the newest record that was read, and journals it now and then.
@@ -59,12 +67,46 @@ func (q *Queue) notePrintLocked(p *partition, print *Fingerprint) {
 	if print == nil || p.print != nil && print.Offset <= p.print.Offset {
 		return
 	}
-	first := p.print == nil
+	first := len(p.prints) == 0
 	p.print = print
 	if now := q.clock(); first || now-p.printed >= int64(printInterval) {
 		p.printed = now
 		q.enqueueLocked(&change{Seen: &seenChange{Partition: p.id, First: p.first, Print: print}})
 	}
+}
+
+// addPrint keeps a fingerprint that is journaled. Of too many that one goes which leaves the smallest gap, in
+// proportion to its distance from the newest.
+func (p *partition) addPrint(print *Fingerprint) {
+	if p.print == nil || p.print.Offset < print.Offset {
+		p.print = print
+	}
+	if n := len(p.prints); n > 0 && p.prints[n-1].Offset >= print.Offset {
+		return
+	}
+	if p.prints = append(p.prints, *print); len(p.prints) <= maxPrints {
+		return
+	}
+	best, least := 1, 0.0
+	for i := 1; i < len(p.prints)-1; i++ {
+		before := float64(print.Offset - p.prints[i-1].Offset)
+		if gap := (before - float64(print.Offset-p.prints[i+1].Offset)) / before; i == 1 || gap < least {
+			best, least = i, gap
+		}
+	}
+	p.prints = slices.Delete(p.prints, best, best+1)
+}
+
+// knownRecords is the fingerprints of a partition, the newest first.
+func (p *partition) knownRecords() []Fingerprint {
+	var all []Fingerprint
+	if n := len(p.prints); p.print != nil && (n == 0 || p.prints[n-1].Offset < p.print.Offset) {
+		all = append(all, *p.print)
+	}
+	for _, print := range slices.Backward(p.prints) {
+		all = append(all, print)
+	}
+	return all
 }
 
 // supersededLocked says whether Kafka has another incarnation of the partition by now.

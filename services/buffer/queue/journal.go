@@ -92,7 +92,7 @@ type partitionState struct {
 	First   int64             `json:"first"`
 	Reached int64             `json:"reached"`
 	Settled map[int64]Settled `json:"settled"` // by subscription id
-	Print   *Fingerprint      `json:"print,omitempty"`
+	Prints  []Fingerprint     `json:"prints,omitempty"`
 }
 
 type sessionState struct {
@@ -125,7 +125,7 @@ func (q *Queue) snapshot() []byte {
 		s.Subscriptions = append(s.Subscriptions, subscriptionState{ID: sub.id, Config: sub.SubscriptionConfig, Seed: sub.seed, Paused: sub.paused, Undelivered: sub.undelivered})
 	}
 	for _, p := range q.partitionsLocked() {
-		state := partitionState{ID: p.id, First: p.first, Reached: p.reached, Settled: make(map[int64]Settled, len(p.progress)), Print: p.print}
+		state := partitionState{ID: p.id, First: p.first, Reached: p.reached, Settled: make(map[int64]Settled, len(p.progress)), Prints: p.prints}
 		for sub, g := range p.progress {
 			state.Settled[sub.id] = g.settled
 		}
@@ -191,7 +191,10 @@ func (q *Queue) restore(s *snapshot) {
 		byID[sub.id] = sub
 	}
 	for _, st := range s.Partitions {
-		p := &partition{id: st.ID, first: st.First, appended: st.First, reached: st.Reached, safe: st.First, progress: make(map[*subscription]*progress), print: st.Print}
+		p := &partition{id: st.ID, first: st.First, appended: st.First, reached: st.Reached, safe: st.First, progress: make(map[*subscription]*progress), prints: st.Prints}
+		if n := len(p.prints); n > 0 {
+			p.print = &p.prints[n-1]
+		}
 		q.addPartition(p)
 		for id, settled := range st.Settled {
 			if sub := byID[id]; sub != nil {
@@ -211,8 +214,8 @@ func (q *Queue) applyLocked(c *change) {
 	if c.Seen != nil {
 		p := q.partitionLocked(c.Seen.Partition, c.Seen.First)
 		p.reached = max(p.reached, c.Seen.Reached)
-		if print := c.Seen.Print; print != nil && (p.print == nil || p.print.Offset < print.Offset) {
-			p.print = print
+		if c.Seen.Print != nil {
+			p.addPrint(c.Seen.Print)
 		}
 		q.raiseSafeLocked(p)
 	}

@@ -67,6 +67,7 @@ type partition struct {
 	settling Set                         // a change that settles it for all is being written
 	refetch  *refetch                    // what is asked for now
 	print    *Fingerprint                // of the newest record that was read; nil: unknown
+	prints   []Fingerprint               // those that are journaled, ascending
 	printed  int64                       // when one was journaled, on the queue's clock
 	givingUp bool                        // a change that settles what is lost is being written
 }

@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -434,5 +435,38 @@ func TestEpoch(t *testing.T) {
 	h.reopen()
 	if again := epoch(); again != third {
 		t.Errorf("epoch %d after a restart, want %d", again, third)
+	}
+}
+
+// TestKnownRecords has a partition keep the fingerprints of a few records, close to each other at its end, also over a
+// restart.
+func TestKnownRecords(t *testing.T) {
+	h := newHarness(t, all("s"))
+	h.reopen()
+	for i := range int64(100) {
+		b := testBatch("t", i*10, i*10+10)
+		b.Last = &Fingerprint{Offset: i*10 + 9, TimestampMs: i, CRC: uint32(i)}
+		if _, err := h.q.Append(t.Context(), b, 0); err != nil {
+			t.Fatal(err)
+		}
+		h.pass(printInterval)
+		h.write()
+		s := h.session("s", true, 1000)
+		h.ack(s, 1, leasesOf(drain(s)))
+		h.write()
+		s.Close()
+	}
+	prints := h.assigned("t").Prints
+	if len(prints) != maxPrints || prints[0] != (Fingerprint{999, 99, 99}) || prints[len(prints)-1].Offset != 9 {
+		t.Fatalf("known records: %v", prints)
+	}
+	for i := 2; i < len(prints); i++ {
+		if near, far := prints[i-2].Offset-prints[i-1].Offset, prints[i-1].Offset-prints[i].Offset; far < near {
+			t.Errorf("the older ones are closer to each other: %v", prints)
+		}
+	}
+	h.reopen()
+	if again := h.assigned("t").Prints; !slices.Equal(again, prints) {
+		t.Errorf("known records after a restart: %v, want %v", again, prints)
 	}
 }

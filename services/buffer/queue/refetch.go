@@ -18,7 +18,7 @@ type Refetch struct {
 	ID        uint64
 	Partition Partition
 	Range     Range
-	Print     *Fingerprint // of a record of the partition: what has another is not to be appended; nil: unknown
+	Prints    []Fingerprint // of records of the partition: what has others is not to be appended
 }
 
 // refetch is a Refetch that is out, or, without a watcher, the pause before the next. There is one at a
@@ -117,7 +117,7 @@ func (q *Queue) askLocked(p *partition, wanted Range, now time.Time) {
 	}
 	q.nextRefetch++
 	to.asked = q.nextRefetch
-	p.refetch = &refetch{Refetch: Refetch{ID: q.nextRefetch, Partition: p.id, Range: wanted, Print: p.print}, watcher: to, deadline: now.Add(refetchTimeout)}
+	p.refetch = &refetch{Refetch: Refetch{ID: q.nextRefetch, Partition: p.id, Range: wanted, Prints: p.knownRecords()}, watcher: to, deadline: now.Add(refetchTimeout)}
 	q.refetches[p.refetch.ID] = p.refetch
 	to.refetches = append(to.refetches, p.refetch.Refetch)
 	to.signalLocked()
