@@ -192,7 +192,6 @@ func (l *ledger) check(dir string, acked, atMost uint64) (err error) {
 // TestKilled kills a writer at random moments: while it opens and recovers, writes, begins segments
 // and removes old ones.
 func TestKilled(t *testing.T) {
-	t.Parallel()
 	const kills = 60
 	dir, acked, begun := t.TempDir(), uint64(0), uint64(0)
 	unfinished := 0

@@ -273,7 +273,6 @@ func (p *pristine) damage(t *testing.T, segment, from, to int64, sealed bool, ed
 
 // TestBitsOfAGroup flips one bit in every second byte of a group's headers and of nutsdb's before it.
 func TestBitsOfAGroup(t *testing.T) {
-	t.Parallel()
 	p := newPristine(t)
 	g := p.groups[8] // the third segment's first: snapshot, batch, change, batch
 	for at := g.from; at < g.to; at += 2 {

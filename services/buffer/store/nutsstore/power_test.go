@@ -155,7 +155,6 @@ func copyStill(t *testing.T, image, to string) {
 // TestPowerCuts copies the image of a mounted file system while the writer on it stands still: that is
 // what a disk has when the power goes. What was acknowledged is in every copy.
 func TestPowerCuts(t *testing.T) {
-	t.Parallel()
 	if os.Getuid() != 0 {
 		notRun(t, "only root can mount a file system")
 	}
@@ -197,7 +196,6 @@ func TestPowerCuts(t *testing.T) {
 // TestFailedFsync: the file system fails at some moment, and every fsync from then on. The store stops
 // for good, and when it is opened on the file system mounted anew, all that was acknowledged is there.
 func TestFailedFsync(t *testing.T) {
-	t.Parallel()
 	if os.Getuid() != 0 {
 		notRun(t, "only root can mount a file system")
 	}

@@ -131,7 +131,6 @@ func wantBatches(t *testing.T, s *Store, refs []queue.Ref) {
 // opened, again and again; batches are refused, and nothing is lost. When space comes back from
 // somewhere else, it goes on by itself.
 func TestFullDiskTakesAcksAndRestarts(t *testing.T) {
-	t.Parallel()
 	onFullFileSystems(t, func(t *testing.T, dir string) {
 		h, s, refs := fullStore(t, dir)
 		segments := s.Stats().Segments
@@ -216,7 +215,6 @@ func TestFullDiskIsEmptiedByReleases(t *testing.T) {
 // TestFullDiskIsRewritten: batches that stay pending, one in each segment and more, do not hold the
 // space of those that are released.
 func TestFullDiskIsRewritten(t *testing.T) {
-	t.Parallel()
 	onFullFileSystems(t, func(t *testing.T, dir string) {
 		h, s, refs := fullStore(t, dir)
 		kept := make(map[int]queue.Ref)
