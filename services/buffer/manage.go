@@ -119,7 +119,13 @@ func (a *admin) start(ctx context.Context, q *queue.Queue, p *spillwayv1.StartPo
 	}
 	var starts []queue.Start
 	named := make(map[string]bool)
+	seen := q.Partitions()
 	for _, o := range p.GetOffsets() {
+		for _, v := range seen { // a digit too many would have the subscription skip all that is to come
+			if v.Partition.Topic == o.Source.GetTopic() && v.Partition.Number == o.Source.GetPartition() && v.Partition.Incarnation == o.Source.GetIncarnation() && o.Offset > v.Appended {
+				return 0, nil, fmt.Errorf("%w offset %d of %s/%d: the buffer has read it up to %d; latest is its end", queue.ErrInvalid, o.Offset, v.Partition.Topic, v.Partition.Number, v.Appended)
+			}
+		}
 		starts = append(starts, queue.Start{Offset: o.Offset, Partition: queue.Partition{Cluster: o.Source.GetCluster(), Topic: o.Source.GetTopic(),
 			Incarnation: o.Source.GetIncarnation(), Number: o.Source.GetPartition()}})
 		named[fmt.Sprintf("%s/%d", o.Source.GetTopic(), o.Source.GetPartition())] = true

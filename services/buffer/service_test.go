@@ -579,6 +579,14 @@ func TestSubscriptionsAtRunTime(t *testing.T) {
 			_, err := admin.SeekSubscription(ctx, &spillwayv1.SeekSubscriptionRequest{Name: "c/new"})
 			return err
 		}, codes.InvalidArgument},
+		"seek beyond the end": {func() error {
+			_, err := admin.SeekSubscription(ctx, &spillwayv1.SeekSubscriptionRequest{Name: "c/new", To: &spillwayv1.StartPosition{Offsets: []*spillwayv1.PartitionOffset{{Source: source("t"), Offset: 1 << 40}}}})
+			return err
+		}, codes.InvalidArgument},
+		"seek of a partition twice": {func() error {
+			_, err := admin.SeekSubscription(ctx, &spillwayv1.SeekSubscriptionRequest{Name: "c/new", To: &spillwayv1.StartPosition{Offsets: []*spillwayv1.PartitionOffset{{Source: source("t"), Offset: 1}, {Source: source("t"), Offset: 2}}}})
+			return err
+		}, codes.InvalidArgument},
 		"seek of a partition nobody knows": {func() error {
 			_, err := admin.SeekSubscription(ctx, &spillwayv1.SeekSubscriptionRequest{Name: "c/new", To: &spillwayv1.StartPosition{Offsets: []*spillwayv1.PartitionOffset{{Source: source("none")}}}})
 			return err

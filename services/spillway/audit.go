@@ -41,6 +41,9 @@ these is a hole, which must not be: it is a bug, or a damaged ledger. The exit s
 			if err := checkOutput(output); err != nil {
 				return err
 			}
+			if path != "" && cmd.Flags().Changed("buffer") {
+				return &usageError{errors.New("--buffer and --config both say where the buffer is; want one")}
+			}
 			if path != "" {
 				cfg, err := loadConfig(path)
 				if err != nil {

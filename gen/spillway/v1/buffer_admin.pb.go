@@ -1340,7 +1340,8 @@ type UpdateSubscriptionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "queue/subscription".
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// New topic globs; none leaves them. Topics it begins to want are delivered from what is appended next.
+	// New topic globs; none leaves them. Topics it begins to want are delivered from what is appended next; of those
+	// it ceases to want nothing more is delivered, not even what is pending, also when it wants them again later.
 	Topics []string `protobuf:"bytes,2,rep,name=topics,proto3" json:"topics,omitempty"`
 	// Absent leaves it.
 	Required *bool `protobuf:"varint,3,opt,name=required,proto3,oneof" json:"required,omitempty"`

@@ -14,6 +14,7 @@ import (
 // batchMeta is the Meta of a BatchEntry.
 type batchMeta struct {
 	Partition      Partition `json:"part"`
+	First          int64     `json:"first,omitempty"` // of the partition, in case that what made it known is damaged
 	Batch          Range     `json:"batch"`
 	Own            Range     `json:"own"` // the offsets it answers for
 	Records        int32     `json:"records"`
@@ -62,6 +63,7 @@ type subscriptionChange struct {
 // what is deferred, as the outcome of the first of Except.
 type settleChange struct {
 	Partition   Partition    `json:"part"`
+	First       int64        `json:"first,omitempty"` // as in batchMeta
 	Range       Range        `json:"range"`
 	Except      []Interval   `json:"except,omitempty"`
 	DeadLetters []DeadLetter `json:"dead,omitempty"`
@@ -111,7 +113,7 @@ func mustJSON(v any) []byte {
 }
 
 func (q *Queue) meta(pc *piece) []byte {
-	return mustJSON(batchMeta{Partition: pc.part.id, Batch: pc.batch, Own: pc.own, Records: pc.records, Codec: int32(pc.codec),
+	return mustJSON(batchMeta{Partition: pc.part.id, First: pc.part.first, Batch: pc.batch, Own: pc.own, Records: pc.records, Codec: int32(pc.codec),
 		CRC: pc.crc, MaxTimestampMs: pc.maxTimestampMs, AppendedMs: q.opened.UnixMilli() + pc.appended/int64(time.Millisecond)})
 }
 
@@ -160,7 +162,9 @@ func (r *recovery) entry(e Recovered) error {
 		if err := json.Unmarshal(e.Meta, &m); err != nil {
 			return fmt.Errorf("decode batch entry of group %d: %w", e.Ref.Group, err)
 		}
-		r.pieces = append(r.pieces, &piece{part: r.home(m.Partition), batch: m.Batch, own: m.Own, ref: e.Ref, maxTimestampMs: m.MaxTimestampMs,
+		home := r.home(m.Partition)
+		home.first = m.First
+		r.pieces = append(r.pieces, &piece{part: home, batch: m.Batch, own: m.Own, ref: e.Ref, maxTimestampMs: m.MaxTimestampMs,
 			appended: int64(time.UnixMilli(m.AppendedMs).Sub(r.q.opened)), size: int32(e.Ref.Length), records: m.Records, crc: m.CRC, codec: int8(m.Codec), stored: true})
 	case SnapshotEntry:
 		var s snapshot
@@ -228,7 +232,7 @@ func (q *Queue) applyLocked(c *change) {
 	q.seekLocked(c.Subscription, c.Seek, c.Epoch)
 	for i := range c.Settle {
 		s := &c.Settle[i]
-		p := q.partitionLocked(s.Partition, s.Range.First)
+		p := q.partitionLocked(s.Partition, s.First)
 		p.appended = max(p.appended, s.Range.Next)
 		for sub, g := range p.progress {
 			if c.Subscription == 0 || c.Subscription == sub.id {

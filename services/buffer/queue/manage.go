@@ -159,6 +159,8 @@ func (q *Queue) startsLocked(place Place, starts []Start, topics []string) ([]St
 			return nil, err
 		case s.Offset < 0:
 			return nil, fmt.Errorf("%w offset %d of %s/%d", ErrInvalid, s.Offset, id.Topic, id.Number)
+		case slices.ContainsFunc(at, func(x Start) bool { return x.Partition == id }):
+			return nil, fmt.Errorf("%w start: %s/%d is there twice", ErrInvalid, id.Topic, id.Number)
 		case !wants(id.Topic):
 			return nil, fmt.Errorf("%w offset of %s/%d: the subscription does not want the topic", ErrInvalid, id.Topic, id.Number)
 		}
@@ -221,6 +223,10 @@ func (q *Queue) subscribeLocked(c *subscriptionChange, epoch int64) {
 			settled.Epoch = epoch
 			q.attachLocked(q.addProgress(sub, p, settled))
 		case !wants && g != nil:
+			if n := p.appended - g.settled.Floor; n > 0 && q.store != nil {
+				q.cfg.Log.Warn("the subscription does not want the topic any more: what is pending of it is not delivered", "subscription", sub.Name,
+					"topic", p.id.Topic, "partition", p.id.Number, "offsets_at_most", n)
+			}
 			q.detachLocked(g)
 			delete(p.progress, sub)
 			sub.progress = slices.DeleteFunc(sub.progress, func(x *progress) bool { return x == g })

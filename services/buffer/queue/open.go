@@ -26,9 +26,10 @@ func Open(cfg Config, openStore func(StoreOptions) (Store, error)) (*Queue, erro
 		room: make(chan struct{}), kick: make(chan struct{}, 1), done: make(chan struct{})}
 	r := &recovery{q: q, homes: make(map[Partition]*partition)}
 	store, err := openStore(StoreOptions{
-		Recover:  r.entry,
-		Snapshot: q.snapshot,
-		Damage:   func(d string) { cfg.Log.Error("store is damaged", "damage", d) },
+		DiskBytes: cfg.DiskBytes,
+		Recover:   r.entry,
+		Snapshot:  q.snapshot,
+		Damage:    func(d string) { cfg.Log.Error("store is damaged", "damage", d) },
 	})
 	if err != nil {
 		return nil, err // says that it is the store
@@ -64,7 +65,7 @@ func Open(cfg Config, openStore func(StoreOptions) (Store, error)) (*Queue, erro
 func (q *Queue) oldestHeld(pieces []*piece) map[*partition]int64 {
 	oldest := make(map[*partition]int64)
 	for _, pc := range pieces {
-		p := q.partitionLocked(pc.part.id, pc.own.First)
+		p := q.partitionLocked(pc.part.id, pc.part.first)
 		pc.part = p
 		p.appended = max(p.appended, pc.own.Next)
 		if first, ok := oldest[p]; !ok || pc.own.First < first {
@@ -81,8 +82,13 @@ func (q *Queue) oldestHeld(pieces []*piece) map[*partition]int64 {
 }
 
 // seedSubscriptions brings the recovered subscriptions in line with the configuration. What a
-// subscription newly wants begins at the oldest batch that is held.
+// subscription newly wants begins at the oldest batch that is held; but when the ledger is lost, so that nobody
+// knows who had what, at the first offset that was ever seen.
 func (q *Queue) seedSubscriptions(oldest map[*partition]int64) {
+	lost := len(q.subs) == 0 && len(q.partitions) > 0
+	if lost {
+		q.cfg.Log.Error("no snapshot of the ledger is left: all that Kafka still has of what was seen is read again, and delivered again")
+	}
 	for _, c := range q.cfg.Subscriptions {
 		c.OnFull = max(c.OnFull, Block)
 		sub := q.subscription(c.Name)
@@ -104,6 +110,9 @@ func (q *Queue) seedSubscriptions(oldest map[*partition]int64) {
 				start, held := oldest[p]
 				if !held {
 					start = p.appended
+				}
+				if lost {
+					start = p.first
 				}
 				settled := NewSettled(start)
 				settled.Epoch = q.opened.UnixMilli()

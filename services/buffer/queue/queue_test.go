@@ -470,3 +470,34 @@ func TestKnownRecords(t *testing.T) {
 		t.Errorf("known records after a restart: %v, want %v", again, prints)
 	}
 }
+
+// TestDamagedBeginning loses everything of the store but the last batch: what came before it is refetched.
+func TestDamagedBeginning(t *testing.T) {
+	h := newHarness(t, all("s"))
+	h.reopen()
+	for first := int64(5); first < 35; first += 10 {
+		h.append("t", first, first+10)
+		h.pass(2 * time.Second)
+		h.write()
+	}
+	last := h.store.entries[len(h.store.entries)-1]
+	if last.Kind != BatchEntry {
+		t.Fatalf("the last entry is of kind %d", last.Kind)
+	}
+	h.store.entries = h.store.entries[len(h.store.entries)-1:]
+	h.reopen()
+	accounts, err := h.q.Audit("s")
+	if err != nil || len(accounts) != 1 {
+		t.Fatalf("%v, %v", accounts, err)
+	}
+	a := accounts[0]
+	if a.Start != 5 || a.Appended != 35 || a.Pending != 30 || !slices.Equal(a.Ranges, []AuditRange{{Range{5, 25}, "deferred"}, {Range{25, 35}, "stored"}}) {
+		t.Errorf("audit after the damage: %+v", a)
+	}
+	w := h.q.Watch("k", "ingest")
+	defer w.Close()
+	h.pass(time.Second)
+	if r := asked(w); len(r) != 1 || r[0].Range != (Range{5, 25}) {
+		t.Errorf("refetches: %v", r)
+	}
+}

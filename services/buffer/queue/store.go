@@ -66,6 +66,8 @@ type Recovered struct {
 
 // StoreOptions are what a queue gives to a store it opens.
 type StoreOptions struct {
+	// DiskBytes is the queue's bound: beyond it nothing is appended but changes. 0: none.
+	DiskBytes int64
 	// Recover is called during Open, in append order, with every batch that was not released durably
 	// (released ones may come back too), and with the newest readable snapshot and the changes
 	// after it. Batches of older segments come before that snapshot.

@@ -138,6 +138,9 @@ func (q *Queue) take(everything bool) *group {
 		g.entries = append(g.entries, Entry{Kind: BatchEntry, Payload: pc.payload, Meta: q.meta(pc)})
 	}
 	for _, c := range g.changes {
+		for i := range c.Settle {
+			c.Settle[i].First = q.partitions[c.Settle[i].Partition].first
+		}
 		g.entries = append(g.entries, Entry{Kind: ChangeEntry, Meta: mustJSON(c)})
 	}
 	return g

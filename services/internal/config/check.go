@@ -32,6 +32,7 @@ func (k checker) check() {
 	atLeast(k, "ingest.memory", k.c.Ingest.Memory, 1)
 	for name, s := range k.c.Ingest.Sources {
 		k.source("ingest.sources."+name, s)
+		k.divided(name, s)
 	}
 	k.ports("buffer", k.c.Buffer.Listen, k.c.Buffer.HTTP)
 	for name, q := range k.c.Buffer.Queues {
@@ -56,6 +57,22 @@ func (k checker) source(at string, s *Source) {
 	between(k, at+".batch.records", s.Batch.Records, 1, maxBatchRecords)
 	between(k, at+".batch.bytes", s.Batch.Bytes, 1, maxBatchBytes)
 	atLeast(k, at+".batch.linger", s.Batch.Linger, 0)
+}
+
+// divided finds a topic that two sources of one group read for different queues: the group would divide its partitions
+// among them, and neither queue would get all.
+func (k checker) divided(name string, s *Source) {
+	for other, o := range k.c.Ingest.Sources {
+		if other >= name || o.Group != s.Group || o.Queue == s.Queue || !slices.ContainsFunc(o.Brokers, func(b string) bool { return slices.Contains(s.Brokers, b) }) {
+			continue
+		}
+		for _, topic := range s.Topics {
+			if slices.ContainsFunc(o.Topics, func(item string) bool { return matches(item, topic) || matches(topic, item) }) {
+				k.key("ingest.sources."+name+".group", "is %s's, too, which reads %q for queue %s: each queue would get a part of the partitions; give the sources groups of their own, or one queue two subscriptions", other, topic, o.Queue)
+				return
+			}
+		}
+	}
 }
 
 func (k checker) queue(at string, q *Queue) {

@@ -39,6 +39,9 @@ func open(dir string, cfg Config, opts queue.StoreOptions) (*Store, error) {
 		kick: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
 	total, err := fileSystemBytes(dir)
 	if err == nil {
+		if opts.DiskBytes > 0 { // what is released must make room long before the queue's bound is reached
+			total = min(total, opts.DiskBytes)
+		}
 		s.segmentEnd = min(cfg.SegmentBytes, max(total/segmentShare, 1<<20))
 		s.reserve, err = openReserve(dir, cmp.Or(cfg.ReserveBytes, min(DefaultReserveBytes, total/8)))
 	}

@@ -278,3 +278,30 @@ func TestReserveEnds(t *testing.T) {
 	h.mustAppend(s, change("goes on"))
 	h.mustClose(s)
 }
+
+// TestReleasesMakeRoomUnderALimit fills a store up to a small limit and releases all: hardly anything may be left, since
+// the queue takes nothing more as long as the limit is reached.
+func TestReleasesMakeRoomUnderALimit(t *testing.T) {
+	const limit = 30 << 20
+	h := newHarness(t, DefaultSegmentBytes)
+	opts := new(recovery).options()
+	opts.DiskBytes = limit
+	s, err := open(h.dir, Config{SegmentBytes: DefaultSegmentBytes}, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	var refs []queue.Ref
+	for s.Stats().DiskBytes < limit {
+		refs = append(refs, h.mustAppend(s, batch("meta", noise(uint64(len(refs)), 200<<10)))...)
+	}
+	s.Release(refs)
+	h.Settle(s)
+	if left := s.Stats().DiskBytes; left > limit/3 {
+		t.Errorf("%d bytes are left of %d", left, limit)
+	}
+}
