@@ -13,8 +13,7 @@ func TestHDFSKilled(t *testing.T) {
 	random := seeded(t)
 	p := newPipeline(t, stack.kafka)
 	createTopic(t, stack.kafka, p.topic, nil)
-	other := newService(t, p.dir, "delivery-k2", "delivery", "k", "-c", p.config)
-	other.env = []string{"SPILLWAY_DELIVERY__K__LISTEN=" + other.grpc, "SPILLWAY_DELIVERY__K__HTTP=" + other.http}
+	other := p.replica(p.hdfs, 2)
 	p.start()
 	other.start()
 	other.waitReady()

@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"flag"
-	"fmt"
 	"syscall"
 	"testing"
 	"time"
@@ -28,12 +27,7 @@ func TestExactlyOnceToKafka(t *testing.T) {
 	}
 	p := newPipeline(t, target, `topic: "out-%{topic}"}`, `topic: "out-%{topic}", exactly_once: true}`)
 	createTopic(t, stack.kafka, p.topic, nil)
-	replicas := []*service{p.kafka}
-	for i := range 2 {
-		r := newService(t, p.dir, fmt.Sprintf("delivery-t%d", i+2), "delivery", "t", "-c", p.config)
-		r.env = []string{"SPILLWAY_DELIVERY__T__LISTEN=" + r.grpc, "SPILLWAY_DELIVERY__T__HTTP=" + r.http}
-		replicas = append(replicas, r)
-	}
+	replicas := []*service{p.kafka, p.replica(p.kafka, 2), p.replica(p.kafka, 3)}
 	p.start()
 	for _, r := range replicas[1:] {
 		r.start()

@@ -297,8 +297,7 @@ func TestAReplicaAdopts(t *testing.T) {
 	const n = 60_000
 	p := newPipeline(t, stack.kafka)
 	createTopic(t, stack.kafka, p.topic, nil)
-	other := newService(t, p.dir, "delivery-k2", "delivery", "k", "-c", p.config)
-	other.env = []string{"SPILLWAY_DELIVERY__K__LISTEN=" + other.grpc, "SPILLWAY_DELIVERY__K__HTTP=" + other.http}
+	other := p.replica(p.hdfs, 2)
 	p.start()
 	other.start()
 	other.waitReady()

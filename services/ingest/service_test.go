@@ -247,11 +247,7 @@ func TestDeletedRecordsAreLost(t *testing.T) {
 	checkOnce(t, buffer, 10)
 	first.stop()
 	kafka.produce(numbered(10, 1, 10)...)
-	remove := kmsg.NewPtrDeleteRecordsRequest()
-	remove.Topics = []kmsg.DeleteRecordsRequestTopic{{Topic: topic, Partitions: []kmsg.DeleteRecordsRequestTopicPartition{{Partition: 0, Offset: 15}}}}
-	if _, err := remove.RequestWith(t.Context(), kafka.client); err != nil {
-		t.Fatal(err)
-	}
+	kafka.deleteBefore(15)
 	kafka.ingest(buffer)
 	checkOnce(t, buffer, 15)
 	if got := buffer.settled(topic, 0); len(got) != 1 || !strings.HasPrefix(got[0], "[10,15) OUTCOME_LOST: Kafka deleted") {

@@ -223,11 +223,7 @@ func TestRetentionOvertakesTheCommittedOffset(t *testing.T) {
 	checkOnce(t, buffer, 10)
 	first.stop()
 	kafka.produce(numbered(10, 1, 10)...)
-	remove := kmsg.NewPtrDeleteRecordsRequest()
-	remove.Topics = []kmsg.DeleteRecordsRequestTopic{{Topic: topic, Partitions: []kmsg.DeleteRecordsRequestTopicPartition{{Partition: 0, Offset: 15}}}}
-	if _, err := remove.RequestWith(t.Context(), kafka.client); err != nil {
-		t.Fatal(err)
-	}
+	kafka.deleteBefore(15)
 	empty := startBuffer(t)
 	kafka.ingest(empty)
 	checkOnce(t, empty, 5)
