@@ -121,14 +121,17 @@ func (a *admin) start(ctx context.Context, q *queue.Queue, p *spillwayv1.StartPo
 	named := make(map[string]bool)
 	seen := q.Partitions()
 	for _, o := range p.GetOffsets() {
+		id := queue.Partition{Cluster: o.Source.GetCluster(), Topic: o.Source.GetTopic(), Incarnation: o.Source.GetIncarnation(), Number: o.Source.GetPartition()}
 		for _, v := range seen { // a digit too many would have the subscription skip all that is to come
-			if v.Partition.Topic == o.Source.GetTopic() && v.Partition.Number == o.Source.GetPartition() && v.Partition.Incarnation == o.Source.GetIncarnation() && o.Offset > v.Appended {
-				return 0, nil, fmt.Errorf("%w offset %d of %s/%d: the buffer has read it up to %d; latest is its end", queue.ErrInvalid, o.Offset, v.Partition.Topic, v.Partition.Number, v.Appended)
+			if id.Cluster == "" {
+				v.Partition.Cluster = ""
+			}
+			if v.Partition == id && o.Offset > v.Appended {
+				return 0, nil, fmt.Errorf("%w offset %d of %s/%d: the buffer has read it up to %d; latest is its end", queue.ErrInvalid, o.Offset, id.Topic, id.Number, v.Appended)
 			}
 		}
-		starts = append(starts, queue.Start{Offset: o.Offset, Partition: queue.Partition{Cluster: o.Source.GetCluster(), Topic: o.Source.GetTopic(),
-			Incarnation: o.Source.GetIncarnation(), Number: o.Source.GetPartition()}})
-		named[fmt.Sprintf("%s/%d", o.Source.GetTopic(), o.Source.GetPartition())] = true
+		starts = append(starts, queue.Start{Offset: o.Offset, Partition: id})
+		named[fmt.Sprintf("%s/%d", id.Topic, id.Number)] = true
 	}
 	if p.GetTime() == nil {
 		return place, starts, nil
@@ -137,9 +140,8 @@ func (a *admin) start(ctx context.Context, q *queue.Queue, p *spillwayv1.StartPo
 	g.SetLimit(16)
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
-	partitions := q.Partitions()
-	found := make(chan queue.Start, len(partitions))
-	for _, v := range partitions {
+	found := make(chan queue.Start, len(seen))
+	for _, v := range seen {
 		id := v.Partition
 		wanted := slices.ContainsFunc(topics, func(glob string) bool {
 			ok, _ := path.Match(glob, id.Topic)

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/segmentio/kafka-go"
-
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/kafkaclient"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
@@ -37,17 +35,16 @@ func fingerprint(offset int64, r *recordbatch.Record) *spillwayv1.Fingerprint {
 	return &spillwayv1.Fingerprint{Offset: offset, TimestampMs: r.TimestampMs, Crc32C: recordbatch.CRC(r.Key, r.Value)}
 }
 
-// compare looks at what Kafka has in the place of a record that was read.
-func (p *partition) compare(ctx context.Context, known *spillwayv1.Fingerprint) (found comparison, err error) {
+// compare looks at what Kafka, which has offsets first to next, has in the place of a record that was read.
+func (p *partition) compare(ctx context.Context, known *spillwayv1.Fingerprint, first, next int64) (found comparison, err error) {
+	switch {
+	case known.Offset < first:
+		return untold, nil
+	case known.Offset >= next:
+		return another, nil
+	}
 	fetched, err := p.source.client.Fetch(ctx, kafkaclient.Request{Topic: p.topic, Partition: p.number, Offset: known.Offset,
 		MinBytes: 1, MaxBytes: probeBytes, Uncommitted: true})
-	if errors.Is(err, kafka.OffsetOutOfRange) {
-		first, next, err := p.source.client.Offsets(ctx, p.topic, p.number)
-		if err == nil && first <= known.Offset && next <= known.Offset {
-			found = another
-		}
-		return found, err
-	}
 	if err != nil {
 		return untold, err
 	}
@@ -70,13 +67,13 @@ func (p *partition) compare(ctx context.Context, known *spillwayv1.Fingerprint) 
 // isGone says whether the partition is another one than that of the known records, the newest first, which was read up to
 // resume; and from where on, if not from its beginning.
 func (p *partition) isGone(ctx context.Context, known []*spillwayv1.Fingerprint, resume int64) (gone bool, from int64, err error) {
-	_, next, err := p.source.client.Offsets(ctx, p.topic, p.number)
+	first, next, err := p.source.client.Offsets(ctx, p.topic, p.number)
 	if err != nil {
 		return false, 0, err
 	}
 	gone = next < resume
 	for _, k := range known {
-		found, err := p.compare(ctx, k)
+		found, err := p.compare(ctx, k, first, next)
 		switch {
 		case err != nil:
 			return false, 0, err

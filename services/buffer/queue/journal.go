@@ -195,9 +195,9 @@ func (q *Queue) restore(s *snapshot) {
 		byID[sub.id] = sub
 	}
 	for _, st := range s.Partitions {
-		p := &partition{id: st.ID, first: st.First, appended: st.First, reached: st.Reached, safe: st.First, progress: make(map[*subscription]*progress), prints: st.Prints}
-		if n := len(p.prints); n > 0 {
-			p.print = &p.prints[n-1]
+		p := &partition{id: st.ID, first: st.First, appended: st.First, reached: st.Reached, safe: st.First, progress: make(map[*subscription]*progress)}
+		for i := range st.Prints {
+			p.addPrint(&st.Prints[i])
 		}
 		q.addPartition(p)
 		for id, settled := range st.Settled {

@@ -219,9 +219,7 @@ func (q *Queue) subscribeLocked(c *subscriptionChange, epoch int64) {
 			if i := slices.IndexFunc(c.Starts, func(s Start) bool { return s.Partition == p.id }); i >= 0 {
 				start = c.Starts[i].Offset
 			}
-			settled := NewSettled(start)
-			settled.Epoch = epoch
-			q.attachLocked(q.addProgress(sub, p, settled))
+			q.attachLocked(q.addProgress(sub, p, NewSettled(start, epoch)))
 		case !wants && g != nil:
 			if n := p.appended - g.settled.Floor; n > 0 && q.store != nil {
 				q.cfg.Log.Warn("the subscription does not want the topic any more: what is pending of it is not delivered", "subscription", sub.Name,
@@ -280,8 +278,7 @@ func (q *Queue) rewindLocked(g *progress, start, epoch int64) {
 	before := g.needed()
 	q.revokeLocked(g)
 	epoch = max(epoch, g.settled.Epoch+1) // the clock may have been set back
-	g.settled, g.cursor = NewSettled(start), start
-	g.settled.Epoch = epoch
+	g.settled, g.cursor = NewSettled(start, epoch), start
 	g.deferred, g.deferredBytes, g.dropping, g.back = nil, 0, nil, nil
 	q.attachLocked(g)
 	for _, pc := range before { // counted twice by now, or not needed any more

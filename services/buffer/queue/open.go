@@ -114,9 +114,7 @@ func (q *Queue) seedSubscriptions(oldest map[*partition]int64) {
 				if lost {
 					start = p.first
 				}
-				settled := NewSettled(start)
-				settled.Epoch = q.opened.UnixMilli()
-				q.addProgress(sub, p, settled)
+				q.addProgress(sub, p, NewSettled(start, q.opened.UnixMilli()))
 			case !wants && g != nil:
 				delete(p.progress, sub)
 				sub.progress = slices.DeleteFunc(sub.progress, func(x *progress) bool { return x == g })

@@ -93,7 +93,7 @@ func (q *Queue) partitionLocked(id Partition, first int64) *partition {
 		q.addPartition(p)
 		for _, sub := range q.subs {
 			if sub.wants(id.Topic) {
-				q.addProgress(sub, p, NewSettled(first))
+				q.addProgress(sub, p, NewSettled(first, 0))
 			}
 		}
 	}

@@ -64,7 +64,7 @@ type Settled struct {
 }
 
 // NewSettled is an empty ledger that begins at start.
-func NewSettled(start int64) Settled { return Settled{Start: start, Floor: start} }
+func NewSettled(start, epoch int64) Settled { return Settled{Start: start, Floor: start, Epoch: epoch} }
 
 // Add settles those offsets of r that are not settled yet.
 func (s *Settled) Add(r Range, o Outcome) {

@@ -8,7 +8,7 @@ import (
 )
 
 func TestSettledKeepsCountsBelowTheFloor(t *testing.T) {
-	s := NewSettled(10)
+	s := NewSettled(10, 0)
 	s.Add(Range{20, 30}, Delivered)
 	s.Add(Range{35, 36}, DeadLettered)
 	s.Add(Range{30, 35}, Delivered)
@@ -30,7 +30,7 @@ func TestSettledKeepsCountsBelowTheFloor(t *testing.T) {
 func TestSettledAgainstAMap(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 7))
 	for range 2000 {
-		s, oracle := NewSettled(5), map[int64]Outcome{}
+		s, oracle := NewSettled(5, 0), map[int64]Outcome{}
 		for range 30 {
 			first := int64(r.IntN(60))
 			add, o := Range{first, first + int64(r.IntN(12))}, Outcome(1+r.IntN(5))

@@ -78,22 +78,30 @@ var errCreated = errors.New("the topic was created just now")
 // create creates a target topic. Several deliveries may do so at the same time.
 func (s *Sink) create(ctx context.Context, j *job, n int) error {
 	name, wanted := j.topics[n].name, s.cfg.NewTopic
-	client := &kafka.Client{Addr: s.addr, Transport: s.transport, Timeout: s.timing.metadata}
-	response, err := client.CreateTopics(ctx, &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{{
-		Topic: name, NumPartitions: cmp.Or(wanted.Partitions, -1), ReplicationFactor: cmp.Or(wanted.Replication, -1)}}})
-	if err == nil {
-		err = response.Errors[name]
-	}
+	created, err := s.createTopic(ctx, kafka.TopicConfig{Topic: name, NumPartitions: cmp.Or(wanted.Partitions, -1), ReplicationFactor: cmp.Or(wanted.Replication, -1)})
 	switch {
 	case errors.Is(err, kafka.TopicAuthorizationFailed):
-		return s.denied(j, n, fmt.Errorf("create topic %s: %w", name, err))
-	case err != nil && !errors.Is(err, kafka.TopicAlreadyExists):
-		return fmt.Errorf("create topic %s: %w", name, err)
-	case err == nil:
+		return s.denied(j, n, err)
+	case err != nil:
+		return err
+	case created:
 		s.log.Info("created a target topic", "topic", name, "partitions", wanted.Partitions, "replication", wanted.Replication)
 	}
-	s.refresh()
 	return fmt.Errorf("topic %s: %w", name, errCreated)
+}
+
+// createTopic makes sure that a topic exists, and says whether it was this call that created it.
+func (s *Sink) createTopic(ctx context.Context, topic kafka.TopicConfig) (created bool, err error) {
+	client := &kafka.Client{Addr: s.addr, Transport: s.transport, Timeout: s.timing.metadata}
+	response, err := client.CreateTopics(ctx, &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{topic}})
+	if err == nil {
+		err = response.Errors[topic.Topic]
+	}
+	if err != nil && !errors.Is(err, kafka.TopicAlreadyExists) {
+		return false, fmt.Errorf("create topic %s: %w", topic.Topic, err)
+	}
+	s.refresh()
+	return err == nil, nil
 }
 
 // denied deals with what is left for a topic that the delivery may not write to.

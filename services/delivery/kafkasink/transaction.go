@@ -287,15 +287,7 @@ func (s *Sink) ensureProgressTopic(ctx context.Context) error {
 		err = metadata.Topics[0].Error
 	}
 	if errors.Is(err, kafka.UnknownTopicOrPartition) {
-		var created *kafka.CreateTopicsResponse
-		created, err = s.client().CreateTopics(ctx, &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{{Topic: progressTopic, NumPartitions: 1, ReplicationFactor: -1}}})
-		if err == nil {
-			err = created.Errors[progressTopic]
-		}
-		if err == nil || errors.Is(err, kafka.TopicAlreadyExists) {
-			s.refresh()
-			err = nil
-		}
+		_, err = s.createTopic(ctx, kafka.TopicConfig{Topic: progressTopic, NumPartitions: 1, ReplicationFactor: -1})
 	}
 	if err != nil {
 		return fmt.Errorf("the topic %s, which exactly_once needs (one partition, no records): %w", progressTopic, err)
