@@ -121,7 +121,11 @@ func (p parquetFile) Seal(c *Chunk, f File, spare []byte) ([]byte, error) {
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	spare, c.Data = c.Data, out.b
+	file, err := withoutFalseIndexes(out.b)
+	if err != nil {
+		return nil, err
+	}
+	spare, c.Data = c.Data, file
 	return spare, nil
 }
 
