@@ -21,6 +21,9 @@ import (
 // unreadableRetry is when a batch is tried again that could not be read from the store.
 const unreadableRetry = 30 * time.Second
 
+// maxPartitions bounds what a topic may be said to have.
+const maxPartitions = 1_000_000
+
 // server is the data plane.
 type server struct {
 	spillwayv1.UnimplementedBufferServiceServer
@@ -129,6 +132,13 @@ func (a *appendStream) receive() error {
 			err = a.q.FoundOffset(m.FoundOffset.Id, m.FoundOffset.Offset)
 		case *spillwayv1.AppendRequest_Settle:
 			err = a.settle(m.Settle, refetch)
+		case *spillwayv1.AppendRequest_CaughtUp:
+			var id queue.Partition
+			if id, err = a.partition(m.CaughtUp.Source); err == nil {
+				a.q.CaughtUp(id, m.CaughtUp.Offset, m.CaughtUp.TimeMs)
+			}
+		case *spillwayv1.AppendRequest_Topics:
+			err = a.list(m.Topics)
 		default:
 			err = fmt.Errorf("%w message %T", queue.ErrInvalid, m)
 		}
@@ -220,6 +230,18 @@ func (a *appendStream) settle(m *spillwayv1.SettleRange, refetch uint64) error {
 	return a.answer(m.Source, m.Range, refetch, false, err)
 }
 
+func (a *appendStream) list(m *spillwayv1.SourceTopics) error {
+	topics := make(map[string]int32, len(m.Topics))
+	for _, t := range m.Topics {
+		if t.Topic == "" || t.Partitions < 0 || t.Partitions > maxPartitions {
+			return fmt.Errorf("%w topic %q with %d partitions: want a name, and at most %d", queue.ErrInvalid, t.Topic, t.Partitions, maxPartitions)
+		}
+		topics[t.Topic] = t.Partitions
+	}
+	a.q.ListTopics(a.open.Cluster, m.Source, topics)
+	return nil
+}
+
 // answer reports the result of a batch or settle. Errors about the queue as a whole end the stream.
 func (a *appendStream) answer(source *spillwayv1.SourcePartition, r *spillwayv1.OffsetRange, refetch uint64, known bool, err error) error {
 	if isGone(err) {
@@ -279,6 +301,9 @@ func (v *server) Consume(stream spillwayv1.BufferService_ConsumeServer) error {
 		return toStatus(err)
 	}
 	defer session.Close()
+	if open.Watermarks {
+		session.WantWatermarks()
+	}
 	log := v.s.deps.Log.With("subscription", open.Subscription, "session", session.ID, "consumer", open.Consumer)
 	log.Info("session opened", "ordering", open.Ordering)
 	c := &consumeStream{grpc: stream, q: q, session: session, unreadable: func(err error) {
@@ -353,7 +378,7 @@ func toAck(m *spillwayv1.Ack) queue.Ack {
 		a.Leases = append(a.Leases, al)
 	}
 	for _, s := range m.StateChanges {
-		c := queue.StateChange{Key: s.Key, Value: s.Value}
+		c := queue.StateChange{Key: s.Key, Value: s.Value, HoldsMs: s.HoldsMs}
 		if s.Value == nil && s.ProtoReflect().Has(stateValue) {
 			c.Value = []byte{}
 		}
@@ -418,6 +443,9 @@ func (c *consumeStream) message(e queue.Event) *spillwayv1.ConsumeResponse {
 			a.Entries = append(a.Entries, &spillwayv1.StateEntry{Key: key, Value: value})
 		}
 		return &spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_Adopt{Adopt: a}}
+	case e.Watermark != nil:
+		return &spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_Watermark{
+			Watermark: &spillwayv1.Watermark{PassedMs: e.Watermark.Passed, CompleteMs: e.Watermark.Complete}}}
 	default:
 		return &spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_Revoked{Revoked: &spillwayv1.Revoked{LeaseIds: e.Revoked}}}
 	}

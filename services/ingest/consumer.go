@@ -126,6 +126,17 @@ func (s *source) open() *spillwayv1.AppendOpen {
 	return &spillwayv1.AppendOpen{Queue: s.cfg.Queue, Cluster: s.clusterID(), Client: s.instance}
 }
 
+// reads is all that the source reads, as of the last look.
+func (s *source) reads() *spillwayv1.AppendRequest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := &spillwayv1.SourceTopics{Source: s.name}
+	for topic, partitions := range s.topics {
+		m.Topics = append(m.Topics, &spillwayv1.SourceTopic{Topic: topic, Partitions: int32(partitions)})
+	}
+	return &spillwayv1.AppendRequest{Message: &spillwayv1.AppendRequest_Topics{Topics: m}}
+}
+
 // probeBuffer returns nil when the buffer accepts a stream.
 func (s *source) probeBuffer(ctx context.Context, conn *grpc.ClientConn) error {
 	a, err := openAppender(ctx, conn, s.open(), nil, nil)
@@ -256,6 +267,7 @@ func (s *source) read(ctx context.Context, conn *grpc.ClientConn, partitions []*
 		return err
 	}
 	s.buffer.Over()
+	_ = a.send(s.reads()) // a broken stream tells below
 	var wg sync.WaitGroup
 	for _, p := range partitions {
 		wg.Go(func() { p.run(a) })

@@ -21,6 +21,7 @@ type reader struct {
 	held    int64                     // of the budget, for the fetch under way
 	records []*spillwayv1.Fingerprint // of the last record that was sent, or of those that the buffer knows
 	doubt   bool                      // a fetch failed: it may be another topic by now
+	told    time.Time                 // when the buffer was told last that there is no more
 
 	// The batch in the making covers [first, p.position).
 	first        int64
@@ -122,22 +123,25 @@ func (r *reader) fetch() error {
 		request.MinBytes = max(1, min(p.fetchBytes, int(batch.Bytes)-len(r.payload)))
 		request.MaxWait = max(time.Millisecond, batch.Linger-time.Since(r.since))
 	}
+	asked := time.Now()
 	fetched, err := p.source.client.Fetch(r.a.ctx, request)
 	if err == nil {
 		r.hold(int64(fetched.Bytes()))
 		p.first.Store(fetched.First)
 		p.end.Store(fetched.End)
-		err = r.take(fetched)
+		if err = r.take(fetched); err == nil && r.empty() && p.position.Load() == fetched.HighWatermark {
+			err = broken(r.caughtUp(asked))
+		}
 	}
-	var broken *brokenError
+	var broke *brokenError
 	switch {
 	case err == nil:
 		p.fetching.Over()
 		return nil
 	case r.a.ctx.Err() != nil:
 		return r.a.ctx.Err()
-	case errors.As(err, &broken):
-		return broken.err
+	case errors.As(err, &broke):
+		return broke.err
 	case errors.Is(err, kafka.OffsetOutOfRange):
 		return r.outOfRange(err)
 	}
@@ -146,6 +150,16 @@ func (r *reader) fetch() error {
 		return err
 	}
 	return p.fetching.Failed(r.a.ctx, err)
+}
+
+// caughtUp tells the buffer, about once a second, that the partition had no more records at a time.
+func (r *reader) caughtUp(at time.Time) error {
+	if r.p.refetching != 0 || at.Sub(r.told) < idleWait {
+		return nil
+	}
+	r.told = at
+	return r.a.send(&spillwayv1.AppendRequest{Message: &spillwayv1.AppendRequest_CaughtUp{CaughtUp: &spillwayv1.CaughtUp{
+		Source: r.source, Offset: r.p.position.Load(), TimeMs: at.UnixMilli()}}})
 }
 
 // gone ends the reading of a topic that was created again.

@@ -92,6 +92,8 @@ type AppendRequest struct {
 	//	*AppendRequest_Batch
 	//	*AppendRequest_Settle
 	//	*AppendRequest_FoundOffset
+	//	*AppendRequest_CaughtUp
+	//	*AppendRequest_Topics
 	Message isAppendRequest_Message `protobuf_oneof:"message"`
 	// With batch and settle: the Refetch that it answers; 0 for what the consumer group brought.
 	RefetchId uint64 `protobuf:"varint,6,opt,name=refetch_id,json=refetchId,proto3" json:"refetch_id,omitempty"`
@@ -192,6 +194,24 @@ func (x *AppendRequest) GetFoundOffset() *FoundOffset {
 	return nil
 }
 
+func (x *AppendRequest) GetCaughtUp() *CaughtUp {
+	if x != nil {
+		if x, ok := x.Message.(*AppendRequest_CaughtUp); ok {
+			return x.CaughtUp
+		}
+	}
+	return nil
+}
+
+func (x *AppendRequest) GetTopics() *SourceTopics {
+	if x != nil {
+		if x, ok := x.Message.(*AppendRequest_Topics); ok {
+			return x.Topics
+		}
+	}
+	return nil
+}
+
 func (x *AppendRequest) GetRefetchId() uint64 {
 	if x != nil {
 		return x.RefetchId
@@ -240,6 +260,16 @@ type AppendRequest_FoundOffset struct {
 	FoundOffset *FoundOffset `protobuf:"bytes,7,opt,name=found_offset,json=foundOffset,proto3,oneof"`
 }
 
+type AppendRequest_CaughtUp struct {
+	// A partition has no more records.
+	CaughtUp *CaughtUp `protobuf:"bytes,9,opt,name=caught_up,json=caughtUp,proto3,oneof"`
+}
+
+type AppendRequest_Topics struct {
+	// What is read.
+	Topics *SourceTopics `protobuf:"bytes,10,opt,name=topics,proto3,oneof"`
+}
+
 func (*AppendRequest_Open) isAppendRequest_Message() {}
 
 func (*AppendRequest_Assign) isAppendRequest_Message() {}
@@ -251,6 +281,10 @@ func (*AppendRequest_Batch) isAppendRequest_Message() {}
 func (*AppendRequest_Settle) isAppendRequest_Message() {}
 
 func (*AppendRequest_FoundOffset) isAppendRequest_Message() {}
+
+func (*AppendRequest_CaughtUp) isAppendRequest_Message() {}
+
+func (*AppendRequest_Topics) isAppendRequest_Message() {}
 
 // AppendOpen starts an append stream.
 type AppendOpen struct {
@@ -491,6 +525,182 @@ func (x *SettleRange) GetReason() string {
 	return ""
 }
 
+// CaughtUp says that a partition was read to its end at a time, so that what comes later is younger: a partition
+// without records holds nobody back who waits for a time to be over.
+type CaughtUp struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The partition.
+	Source *SourcePartition `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// Its end offset then.
+	Offset int64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	// Milliseconds since the Unix epoch.
+	TimeMs        int64 `protobuf:"varint,3,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaughtUp) Reset() {
+	*x = CaughtUp{}
+	mi := &file_spillway_v1_buffer_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaughtUp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaughtUp) ProtoMessage() {}
+
+func (x *CaughtUp) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaughtUp.ProtoReflect.Descriptor instead.
+func (*CaughtUp) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CaughtUp) GetSource() *SourcePartition {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *CaughtUp) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *CaughtUp) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+// SourceTopics is all that one source of the configuration reads, by whatever ingest, in place of what was said
+// of it before.
+type SourceTopics struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the source.
+	Source string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// Its topics.
+	Topics        []*SourceTopic `protobuf:"bytes,2,rep,name=topics,proto3" json:"topics,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SourceTopics) Reset() {
+	*x = SourceTopics{}
+	mi := &file_spillway_v1_buffer_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SourceTopics) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SourceTopics) ProtoMessage() {}
+
+func (x *SourceTopics) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SourceTopics.ProtoReflect.Descriptor instead.
+func (*SourceTopics) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SourceTopics) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *SourceTopics) GetTopics() []*SourceTopic {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+// SourceTopic is a topic that is read.
+type SourceTopic struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Topic name.
+	Topic string `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	// Number of partitions.
+	Partitions    int32 `protobuf:"varint,2,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SourceTopic) Reset() {
+	*x = SourceTopic{}
+	mi := &file_spillway_v1_buffer_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SourceTopic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SourceTopic) ProtoMessage() {}
+
+func (x *SourceTopic) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SourceTopic.ProtoReflect.Descriptor instead.
+func (*SourceTopic) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SourceTopic) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *SourceTopic) GetPartitions() int32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
+}
+
 // AppendResponse is one message to an ingest.
 type AppendResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -511,7 +721,7 @@ type AppendResponse struct {
 
 func (x *AppendResponse) Reset() {
 	*x = AppendResponse{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[5]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -523,7 +733,7 @@ func (x *AppendResponse) String() string {
 func (*AppendResponse) ProtoMessage() {}
 
 func (x *AppendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[5]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -536,7 +746,7 @@ func (x *AppendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendResponse.ProtoReflect.Descriptor instead.
 func (*AppendResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{5}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AppendResponse) GetMessage() isAppendResponse_Message {
@@ -655,7 +865,7 @@ type AppendOpened struct {
 
 func (x *AppendOpened) Reset() {
 	*x = AppendOpened{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[6]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -667,7 +877,7 @@ func (x *AppendOpened) String() string {
 func (*AppendOpened) ProtoMessage() {}
 
 func (x *AppendOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[6]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -680,7 +890,7 @@ func (x *AppendOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendOpened.ProtoReflect.Descriptor instead.
 func (*AppendOpened) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{6}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{9}
 }
 
 // PartitionAssigned tells where to go on.
@@ -705,7 +915,7 @@ type PartitionAssigned struct {
 
 func (x *PartitionAssigned) Reset() {
 	*x = PartitionAssigned{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[7]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +927,7 @@ func (x *PartitionAssigned) String() string {
 func (*PartitionAssigned) ProtoMessage() {}
 
 func (x *PartitionAssigned) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[7]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +940,7 @@ func (x *PartitionAssigned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionAssigned.ProtoReflect.Descriptor instead.
 func (*PartitionAssigned) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{7}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PartitionAssigned) GetSource() *SourcePartition {
@@ -789,7 +999,7 @@ type Appended struct {
 
 func (x *Appended) Reset() {
 	*x = Appended{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[8]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +1011,7 @@ func (x *Appended) String() string {
 func (*Appended) ProtoMessage() {}
 
 func (x *Appended) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[8]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +1024,7 @@ func (x *Appended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Appended.ProtoReflect.Descriptor instead.
 func (*Appended) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{8}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Appended) GetSource() *SourcePartition {
@@ -872,7 +1082,7 @@ type Refetch struct {
 
 func (x *Refetch) Reset() {
 	*x = Refetch{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[9]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -884,7 +1094,7 @@ func (x *Refetch) String() string {
 func (*Refetch) ProtoMessage() {}
 
 func (x *Refetch) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[9]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -897,7 +1107,7 @@ func (x *Refetch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refetch.ProtoReflect.Descriptor instead.
 func (*Refetch) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{9}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Refetch) GetId() uint64 {
@@ -944,7 +1154,7 @@ type FindOffset struct {
 
 func (x *FindOffset) Reset() {
 	*x = FindOffset{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -956,7 +1166,7 @@ func (x *FindOffset) String() string {
 func (*FindOffset) ProtoMessage() {}
 
 func (x *FindOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -969,7 +1179,7 @@ func (x *FindOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindOffset.ProtoReflect.Descriptor instead.
 func (*FindOffset) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{10}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *FindOffset) GetId() uint64 {
@@ -1006,7 +1216,7 @@ type FoundOffset struct {
 
 func (x *FoundOffset) Reset() {
 	*x = FoundOffset{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1228,7 @@ func (x *FoundOffset) String() string {
 func (*FoundOffset) ProtoMessage() {}
 
 func (x *FoundOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1241,7 @@ func (x *FoundOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FoundOffset.ProtoReflect.Descriptor instead.
 func (*FoundOffset) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{11}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *FoundOffset) GetId() uint64 {
@@ -1061,7 +1271,7 @@ type SafeOffset struct {
 
 func (x *SafeOffset) Reset() {
 	*x = SafeOffset{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1283,7 @@ func (x *SafeOffset) String() string {
 func (*SafeOffset) ProtoMessage() {}
 
 func (x *SafeOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +1296,7 @@ func (x *SafeOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SafeOffset.ProtoReflect.Descriptor instead.
 func (*SafeOffset) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{12}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SafeOffset) GetSource() *SourcePartition {
@@ -1122,7 +1332,7 @@ type ConsumeRequest struct {
 
 func (x *ConsumeRequest) Reset() {
 	*x = ConsumeRequest{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1134,7 +1344,7 @@ func (x *ConsumeRequest) String() string {
 func (*ConsumeRequest) ProtoMessage() {}
 
 func (x *ConsumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1147,7 +1357,7 @@ func (x *ConsumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeRequest.ProtoReflect.Descriptor instead.
 func (*ConsumeRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{13}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ConsumeRequest) GetMessage() isConsumeRequest_Message {
@@ -1249,14 +1459,16 @@ type ConsumeOpen struct {
 	// Name of the delivery instance, for logs and the admin API.
 	Consumer string `protobuf:"bytes,2,opt,name=consumer,proto3" json:"consumer,omitempty"`
 	// What the session needs. The strictest of a subscription's live sessions holds for all of them.
-	Ordering      Ordering `protobuf:"varint,3,opt,name=ordering,proto3,enum=spillway.v1.Ordering" json:"ordering,omitempty"`
+	Ordering Ordering `protobuf:"varint,3,opt,name=ordering,proto3,enum=spillway.v1.Ordering" json:"ordering,omitempty"`
+	// Tell how far the time of records has come.
+	Watermarks    bool `protobuf:"varint,4,opt,name=watermarks,proto3" json:"watermarks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConsumeOpen) Reset() {
 	*x = ConsumeOpen{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1268,7 +1480,7 @@ func (x *ConsumeOpen) String() string {
 func (*ConsumeOpen) ProtoMessage() {}
 
 func (x *ConsumeOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1281,7 +1493,7 @@ func (x *ConsumeOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeOpen.ProtoReflect.Descriptor instead.
 func (*ConsumeOpen) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{14}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ConsumeOpen) GetSubscription() string {
@@ -1305,6 +1517,13 @@ func (x *ConsumeOpen) GetOrdering() Ordering {
 	return Ordering_ORDERING_UNSPECIFIED
 }
 
+func (x *ConsumeOpen) GetWatermarks() bool {
+	if x != nil {
+		return x.Watermarks
+	}
+	return false
+}
+
 // Credit lets the buffer lease more.
 type Credit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1316,7 +1535,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1547,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1341,7 +1560,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{15}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Credit) GetBytes() int64 {
@@ -1366,7 +1585,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1378,7 +1597,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1391,7 +1610,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{16}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Ack) GetId() uint64 {
@@ -1434,7 +1653,7 @@ type AckedLease struct {
 
 func (x *AckedLease) Reset() {
 	*x = AckedLease{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1446,7 +1665,7 @@ func (x *AckedLease) String() string {
 func (*AckedLease) ProtoMessage() {}
 
 func (x *AckedLease) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1459,7 +1678,7 @@ func (x *AckedLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckedLease.ProtoReflect.Descriptor instead.
 func (*AckedLease) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{17}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AckedLease) GetLeaseId() uint64 {
@@ -1503,7 +1722,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1515,7 +1734,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1528,7 +1747,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{18}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeadLetter) GetOffset() int64 {
@@ -1551,14 +1770,16 @@ type StateChange struct {
 	// Entry key, unique over all sessions of the subscription; at most 4 KiB.
 	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// New value, at most 64 KiB; absent deletes the entry.
-	Value         []byte `protobuf:"bytes,2,opt,name=value,proto3,oneof" json:"value,omitempty"`
+	Value []byte `protobuf:"bytes,2,opt,name=value,proto3,oneof" json:"value,omitempty"`
+	// Watermark.complete_ms stays below this while the entry is there, whoever has it; 0: it does not matter.
+	HoldsMs       int64 `protobuf:"varint,3,opt,name=holds_ms,json=holdsMs,proto3" json:"holds_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StateChange) Reset() {
 	*x = StateChange{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1570,7 +1791,7 @@ func (x *StateChange) String() string {
 func (*StateChange) ProtoMessage() {}
 
 func (x *StateChange) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1583,7 +1804,7 @@ func (x *StateChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateChange.ProtoReflect.Descriptor instead.
 func (*StateChange) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{19}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StateChange) GetKey() string {
@@ -1598,6 +1819,13 @@ func (x *StateChange) GetValue() []byte {
 		return x.Value
 	}
 	return nil
+}
+
+func (x *StateChange) GetHoldsMs() int64 {
+	if x != nil {
+		return x.HoldsMs
+	}
+	return 0
 }
 
 // Nack gives a lease back.
@@ -1615,7 +1843,7 @@ type Nack struct {
 
 func (x *Nack) Reset() {
 	*x = Nack{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1627,7 +1855,7 @@ func (x *Nack) String() string {
 func (*Nack) ProtoMessage() {}
 
 func (x *Nack) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1640,7 +1868,7 @@ func (x *Nack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nack.ProtoReflect.Descriptor instead.
 func (*Nack) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{20}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Nack) GetLeaseId() uint64 {
@@ -1675,7 +1903,7 @@ type Extend struct {
 
 func (x *Extend) Reset() {
 	*x = Extend{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1687,7 +1915,7 @@ func (x *Extend) String() string {
 func (*Extend) ProtoMessage() {}
 
 func (x *Extend) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1700,7 +1928,7 @@ func (x *Extend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extend.ProtoReflect.Descriptor instead.
 func (*Extend) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{21}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Extend) GetLeaseIds() []uint64 {
@@ -1722,6 +1950,7 @@ type ConsumeResponse struct {
 	//	*ConsumeResponse_AckResult
 	//	*ConsumeResponse_Adopt
 	//	*ConsumeResponse_Revoked
+	//	*ConsumeResponse_Watermark
 	Message       isConsumeResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1729,7 +1958,7 @@ type ConsumeResponse struct {
 
 func (x *ConsumeResponse) Reset() {
 	*x = ConsumeResponse{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +1970,7 @@ func (x *ConsumeResponse) String() string {
 func (*ConsumeResponse) ProtoMessage() {}
 
 func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +1983,7 @@ func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeResponse.ProtoReflect.Descriptor instead.
 func (*ConsumeResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{22}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ConsumeResponse) GetMessage() isConsumeResponse_Message {
@@ -1809,6 +2038,15 @@ func (x *ConsumeResponse) GetRevoked() *Revoked {
 	return nil
 }
 
+func (x *ConsumeResponse) GetWatermark() *Watermark {
+	if x != nil {
+		if x, ok := x.Message.(*ConsumeResponse_Watermark); ok {
+			return x.Watermark
+		}
+	}
+	return nil
+}
+
 type isConsumeResponse_Message interface {
 	isConsumeResponse_Message()
 }
@@ -1838,6 +2076,11 @@ type ConsumeResponse_Revoked struct {
 	Revoked *Revoked `protobuf:"bytes,5,opt,name=revoked,proto3,oneof"`
 }
 
+type ConsumeResponse_Watermark struct {
+	// The time of records went on; at most once a second.
+	Watermark *Watermark `protobuf:"bytes,6,opt,name=watermark,proto3,oneof"`
+}
+
 func (*ConsumeResponse_Opened) isConsumeResponse_Message() {}
 
 func (*ConsumeResponse_Lease) isConsumeResponse_Message() {}
@@ -1847,6 +2090,65 @@ func (*ConsumeResponse_AckResult) isConsumeResponse_Message() {}
 func (*ConsumeResponse_Adopt) isConsumeResponse_Message() {}
 
 func (*ConsumeResponse_Revoked) isConsumeResponse_Message() {}
+
+func (*ConsumeResponse_Watermark) isConsumeResponse_Message() {}
+
+// Watermark is how far the time of records has come for the subscription. It rests on the timestamps that Kafka has,
+// none of which counts as later than the buffer's clock: a partition has passed the highest one among the records
+// before its first unsettled offset, and where it has no more records, the time at which they were read to the end.
+type Watermark struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All partitions have passed it, in milliseconds since the Unix epoch.
+	PassedMs int64 `protobuf:"varint,1,opt,name=passed_ms,json=passedMs,proto3" json:"passed_ms,omitempty"`
+	// The same, but below StateChange.holds_ms of each entry of sink state, of all sessions.
+	CompleteMs    int64 `protobuf:"varint,2,opt,name=complete_ms,json=completeMs,proto3" json:"complete_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Watermark) Reset() {
+	*x = Watermark{}
+	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Watermark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Watermark) ProtoMessage() {}
+
+func (x *Watermark) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Watermark.ProtoReflect.Descriptor instead.
+func (*Watermark) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Watermark) GetPassedMs() int64 {
+	if x != nil {
+		return x.PassedMs
+	}
+	return 0
+}
+
+func (x *Watermark) GetCompleteMs() int64 {
+	if x != nil {
+		return x.CompleteMs
+	}
+	return 0
+}
 
 // ConsumeOpened says that the session lives.
 type ConsumeOpened struct {
@@ -1861,7 +2163,7 @@ type ConsumeOpened struct {
 
 func (x *ConsumeOpened) Reset() {
 	*x = ConsumeOpened{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +2175,7 @@ func (x *ConsumeOpened) String() string {
 func (*ConsumeOpened) ProtoMessage() {}
 
 func (x *ConsumeOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +2188,7 @@ func (x *ConsumeOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeOpened.ProtoReflect.Descriptor instead.
 func (*ConsumeOpened) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{23}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ConsumeOpened) GetSessionId() uint64 {
@@ -1923,7 +2225,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1935,7 +2237,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1948,7 +2250,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{24}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Lease) GetLeaseId() uint64 {
@@ -2000,7 +2302,7 @@ type AckResult struct {
 
 func (x *AckResult) Reset() {
 	*x = AckResult{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2012,7 +2314,7 @@ func (x *AckResult) String() string {
 func (*AckResult) ProtoMessage() {}
 
 func (x *AckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2025,7 +2327,7 @@ func (x *AckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckResult.ProtoReflect.Descriptor instead.
 func (*AckResult) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{25}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AckResult) GetId() uint64 {
@@ -2055,7 +2357,7 @@ type Adopt struct {
 
 func (x *Adopt) Reset() {
 	*x = Adopt{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2067,7 +2369,7 @@ func (x *Adopt) String() string {
 func (*Adopt) ProtoMessage() {}
 
 func (x *Adopt) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2080,7 +2382,7 @@ func (x *Adopt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Adopt.ProtoReflect.Descriptor instead.
 func (*Adopt) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{26}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Adopt) GetSessionId() uint64 {
@@ -2110,7 +2412,7 @@ type StateEntry struct {
 
 func (x *StateEntry) Reset() {
 	*x = StateEntry{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2122,7 +2424,7 @@ func (x *StateEntry) String() string {
 func (*StateEntry) ProtoMessage() {}
 
 func (x *StateEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2135,7 +2437,7 @@ func (x *StateEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateEntry.ProtoReflect.Descriptor instead.
 func (*StateEntry) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{27}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StateEntry) GetKey() string {
@@ -2163,7 +2465,7 @@ type Revoked struct {
 
 func (x *Revoked) Reset() {
 	*x = Revoked{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2477,7 @@ func (x *Revoked) String() string {
 func (*Revoked) ProtoMessage() {}
 
 func (x *Revoked) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2490,7 @@ func (x *Revoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoked.ProtoReflect.Descriptor instead.
 func (*Revoked) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{28}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Revoked) GetLeaseIds() []uint64 {
@@ -2202,14 +2504,17 @@ var File_spillway_v1_buffer_proto protoreflect.FileDescriptor
 
 const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\n" +
-	"\x18spillway/v1/buffer.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x18spillway/v1/record.proto\"\xb2\x03\n" +
+	"\x18spillway/v1/buffer.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x18spillway/v1/record.proto\"\x9d\x04\n" +
 	"\rAppendRequest\x12-\n" +
 	"\x04open\x18\x01 \x01(\v2\x17.spillway.v1.AppendOpenH\x00R\x04open\x126\n" +
 	"\x06assign\x18\x02 \x01(\v2\x1c.spillway.v1.AssignPartitionH\x00R\x06assign\x126\n" +
 	"\x06revoke\x18\x03 \x01(\v2\x1c.spillway.v1.RevokePartitionH\x00R\x06revoke\x12*\n" +
 	"\x05batch\x18\x04 \x01(\v2\x12.spillway.v1.BatchH\x00R\x05batch\x122\n" +
 	"\x06settle\x18\x05 \x01(\v2\x18.spillway.v1.SettleRangeH\x00R\x06settle\x12=\n" +
-	"\ffound_offset\x18\a \x01(\v2\x18.spillway.v1.FoundOffsetH\x00R\vfoundOffset\x12\x1d\n" +
+	"\ffound_offset\x18\a \x01(\v2\x18.spillway.v1.FoundOffsetH\x00R\vfoundOffset\x124\n" +
+	"\tcaught_up\x18\t \x01(\v2\x15.spillway.v1.CaughtUpH\x00R\bcaughtUp\x123\n" +
+	"\x06topics\x18\n" +
+	" \x01(\v2\x19.spillway.v1.SourceTopicsH\x00R\x06topics\x12\x1d\n" +
 	"\n" +
 	"refetch_id\x18\x06 \x01(\x04R\trefetchId\x129\n" +
 	"\vlast_record\x18\b \x01(\v2\x18.spillway.v1.FingerprintR\n" +
@@ -2229,7 +2534,19 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12.\n" +
 	"\x05range\x18\x02 \x01(\v2\x18.spillway.v1.OffsetRangeR\x05range\x12.\n" +
 	"\aoutcome\x18\x03 \x01(\x0e2\x14.spillway.v1.OutcomeR\aoutcome\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xe0\x02\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"q\n" +
+	"\bCaughtUp\x124\n" +
+	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x17\n" +
+	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\"X\n" +
+	"\fSourceTopics\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x120\n" +
+	"\x06topics\x18\x02 \x03(\v2\x18.spillway.v1.SourceTopicR\x06topics\"C\n" +
+	"\vSourceTopic\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x02 \x01(\x05R\n" +
+	"partitions\"\xe0\x02\n" +
 	"\x0eAppendResponse\x123\n" +
 	"\x06opened\x18\x01 \x01(\v2\x19.spillway.v1.AppendOpenedH\x00R\x06opened\x12<\n" +
 	"\bassigned\x18\x02 \x01(\v2\x1e.spillway.v1.PartitionAssignedH\x00R\bassigned\x123\n" +
@@ -2277,11 +2594,14 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\x03ack\x18\x03 \x01(\v2\x10.spillway.v1.AckH\x00R\x03ack\x12'\n" +
 	"\x04nack\x18\x04 \x01(\v2\x11.spillway.v1.NackH\x00R\x04nack\x12-\n" +
 	"\x06extend\x18\x05 \x01(\v2\x13.spillway.v1.ExtendH\x00R\x06extendB\t\n" +
-	"\amessage\"\x80\x01\n" +
+	"\amessage\"\xa0\x01\n" +
 	"\vConsumeOpen\x12\"\n" +
 	"\fsubscription\x18\x01 \x01(\tR\fsubscription\x12\x1a\n" +
 	"\bconsumer\x18\x02 \x01(\tR\bconsumer\x121\n" +
-	"\bordering\x18\x03 \x01(\x0e2\x15.spillway.v1.OrderingR\bordering\"\x1e\n" +
+	"\bordering\x18\x03 \x01(\x0e2\x15.spillway.v1.OrderingR\bordering\x12\x1e\n" +
+	"\n" +
+	"watermarks\x18\x04 \x01(\bR\n" +
+	"watermarks\"\x1e\n" +
 	"\x06Credit\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\"\x85\x01\n" +
 	"\x03Ack\x12\x0e\n" +
@@ -2297,25 +2617,31 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\n" +
 	"DeadLetter\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"D\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"_\n" +
 	"\vStateChange\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x19\n" +
-	"\x05value\x18\x02 \x01(\fH\x00R\x05value\x88\x01\x01B\b\n" +
+	"\x05value\x18\x02 \x01(\fH\x00R\x05value\x88\x01\x01\x12\x19\n" +
+	"\bholds_ms\x18\x03 \x01(\x03R\aholdsMsB\b\n" +
 	"\x06_value\"j\n" +
 	"\x04Nack\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\x04R\aleaseId\x12/\n" +
 	"\x05delay\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"%\n" +
 	"\x06Extend\x12\x1b\n" +
-	"\tlease_ids\x18\x01 \x03(\x04R\bleaseIds\"\x95\x02\n" +
+	"\tlease_ids\x18\x01 \x03(\x04R\bleaseIds\"\xcd\x02\n" +
 	"\x0fConsumeResponse\x124\n" +
 	"\x06opened\x18\x01 \x01(\v2\x1a.spillway.v1.ConsumeOpenedH\x00R\x06opened\x12*\n" +
 	"\x05lease\x18\x02 \x01(\v2\x12.spillway.v1.LeaseH\x00R\x05lease\x127\n" +
 	"\n" +
 	"ack_result\x18\x03 \x01(\v2\x16.spillway.v1.AckResultH\x00R\tackResult\x12*\n" +
 	"\x05adopt\x18\x04 \x01(\v2\x12.spillway.v1.AdoptH\x00R\x05adopt\x120\n" +
-	"\arevoked\x18\x05 \x01(\v2\x14.spillway.v1.RevokedH\x00R\arevokedB\t\n" +
-	"\amessage\"p\n" +
+	"\arevoked\x18\x05 \x01(\v2\x14.spillway.v1.RevokedH\x00R\arevoked\x126\n" +
+	"\twatermark\x18\x06 \x01(\v2\x16.spillway.v1.WatermarkH\x00R\twatermarkB\t\n" +
+	"\amessage\"I\n" +
+	"\tWatermark\x12\x1b\n" +
+	"\tpassed_ms\x18\x01 \x01(\x03R\bpassedMs\x12\x1f\n" +
+	"\vcomplete_ms\x18\x02 \x01(\x03R\n" +
+	"completeMs\"p\n" +
 	"\rConsumeOpened\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\x04R\tsessionId\x12@\n" +
@@ -2360,7 +2686,7 @@ func file_spillway_v1_buffer_proto_rawDescGZIP() []byte {
 }
 
 var file_spillway_v1_buffer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_spillway_v1_buffer_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_spillway_v1_buffer_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_spillway_v1_buffer_proto_goTypes = []any{
 	(Ordering)(0),               // 0: spillway.v1.Ordering
 	(*AppendRequest)(nil),       // 1: spillway.v1.AppendRequest
@@ -2368,98 +2694,107 @@ var file_spillway_v1_buffer_proto_goTypes = []any{
 	(*AssignPartition)(nil),     // 3: spillway.v1.AssignPartition
 	(*RevokePartition)(nil),     // 4: spillway.v1.RevokePartition
 	(*SettleRange)(nil),         // 5: spillway.v1.SettleRange
-	(*AppendResponse)(nil),      // 6: spillway.v1.AppendResponse
-	(*AppendOpened)(nil),        // 7: spillway.v1.AppendOpened
-	(*PartitionAssigned)(nil),   // 8: spillway.v1.PartitionAssigned
-	(*Appended)(nil),            // 9: spillway.v1.Appended
-	(*Refetch)(nil),             // 10: spillway.v1.Refetch
-	(*FindOffset)(nil),          // 11: spillway.v1.FindOffset
-	(*FoundOffset)(nil),         // 12: spillway.v1.FoundOffset
-	(*SafeOffset)(nil),          // 13: spillway.v1.SafeOffset
-	(*ConsumeRequest)(nil),      // 14: spillway.v1.ConsumeRequest
-	(*ConsumeOpen)(nil),         // 15: spillway.v1.ConsumeOpen
-	(*Credit)(nil),              // 16: spillway.v1.Credit
-	(*Ack)(nil),                 // 17: spillway.v1.Ack
-	(*AckedLease)(nil),          // 18: spillway.v1.AckedLease
-	(*DeadLetter)(nil),          // 19: spillway.v1.DeadLetter
-	(*StateChange)(nil),         // 20: spillway.v1.StateChange
-	(*Nack)(nil),                // 21: spillway.v1.Nack
-	(*Extend)(nil),              // 22: spillway.v1.Extend
-	(*ConsumeResponse)(nil),     // 23: spillway.v1.ConsumeResponse
-	(*ConsumeOpened)(nil),       // 24: spillway.v1.ConsumeOpened
-	(*Lease)(nil),               // 25: spillway.v1.Lease
-	(*AckResult)(nil),           // 26: spillway.v1.AckResult
-	(*Adopt)(nil),               // 27: spillway.v1.Adopt
-	(*StateEntry)(nil),          // 28: spillway.v1.StateEntry
-	(*Revoked)(nil),             // 29: spillway.v1.Revoked
-	(*Batch)(nil),               // 30: spillway.v1.Batch
-	(*Fingerprint)(nil),         // 31: spillway.v1.Fingerprint
-	(*SourcePartition)(nil),     // 32: spillway.v1.SourcePartition
-	(*OffsetRange)(nil),         // 33: spillway.v1.OffsetRange
-	(Outcome)(0),                // 34: spillway.v1.Outcome
-	(*status.Status)(nil),       // 35: google.rpc.Status
-	(*durationpb.Duration)(nil), // 36: google.protobuf.Duration
+	(*CaughtUp)(nil),            // 6: spillway.v1.CaughtUp
+	(*SourceTopics)(nil),        // 7: spillway.v1.SourceTopics
+	(*SourceTopic)(nil),         // 8: spillway.v1.SourceTopic
+	(*AppendResponse)(nil),      // 9: spillway.v1.AppendResponse
+	(*AppendOpened)(nil),        // 10: spillway.v1.AppendOpened
+	(*PartitionAssigned)(nil),   // 11: spillway.v1.PartitionAssigned
+	(*Appended)(nil),            // 12: spillway.v1.Appended
+	(*Refetch)(nil),             // 13: spillway.v1.Refetch
+	(*FindOffset)(nil),          // 14: spillway.v1.FindOffset
+	(*FoundOffset)(nil),         // 15: spillway.v1.FoundOffset
+	(*SafeOffset)(nil),          // 16: spillway.v1.SafeOffset
+	(*ConsumeRequest)(nil),      // 17: spillway.v1.ConsumeRequest
+	(*ConsumeOpen)(nil),         // 18: spillway.v1.ConsumeOpen
+	(*Credit)(nil),              // 19: spillway.v1.Credit
+	(*Ack)(nil),                 // 20: spillway.v1.Ack
+	(*AckedLease)(nil),          // 21: spillway.v1.AckedLease
+	(*DeadLetter)(nil),          // 22: spillway.v1.DeadLetter
+	(*StateChange)(nil),         // 23: spillway.v1.StateChange
+	(*Nack)(nil),                // 24: spillway.v1.Nack
+	(*Extend)(nil),              // 25: spillway.v1.Extend
+	(*ConsumeResponse)(nil),     // 26: spillway.v1.ConsumeResponse
+	(*Watermark)(nil),           // 27: spillway.v1.Watermark
+	(*ConsumeOpened)(nil),       // 28: spillway.v1.ConsumeOpened
+	(*Lease)(nil),               // 29: spillway.v1.Lease
+	(*AckResult)(nil),           // 30: spillway.v1.AckResult
+	(*Adopt)(nil),               // 31: spillway.v1.Adopt
+	(*StateEntry)(nil),          // 32: spillway.v1.StateEntry
+	(*Revoked)(nil),             // 33: spillway.v1.Revoked
+	(*Batch)(nil),               // 34: spillway.v1.Batch
+	(*Fingerprint)(nil),         // 35: spillway.v1.Fingerprint
+	(*SourcePartition)(nil),     // 36: spillway.v1.SourcePartition
+	(*OffsetRange)(nil),         // 37: spillway.v1.OffsetRange
+	(Outcome)(0),                // 38: spillway.v1.Outcome
+	(*status.Status)(nil),       // 39: google.rpc.Status
+	(*durationpb.Duration)(nil), // 40: google.protobuf.Duration
 }
 var file_spillway_v1_buffer_proto_depIdxs = []int32{
 	2,  // 0: spillway.v1.AppendRequest.open:type_name -> spillway.v1.AppendOpen
 	3,  // 1: spillway.v1.AppendRequest.assign:type_name -> spillway.v1.AssignPartition
 	4,  // 2: spillway.v1.AppendRequest.revoke:type_name -> spillway.v1.RevokePartition
-	30, // 3: spillway.v1.AppendRequest.batch:type_name -> spillway.v1.Batch
+	34, // 3: spillway.v1.AppendRequest.batch:type_name -> spillway.v1.Batch
 	5,  // 4: spillway.v1.AppendRequest.settle:type_name -> spillway.v1.SettleRange
-	12, // 5: spillway.v1.AppendRequest.found_offset:type_name -> spillway.v1.FoundOffset
-	31, // 6: spillway.v1.AppendRequest.last_record:type_name -> spillway.v1.Fingerprint
-	32, // 7: spillway.v1.AssignPartition.source:type_name -> spillway.v1.SourcePartition
-	32, // 8: spillway.v1.RevokePartition.source:type_name -> spillway.v1.SourcePartition
-	32, // 9: spillway.v1.SettleRange.source:type_name -> spillway.v1.SourcePartition
-	33, // 10: spillway.v1.SettleRange.range:type_name -> spillway.v1.OffsetRange
-	34, // 11: spillway.v1.SettleRange.outcome:type_name -> spillway.v1.Outcome
-	7,  // 12: spillway.v1.AppendResponse.opened:type_name -> spillway.v1.AppendOpened
-	8,  // 13: spillway.v1.AppendResponse.assigned:type_name -> spillway.v1.PartitionAssigned
-	9,  // 14: spillway.v1.AppendResponse.appended:type_name -> spillway.v1.Appended
-	13, // 15: spillway.v1.AppendResponse.safe:type_name -> spillway.v1.SafeOffset
-	10, // 16: spillway.v1.AppendResponse.refetch:type_name -> spillway.v1.Refetch
-	11, // 17: spillway.v1.AppendResponse.find_offset:type_name -> spillway.v1.FindOffset
-	32, // 18: spillway.v1.PartitionAssigned.source:type_name -> spillway.v1.SourcePartition
-	31, // 19: spillway.v1.PartitionAssigned.known_records:type_name -> spillway.v1.Fingerprint
-	32, // 20: spillway.v1.Appended.source:type_name -> spillway.v1.SourcePartition
-	33, // 21: spillway.v1.Appended.range:type_name -> spillway.v1.OffsetRange
-	35, // 22: spillway.v1.Appended.status:type_name -> google.rpc.Status
-	32, // 23: spillway.v1.Refetch.source:type_name -> spillway.v1.SourcePartition
-	33, // 24: spillway.v1.Refetch.range:type_name -> spillway.v1.OffsetRange
-	31, // 25: spillway.v1.Refetch.known_records:type_name -> spillway.v1.Fingerprint
-	32, // 26: spillway.v1.FindOffset.source:type_name -> spillway.v1.SourcePartition
-	32, // 27: spillway.v1.SafeOffset.source:type_name -> spillway.v1.SourcePartition
-	15, // 28: spillway.v1.ConsumeRequest.open:type_name -> spillway.v1.ConsumeOpen
-	16, // 29: spillway.v1.ConsumeRequest.credit:type_name -> spillway.v1.Credit
-	17, // 30: spillway.v1.ConsumeRequest.ack:type_name -> spillway.v1.Ack
-	21, // 31: spillway.v1.ConsumeRequest.nack:type_name -> spillway.v1.Nack
-	22, // 32: spillway.v1.ConsumeRequest.extend:type_name -> spillway.v1.Extend
-	0,  // 33: spillway.v1.ConsumeOpen.ordering:type_name -> spillway.v1.Ordering
-	18, // 34: spillway.v1.Ack.leases:type_name -> spillway.v1.AckedLease
-	20, // 35: spillway.v1.Ack.state_changes:type_name -> spillway.v1.StateChange
-	33, // 36: spillway.v1.AckedLease.filtered:type_name -> spillway.v1.OffsetRange
-	19, // 37: spillway.v1.AckedLease.dead_letters:type_name -> spillway.v1.DeadLetter
-	33, // 38: spillway.v1.AckedLease.only:type_name -> spillway.v1.OffsetRange
-	36, // 39: spillway.v1.Nack.delay:type_name -> google.protobuf.Duration
-	24, // 40: spillway.v1.ConsumeResponse.opened:type_name -> spillway.v1.ConsumeOpened
-	25, // 41: spillway.v1.ConsumeResponse.lease:type_name -> spillway.v1.Lease
-	26, // 42: spillway.v1.ConsumeResponse.ack_result:type_name -> spillway.v1.AckResult
-	27, // 43: spillway.v1.ConsumeResponse.adopt:type_name -> spillway.v1.Adopt
-	29, // 44: spillway.v1.ConsumeResponse.revoked:type_name -> spillway.v1.Revoked
-	36, // 45: spillway.v1.ConsumeOpened.lease_duration:type_name -> google.protobuf.Duration
-	30, // 46: spillway.v1.Lease.batch:type_name -> spillway.v1.Batch
-	33, // 47: spillway.v1.Lease.settled:type_name -> spillway.v1.OffsetRange
-	35, // 48: spillway.v1.AckResult.status:type_name -> google.rpc.Status
-	28, // 49: spillway.v1.Adopt.entries:type_name -> spillway.v1.StateEntry
-	1,  // 50: spillway.v1.BufferService.Append:input_type -> spillway.v1.AppendRequest
-	14, // 51: spillway.v1.BufferService.Consume:input_type -> spillway.v1.ConsumeRequest
-	6,  // 52: spillway.v1.BufferService.Append:output_type -> spillway.v1.AppendResponse
-	23, // 53: spillway.v1.BufferService.Consume:output_type -> spillway.v1.ConsumeResponse
-	52, // [52:54] is the sub-list for method output_type
-	50, // [50:52] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	15, // 5: spillway.v1.AppendRequest.found_offset:type_name -> spillway.v1.FoundOffset
+	6,  // 6: spillway.v1.AppendRequest.caught_up:type_name -> spillway.v1.CaughtUp
+	7,  // 7: spillway.v1.AppendRequest.topics:type_name -> spillway.v1.SourceTopics
+	35, // 8: spillway.v1.AppendRequest.last_record:type_name -> spillway.v1.Fingerprint
+	36, // 9: spillway.v1.AssignPartition.source:type_name -> spillway.v1.SourcePartition
+	36, // 10: spillway.v1.RevokePartition.source:type_name -> spillway.v1.SourcePartition
+	36, // 11: spillway.v1.SettleRange.source:type_name -> spillway.v1.SourcePartition
+	37, // 12: spillway.v1.SettleRange.range:type_name -> spillway.v1.OffsetRange
+	38, // 13: spillway.v1.SettleRange.outcome:type_name -> spillway.v1.Outcome
+	36, // 14: spillway.v1.CaughtUp.source:type_name -> spillway.v1.SourcePartition
+	8,  // 15: spillway.v1.SourceTopics.topics:type_name -> spillway.v1.SourceTopic
+	10, // 16: spillway.v1.AppendResponse.opened:type_name -> spillway.v1.AppendOpened
+	11, // 17: spillway.v1.AppendResponse.assigned:type_name -> spillway.v1.PartitionAssigned
+	12, // 18: spillway.v1.AppendResponse.appended:type_name -> spillway.v1.Appended
+	16, // 19: spillway.v1.AppendResponse.safe:type_name -> spillway.v1.SafeOffset
+	13, // 20: spillway.v1.AppendResponse.refetch:type_name -> spillway.v1.Refetch
+	14, // 21: spillway.v1.AppendResponse.find_offset:type_name -> spillway.v1.FindOffset
+	36, // 22: spillway.v1.PartitionAssigned.source:type_name -> spillway.v1.SourcePartition
+	35, // 23: spillway.v1.PartitionAssigned.known_records:type_name -> spillway.v1.Fingerprint
+	36, // 24: spillway.v1.Appended.source:type_name -> spillway.v1.SourcePartition
+	37, // 25: spillway.v1.Appended.range:type_name -> spillway.v1.OffsetRange
+	39, // 26: spillway.v1.Appended.status:type_name -> google.rpc.Status
+	36, // 27: spillway.v1.Refetch.source:type_name -> spillway.v1.SourcePartition
+	37, // 28: spillway.v1.Refetch.range:type_name -> spillway.v1.OffsetRange
+	35, // 29: spillway.v1.Refetch.known_records:type_name -> spillway.v1.Fingerprint
+	36, // 30: spillway.v1.FindOffset.source:type_name -> spillway.v1.SourcePartition
+	36, // 31: spillway.v1.SafeOffset.source:type_name -> spillway.v1.SourcePartition
+	18, // 32: spillway.v1.ConsumeRequest.open:type_name -> spillway.v1.ConsumeOpen
+	19, // 33: spillway.v1.ConsumeRequest.credit:type_name -> spillway.v1.Credit
+	20, // 34: spillway.v1.ConsumeRequest.ack:type_name -> spillway.v1.Ack
+	24, // 35: spillway.v1.ConsumeRequest.nack:type_name -> spillway.v1.Nack
+	25, // 36: spillway.v1.ConsumeRequest.extend:type_name -> spillway.v1.Extend
+	0,  // 37: spillway.v1.ConsumeOpen.ordering:type_name -> spillway.v1.Ordering
+	21, // 38: spillway.v1.Ack.leases:type_name -> spillway.v1.AckedLease
+	23, // 39: spillway.v1.Ack.state_changes:type_name -> spillway.v1.StateChange
+	37, // 40: spillway.v1.AckedLease.filtered:type_name -> spillway.v1.OffsetRange
+	22, // 41: spillway.v1.AckedLease.dead_letters:type_name -> spillway.v1.DeadLetter
+	37, // 42: spillway.v1.AckedLease.only:type_name -> spillway.v1.OffsetRange
+	40, // 43: spillway.v1.Nack.delay:type_name -> google.protobuf.Duration
+	28, // 44: spillway.v1.ConsumeResponse.opened:type_name -> spillway.v1.ConsumeOpened
+	29, // 45: spillway.v1.ConsumeResponse.lease:type_name -> spillway.v1.Lease
+	30, // 46: spillway.v1.ConsumeResponse.ack_result:type_name -> spillway.v1.AckResult
+	31, // 47: spillway.v1.ConsumeResponse.adopt:type_name -> spillway.v1.Adopt
+	33, // 48: spillway.v1.ConsumeResponse.revoked:type_name -> spillway.v1.Revoked
+	27, // 49: spillway.v1.ConsumeResponse.watermark:type_name -> spillway.v1.Watermark
+	40, // 50: spillway.v1.ConsumeOpened.lease_duration:type_name -> google.protobuf.Duration
+	34, // 51: spillway.v1.Lease.batch:type_name -> spillway.v1.Batch
+	37, // 52: spillway.v1.Lease.settled:type_name -> spillway.v1.OffsetRange
+	39, // 53: spillway.v1.AckResult.status:type_name -> google.rpc.Status
+	32, // 54: spillway.v1.Adopt.entries:type_name -> spillway.v1.StateEntry
+	1,  // 55: spillway.v1.BufferService.Append:input_type -> spillway.v1.AppendRequest
+	17, // 56: spillway.v1.BufferService.Consume:input_type -> spillway.v1.ConsumeRequest
+	9,  // 57: spillway.v1.BufferService.Append:output_type -> spillway.v1.AppendResponse
+	26, // 58: spillway.v1.BufferService.Consume:output_type -> spillway.v1.ConsumeResponse
+	57, // [57:59] is the sub-list for method output_type
+	55, // [55:57] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_spillway_v1_buffer_proto_init() }
@@ -2475,8 +2810,10 @@ func file_spillway_v1_buffer_proto_init() {
 		(*AppendRequest_Batch)(nil),
 		(*AppendRequest_Settle)(nil),
 		(*AppendRequest_FoundOffset)(nil),
+		(*AppendRequest_CaughtUp)(nil),
+		(*AppendRequest_Topics)(nil),
 	}
-	file_spillway_v1_buffer_proto_msgTypes[5].OneofWrappers = []any{
+	file_spillway_v1_buffer_proto_msgTypes[8].OneofWrappers = []any{
 		(*AppendResponse_Opened)(nil),
 		(*AppendResponse_Assigned)(nil),
 		(*AppendResponse_Appended)(nil),
@@ -2484,20 +2821,21 @@ func file_spillway_v1_buffer_proto_init() {
 		(*AppendResponse_Refetch)(nil),
 		(*AppendResponse_FindOffset)(nil),
 	}
-	file_spillway_v1_buffer_proto_msgTypes[13].OneofWrappers = []any{
+	file_spillway_v1_buffer_proto_msgTypes[16].OneofWrappers = []any{
 		(*ConsumeRequest_Open)(nil),
 		(*ConsumeRequest_Credit)(nil),
 		(*ConsumeRequest_Ack)(nil),
 		(*ConsumeRequest_Nack)(nil),
 		(*ConsumeRequest_Extend)(nil),
 	}
-	file_spillway_v1_buffer_proto_msgTypes[19].OneofWrappers = []any{}
-	file_spillway_v1_buffer_proto_msgTypes[22].OneofWrappers = []any{
+	file_spillway_v1_buffer_proto_msgTypes[22].OneofWrappers = []any{}
+	file_spillway_v1_buffer_proto_msgTypes[25].OneofWrappers = []any{
 		(*ConsumeResponse_Opened)(nil),
 		(*ConsumeResponse_Lease)(nil),
 		(*ConsumeResponse_AckResult)(nil),
 		(*ConsumeResponse_Adopt)(nil),
 		(*ConsumeResponse_Revoked)(nil),
+		(*ConsumeResponse_Watermark)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2505,7 +2843,7 @@ func file_spillway_v1_buffer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spillway_v1_buffer_proto_rawDesc), len(file_spillway_v1_buffer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   29,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -102,6 +102,7 @@ type sessionState struct {
 	Subscription int64             `json:"sub"`
 	Consumer     string            `json:"consumer"`
 	State        map[string][]byte `json:"state"`
+	Holds        map[string]int64  `json:"holds,omitempty"` // StateChange.HoldsMs
 }
 
 func mustJSON(v any) []byte {
@@ -135,7 +136,7 @@ func (q *Queue) snapshot() []byte {
 	}
 	for _, id := range slices.Sorted(maps.Keys(q.sessions)) {
 		if x := q.sessions[id]; len(x.state) > 0 {
-			s.Sessions = append(s.Sessions, sessionState{ID: id, Subscription: x.sub.id, Consumer: x.Consumer, State: x.state})
+			s.Sessions = append(s.Sessions, sessionState{ID: id, Subscription: x.sub.id, Consumer: x.Consumer, State: x.state, Holds: x.holds})
 		}
 	}
 	return mustJSON(s)
@@ -209,6 +210,7 @@ func (q *Queue) restore(s *snapshot) {
 	for _, st := range s.Sessions {
 		if sub := byID[st.Subscription]; sub != nil {
 			q.sessions[st.ID] = q.newSession(st.ID, sub, st.Consumer, st.State)
+			maps.Copy(q.sessions[st.ID].holds, st.Holds)
 		}
 	}
 }
@@ -262,14 +264,19 @@ func (q *Queue) applyLocked(c *change) {
 		q.nextSession = max(q.nextSession, c.Session+1)
 	}
 	for _, st := range c.State {
+		delete(s.holds, st.Key)
 		if st.Value == nil {
 			delete(s.state, st.Key)
-		} else {
-			s.state[st.Key] = st.Value
+			continue
+		}
+		s.state[st.Key] = st.Value
+		if st.HoldsMs != 0 {
+			s.holds[st.Key] = st.HoldsMs
 		}
 	}
 	if dead := q.sessions[c.Adopt]; dead != nil {
 		maps.Copy(s.state, dead.state)
+		maps.Copy(s.holds, dead.holds)
 		delete(q.sessions, c.Adopt)
 	}
 }

@@ -121,7 +121,7 @@ func (m *model) ackSome(s *modelSession, n int) {
 		s.serial++
 		key := fmt.Sprintf("%d-%d", s.ID, s.serial)
 		a.put[key] = fmt.Sprint(m.nextAck)
-		changes = append(changes, StateChange{key, []byte(a.put[key])})
+		changes = append(changes, StateChange{Key: key, Value: []byte(a.put[key])})
 	}
 	for _, key := range slices.Sorted(maps.Keys(s.owned)) {
 		if m.rand.IntN(4) == 0 && len(s.acks) == 0 {
@@ -197,9 +197,34 @@ func (m *model) check() {
 			m.t.Fatalf("%s: safe fell from %d to %d", topic, m.safe[topic], a.Safe)
 		}
 		m.safe[topic] = a.Safe
+		m.checkWatermark(topic)
 		if a.Resume < a.Safe {
 			m.t.Fatalf("%s: resume %d below safe %d", topic, a.Resume, a.Safe)
 		}
+	}
+}
+
+// checkWatermark: no time is passed as long as a record of it is not settled.
+func (m *model) checkWatermark(topic string) {
+	m.q.mu.Lock()
+	defer m.q.mu.Unlock()
+	for _, sub := range m.q.subs {
+		if !sub.wants(topic) {
+			continue
+		}
+		w, at := m.q.watermarkLocked(sub), m.kafka[topic].First
+		if p := m.q.partitions[m.partition(topic)]; p != nil {
+			at = p.progress[sub].settled.Until(at)
+		}
+		for ; at < m.kafka[topic].Next; at++ {
+			if ms, ok := m.times[at]; ok {
+				if ms < w.Passed {
+					m.t.Fatalf("%s: %d is passed, but offset %d of %s has %d", sub.Name, w.Passed, at, topic, ms)
+				}
+				break
+			}
+		}
+		m.passed = max(m.passed, w.Passed)
 	}
 }
 

@@ -23,7 +23,9 @@ type model struct {
 	lost     Set               // by Kafka, of any topic: the topics do not overlap
 	watcher  *Watcher
 	requests []Refetch
-	acked    map[string]Set // by subscription: durable acks since its last seek; of any topic
+	acked    map[string]Set  // by subscription: durable acks since its last seek; of any topic
+	times    map[int64]int64 // by offset, of any topic: when the record came, in ms
+	passed   int64           // the latest time that was passed
 	sessions []*modelSession
 	nextAck  uint64
 	state    map[string]map[string]string // by subscription: key, value that must be owned by someone
@@ -88,7 +90,7 @@ func (m *model) assigned(topic string) Assigned {
 func newModel(t testing.TB, seed uint64) *model {
 	r := rand.New(rand.NewPCG(seed, 7))
 	m := &model{topics: []string{"a", "b"}, ordered: r.IntN(2) == 0, kafka: map[string]*Range{}, life: map[string]uint32{}, rand: r, first: map[string]int64{}, position: map[string]int64{},
-		safe: map[string]int64{}, acked: map[string]Set{}, state: map[string]map[string]string{}}
+		safe: map[string]int64{}, acked: map[string]Set{}, times: map[int64]int64{}, state: map[string]map[string]string{}}
 	m.harness = newHarness(modelTB{t},
 		SubscriptionConfig{Name: "one", Topics: []string{"*"}, Required: true},
 		SubscriptionConfig{Name: "two", Topics: []string{"*"}, Required: r.IntN(2) == 0, OnFull: OnFull(1 + r.IntN(3)), Limit: int64(r.IntN(2) * (100 + r.IntN(500)))},
@@ -105,7 +107,7 @@ func newModel(t testing.TB, seed uint64) *model {
 	for _, c := range m.cfg.Subscriptions {
 		m.state[c.Name] = map[string]string{}
 	}
-	m.watcher = m.q.Watch("k", "ingest")
+	m.connect()
 	return m
 }
 
@@ -121,11 +123,16 @@ func (m *model) step(kind string) {
 				m.tryAppend(topic, first, next, 0)
 			}
 		}
+	case "caught up":
+		if at := m.position[topic]; at == m.kafka[topic].Next {
+			m.q.CaughtUp(m.partition(topic), at, m.now.UnixMilli())
+		}
 	case "gap": // compacted away
 		if at := m.position[topic]; at == m.kafka[topic].Next {
 			next := at + 1 + int64(m.rand.IntN(10))
 			if m.settle(topic, Range{at, next}, Filtered, 0) {
-				m.position[topic], m.kafka[topic].Next = next, next
+				m.position[topic] = next
+				m.grow(m.kafka[topic], next)
 			}
 		}
 	case "write":
@@ -170,7 +177,7 @@ func (m *model) step(kind string) {
 		m.requests = m.requests[min(1, len(m.requests)):]
 	case "ingest reconnects":
 		m.watcher.Close()
-		m.watcher, m.requests = m.q.Watch("k", "ingest"), nil
+		m.connect()
 	case "retention":
 		k := m.kafka[topic]
 		was := k.First
@@ -245,6 +252,12 @@ func (m *model) write() {
 	m.harness.write()
 }
 
+// connect is what an ingest does first.
+func (m *model) connect() {
+	m.watcher, m.requests = m.q.Watch("k", "ingest"), nil
+	m.q.ListTopics("k", "source", map[string]int32{"a": 1, "b": 1})
+}
+
 // crash loses what was not written, acks included.
 func (m *model) crash() {
 	m.loseSessions()
@@ -255,7 +268,7 @@ func (m *model) crash() {
 	m.requests = nil
 	m.store.fail, m.store.full = nil, hasSpace
 	m.reopen()
-	m.watcher = m.q.Watch("k", "ingest")
+	m.connect()
 	for _, topic := range m.topics {
 		a := m.assigned(topic)
 		if !a.Known {
@@ -398,7 +411,14 @@ func (m *model) appendNext(topic string) {
 	next := at + 1 + int64(m.rand.IntN(40))
 	if m.tryAppend(topic, at, next, 0) {
 		m.position[topic] = next
-		k.Next = max(k.Next, next)
+		m.grow(k, next)
+	}
+}
+
+// grow adds what Kafka has up to next.
+func (m *model) grow(k *Range, next int64) {
+	for ; k.Next < next; k.Next++ {
+		m.times[k.Next] = m.now.UnixMilli()
 	}
 }
 
@@ -421,6 +441,10 @@ func (m *model) tryAppend(topic string, first, next int64, refetch uint64) bool 
 func (m *model) batch(topic string, first, next int64) Batch {
 	b := testBatch(topic, first, next)
 	b.Partition = m.partition(topic)
+	b.MaxTimestampMs = m.now.UnixMilli()
+	if ms, ok := m.times[next-1]; ok {
+		b.MaxTimestampMs = ms
+	}
 	b.Last = &Fingerprint{Offset: next - 1, CRC: uint32(next)}
 	return b
 }

@@ -23,6 +23,7 @@ func Open(cfg Config, openStore func(StoreOptions) (Store, error)) (*Queue, erro
 	}
 	q := &Queue{cfg: cfg, opened: cfg.Now(), partitions: make(map[Partition]*partition), newest: make(map[Partition]uint32), sessions: make(map[uint64]*Session),
 		watchers: make(map[*Watcher]struct{}), refetches: make(map[uint64]*refetch), finds: make(map[uint64]chan int64),
+		listed: make(map[reads]map[string]int32), empty: make(map[Partition]int64),
 		room: make(chan struct{}), kick: make(chan struct{}, 1), done: make(chan struct{})}
 	r := &recovery{q: q, homes: make(map[Partition]*partition)}
 	store, err := openStore(StoreOptions{
@@ -137,6 +138,7 @@ func (q *Queue) holdRecovered(pc *piece) {
 		own = parts[0]
 	}
 	pc.own = own
+	q.passLocked(pc.part, pc.batch.Next, pc.maxTimestampMs)
 	q.holdLocked(pc, true)
 }
 

@@ -68,6 +68,7 @@ type partition struct {
 	refetch  *refetch                    // what is asked for now
 	print    *Fingerprint                // of the newest record that was read; nil: unknown
 	prints   []Fingerprint               // those that are journaled, ascending
+	passes   passes                      // of the batches that were appended, and where it was at its end
 	printed  int64                       // when one was journaled, on the queue's clock
 	givingUp bool                        // a change that settles what is lost is being written
 }

@@ -80,6 +80,9 @@ type Queue struct {
 	closed                     error         // why the queue takes nothing more
 	room                       chan struct{} // closed and replaced when memory is freed
 	watchers                   map[*Watcher]struct{}
+	listed                     map[reads]map[string]int32 // what sources read: topics with their partitions
+	empty                      map[Partition]int64        // of what was never appended: when it was at its end, in ms since the Unix epoch
+	watermarkTold              int64                      // when, on clock
 
 	kick chan struct{} // has room for one: there is something to write
 	done chan struct{} // closed when the queue is closed
@@ -143,7 +146,7 @@ func (q *Queue) newSession(id uint64, sub *subscription, consumer string, state 
 	if state == nil {
 		state = make(map[string][]byte)
 	}
-	return &Session{ID: id, Consumer: consumer, q: q, sub: sub, leases: make(map[uint64]*lease), state: state, signal: make(chan struct{}, 1)}
+	return &Session{ID: id, Consumer: consumer, q: q, sub: sub, leases: make(map[uint64]*lease), state: state, holds: make(map[string]int64), signal: make(chan struct{}, 1)}
 }
 
 // partitionsLocked is all partitions in a stable order.
@@ -237,6 +240,7 @@ func (q *Queue) Append(ctx context.Context, b Batch, refetch uint64) (known bool
 	}
 	if refetch == 0 {
 		q.notePrintLocked(p, b.Last)
+		q.passLocked(p, b.Next, b.MaxTimestampMs)
 	}
 	q.refetchedLocked(p, refetch, b.Next)
 	q.raiseSafeLocked(p)

@@ -175,7 +175,7 @@ func TestAckIsAllOrNothing(t *testing.T) {
 	if len(again) != 1 || again[0].Batch.First != 10 || again[0].Attempt != 2 {
 		t.Fatalf("redelivered %+v, want [10,20) as attempt 2", again)
 	}
-	h.ack(s, 1, leases, StateChange{"k", []byte("v")})
+	h.ack(s, 1, leases, StateChange{Key: "k", Value: []byte("v")})
 	h.write()
 	events := drain(s)
 	if len(events) != 1 || events[0].Ack == nil || !errors.Is(events[0].Ack.Err, ErrLeaseGone) {
@@ -268,8 +268,8 @@ func TestOrderingHoldsAPartitionForOneSession(t *testing.T) {
 func TestSinkStateIsAdoptedOnDisk(t *testing.T) {
 	h := newHarness(t, all("s"))
 	a := h.session("s", false, 100)
-	h.ack(a, 1, nil, StateChange{"file", []byte("1")}, StateChange{"gone", []byte{}})
-	h.ack(a, 2, nil, StateChange{"file", []byte("2")}, StateChange{"gone", nil})
+	h.ack(a, 1, nil, StateChange{Key: "file", Value: []byte("1")}, StateChange{Key: "gone", Value: []byte{}})
+	h.ack(a, 2, nil, StateChange{Key: "file", Value: []byte("2")}, StateChange{Key: "gone"})
 	h.write()
 	h.reopen() // a is dead
 	b := h.session("s", false, 100)

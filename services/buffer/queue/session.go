@@ -28,8 +28,12 @@ type Session struct {
 	credit   int64
 	leases   map[uint64]*lease
 	state    map[string][]byte
-	acking   int // acks being made durable
+	holds    map[string]int64 // StateChange.HoldsMs of entries of state
+	acking   int              // acks being made durable
 	openedAt time.Time
+
+	watermarks bool // it wants to be told
+	told       Watermark
 
 	events []Event
 	signal chan struct{} // has room for one: events are there, or the session is dead
@@ -37,10 +41,11 @@ type Session struct {
 
 // Event is something to tell the delivery; exactly one field is set.
 type Event struct {
-	Lease   *Lease
-	Ack     *AckResult
-	Adopt   *Adoption
-	Revoked []uint64
+	Lease     *Lease
+	Ack       *AckResult
+	Adopt     *Adoption
+	Revoked   []uint64
+	Watermark *Watermark
 }
 
 // Lease is a batch on loan. Load fetches the payload.
@@ -95,6 +100,8 @@ type DeadLetter struct {
 type StateChange struct {
 	Key   string `json:"k"`
 	Value []byte `json:"v"` // null deletes
+	// HoldsMs keeps Watermark.Complete below it while the entry is there; 0 does not.
+	HoldsMs int64 `json:"holds,omitempty"`
 }
 
 // Events waits until there is something to tell, and returns all of it.

@@ -259,4 +259,5 @@ func (q *Queue) expire() {
 		q.dispatchLocked(sub)
 	}
 	q.refetchLocked()
+	q.tellWatermarksLocked()
 }

@@ -42,6 +42,8 @@ type Fetched struct {
 	// End is the offset after the last record that may be read: beyond it are none, or, unless the
 	// request was for uncommitted records, ones of transactions that are not decided.
 	End int64
+	// HighWatermark is the offset after the last record, also of undecided transactions.
+	HighWatermark int64
 
 	refused  error // by the broker
 	position int64
@@ -178,7 +180,8 @@ func (f *Fetched) parse(b []byte, version int16) (correlation int32, err error) 
 	}
 	r.int32()
 	code = kafka.Error(r.int16())
-	f.End = r.int64()
+	f.HighWatermark = r.int64()
+	f.End = f.HighWatermark
 	if stable := r.int64(); stable >= 0 {
 		f.End = min(f.End, stable)
 	}

@@ -1,0 +1,166 @@
+package queue
+
+import (
+	"math"
+	"time"
+)
+
+// How far the time of records has come, for those who do something once a time is over. Nothing of it is stored but
+// what sink state holds back: after a restart the ingests tell anew what they read and where they are at its end.
+
+const (
+	// passStep is how close the noted passes of a partition are to each other.
+	passStep = time.Second
+	// maxPasses is how many are noted of a partition.
+	maxPasses = 256
+	// watermarkInterval is how often it is told that time went on.
+	watermarkInterval = time.Second
+	// listPatience is how long after Open partitions count that no source says it reads: it may be about to say it.
+	listPatience = time.Minute
+)
+
+// Watermark is a time that all partitions have passed, in ms since the Unix epoch. Complete is below what entries of
+// sink state hold back.
+type Watermark struct{ Passed, Complete int64 }
+
+// pass says that who has settled all before an offset has passed a time, in ms since the Unix epoch.
+type pass struct{ next, ms int64 }
+
+// passes are ascending in both.
+type passes []pass
+
+// add notes a pass. What it leaves out only makes the others later.
+func (ps *passes) add(next, ms int64) {
+	list := *ps
+	n := len(list)
+	switch {
+	case n > 0 && (next < list[n-1].next || ms <= list[n-1].ms):
+	case n > 0 && next == list[n-1].next, n > 1 && ms-list[n-2].ms < passStep.Milliseconds():
+		list[n-1] = pass{next, ms}
+	case n == maxPasses:
+		kept := list[:0]
+		for i, p := range list {
+			if i%2 == 1 {
+				kept = append(kept, p)
+			}
+		}
+		*ps = append(kept, pass{next, ms})
+	default:
+		*ps = append(list, pass{next, ms})
+	}
+}
+
+// until is the time passed by who has settled all before an offset; 0 when that is not known.
+func (ps passes) until(offset int64) int64 {
+	for i := len(ps) - 1; i >= 0; i-- {
+		if ps[i].next <= offset {
+			return ps[i].ms
+		}
+	}
+	return 0
+}
+
+// passLocked notes how far time has come before an offset. The time of a record may be a wrong one, but not one to come.
+func (q *Queue) passLocked(p *partition, next, ms int64) {
+	p.passes.add(next, min(ms, q.cfg.Now().UnixMilli()))
+}
+
+// CaughtUp notes that a partition ended at an offset at a time, in ms since the Unix epoch.
+func (q *Queue) CaughtUp(id Partition, offset, ms int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if p := q.partitions[id]; p != nil {
+		q.passLocked(p, offset, ms)
+		return
+	}
+	if newest := q.newest[id.topic()]; id.Incarnation > newest { // created again, and without records so far
+		id.Incarnation = newest
+		if p := q.partitions[id]; p != nil {
+			q.passLocked(p, p.appended, ms)
+		}
+		return
+	}
+	q.empty[id] = max(q.empty[id], min(ms, q.cfg.Now().UnixMilli()))
+}
+
+// reads names a source of the configuration.
+type reads struct{ cluster, source string }
+
+// ListTopics notes all topics that a source reads, with their numbers of partitions.
+func (q *Queue) ListTopics(cluster, source string, topics map[string]int32) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.listed[reads{cluster, source}] = topics
+}
+
+// watermarkLocked looks at all partitions that the subscription wants: those that sources read, and others where
+// something is pending.
+func (q *Queue) watermarkLocked(sub *subscription) Watermark {
+	passed, any := int64(math.MaxInt64), false
+	note := func(ms int64) { passed, any = min(passed, ms), true }
+	listed := make(map[Partition]bool)
+	for r, topics := range q.listed {
+		for name, partitions := range topics {
+			if !sub.wants(name) {
+				continue
+			}
+			for n := range partitions {
+				id := Partition{Cluster: r.cluster, Topic: name, Number: n}
+				id.Incarnation = q.newest[id]
+				listed[id] = true
+				if q.partitions[id] == nil {
+					note(q.empty[id])
+				}
+			}
+		}
+	}
+	patient := q.clock() < int64(listPatience)
+	for _, g := range sub.progress {
+		p := g.part
+		if over := g.settled.Floor >= p.appended && (!patient || q.supersededLocked(p)); !over || listed[p.id] {
+			note(p.passes.until(g.settled.Floor))
+		}
+	}
+	if !any || passed == 0 {
+		return Watermark{}
+	}
+	w := Watermark{Passed: passed, Complete: passed}
+	for _, s := range q.sessions {
+		if s.sub == sub {
+			for _, ms := range s.holds {
+				w.Complete = min(w.Complete, ms-1)
+			}
+		}
+	}
+	return w
+}
+
+// tellWatermarksLocked tells the sessions that want to know how far time has come.
+func (q *Queue) tellWatermarksLocked() {
+	if now := q.clock(); now-q.watermarkTold >= int64(watermarkInterval) {
+		q.watermarkTold = now
+		for _, sub := range q.subs {
+			var w Watermark
+			for _, s := range sub.sessions {
+				if !s.watermarks {
+					continue
+				}
+				if w == (Watermark{}) {
+					w = q.watermarkLocked(sub)
+				}
+				if w.Passed > s.told.Passed || w.Complete > s.told.Complete {
+					s.told = Watermark{max(w.Passed, s.told.Passed), max(w.Complete, s.told.Complete)}
+					told := s.told
+					s.tellLocked(Event{Watermark: &told})
+				}
+			}
+		}
+	}
+}
+
+// WantWatermarks has the session told, by Events, how far time has come.
+func (s *Session) WantWatermarks() {
+	s.q.mu.Lock()
+	defer s.q.mu.Unlock()
+	s.watermarks = true
+}
