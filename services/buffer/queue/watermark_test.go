@@ -75,9 +75,11 @@ func TestWatermarkFollowsTheSlowestPartition(t *testing.T) {
 	h.write()
 
 	// After a restart nothing is known, and nothing is passed until all have told.
+	h.cfg.LeaseDuration = time.Hour
 	h.reopen()
 	s = h.session("hdfs", false, 1000)
 	s.WantWatermarks()
+	leases = leasesOf(drain(s))
 	expect("nobody told anything", 0)
 	h.q.ListTopics("k", "logs", map[string]int32{"a": 1, "b": 1})
 	h.q.CaughtUp(testPartition("a"), 20, start+1000)
@@ -86,7 +88,7 @@ func TestWatermarkFollowsTheSlowestPartition(t *testing.T) {
 	h.pass(listPatience)
 	h.q.CaughtUp(testPartition("empty"), 1, start+9000)
 	expect("a record of a topic that is not read any more is pending", 0)
-	h.ack(s, 3, leasesOf(drain(s)))
+	h.ack(s, 3, leases)
 	expect("but a topic that is not read any more is", start+1000)
 }
 
