@@ -23,6 +23,7 @@ type sessionConfig struct {
 	consumer     string
 	ordering     spillwayv1.Ordering
 	memory       int64 // bound of granted credit and held payload bytes, but for one batch over it
+	watermarks   bool
 	paused       bool
 	acked        func() // called for every accepted ack; may be nil
 }
@@ -48,8 +49,9 @@ type session struct {
 	wake   chan struct{} // has room for one: there is something for run to do
 	lost   chan struct{} // closed when the stream has ended, for whatever reason
 
-	leases    chan *Lease // run sends and closes
-	adoptions chan *Adoption
+	leases     chan *Lease // run sends and closes
+	adoptions  chan *Adoption
+	watermarks chan Watermark
 
 	mu        sync.Mutex
 	err       error // why the stream ended
@@ -59,6 +61,7 @@ type session struct {
 	held      map[uint64]*Lease // leased and neither settled, given back nor revoked
 	waiting   []*Lease          // those of held that the sink has not taken, in the buffer's order
 	inherited []*Adoption       // not handed out yet
+	watermark *Watermark        // the newest, when it was not handed out yet
 	outbox    []*spillwayv1.ConsumeRequest
 	acks      map[uint64]*pendingAck
 	lastAck   uint64
@@ -91,7 +94,7 @@ func openSession(ctx context.Context, client spillwayv1.BufferServiceClient, cfg
 		memory: cfg.memory, duration: opened.LeaseDuration.AsDuration(), zstd: decoder,
 		stream: stream, cancel: cancel, paused: cfg.paused, acked: cfg.acked,
 		wake: make(chan struct{}, 1), lost: make(chan struct{}),
-		leases: make(chan *Lease), adoptions: make(chan *Adoption),
+		leases: make(chan *Lease), adoptions: make(chan *Adoption), watermarks: make(chan Watermark),
 		held: make(map[uint64]*Lease), acks: make(map[uint64]*pendingAck),
 	}
 	s.wg.Go(s.receive)
@@ -121,7 +124,7 @@ func shakeHands(ctx context.Context, client spillwayv1.BufferServiceClient, cfg 
 	}
 	// The reason of a failed Send is what Recv returns.
 	_ = stream.Send(&spillwayv1.ConsumeRequest{Message: &spillwayv1.ConsumeRequest_Open{Open: &spillwayv1.ConsumeOpen{
-		Subscription: cfg.subscription, Consumer: cfg.consumer, Ordering: cfg.ordering}}})
+		Subscription: cfg.subscription, Consumer: cfg.consumer, Ordering: cfg.ordering, Watermarks: cfg.watermarks}}})
 	m, err := stream.Recv()
 	if err != nil {
 		return nil, nil, err
@@ -141,6 +144,9 @@ func (s *session) Leases() <-chan *Lease { return s.leases }
 
 // Adoptions implements Session.
 func (s *session) Adoptions() <-chan *Adoption { return s.adoptions }
+
+// Watermarks implements Session.
+func (s *session) Watermarks() <-chan Watermark { return s.watermarks }
 
 // Err implements Session.
 func (s *session) Err() error {
@@ -240,7 +246,7 @@ func (a *Ack) message(id uint64) *spillwayv1.Ack {
 		m.Leases = append(m.Leases, al)
 	}
 	for _, c := range a.State {
-		m.StateChanges = append(m.StateChanges, &spillwayv1.StateChange{Key: c.Key, Value: c.Value})
+		m.StateChanges = append(m.StateChanges, &spillwayv1.StateChange{Key: c.Key, Value: c.Value, HoldsMs: c.HoldsMs})
 	}
 	return m
 }

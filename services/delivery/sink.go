@@ -48,6 +48,21 @@ type Prober interface {
 	Probe(ctx context.Context) error
 }
 
+// Timed is a Sink that may want to know how far the time of records has come.
+type Timed interface {
+	// WantsWatermarks says whether Session.Watermarks is to yield any.
+	WantsWatermarks() bool
+}
+
+// Watermark is how far the time of the subscription's records has come, in ms since the Unix epoch.
+type Watermark struct {
+	// PassedMs is what all source partitions have passed. Records with an earlier timestamp are settled, but for those
+	// that come late.
+	PassedMs int64
+	// CompleteMs is the same, but below StateChange.HoldsMs of each entry of sink state of any session.
+	CompleteMs int64
+}
+
 // Troubled is a Sink that retries on its own and can say what it is up against.
 type Troubled interface {
 	// Trouble is why deliveries fail now; nil when they do not. It may be called at any time.
@@ -64,6 +79,8 @@ type Session interface {
 	Leases() <-chan *Lease
 	// Adoptions yields the sink state of dead sessions, which the sink now owns. Never closed.
 	Adoptions() <-chan *Adoption
+	// Watermarks yields the newest watermark, at most once a second, to a Timed sink. Never closed.
+	Watermarks() <-chan Watermark
 	// Ack settles leases and changes sink state in one durable write, and returns after it:
 	// nil, ErrRefused, ErrSessionLost or ctx's error.
 	Ack(ctx context.Context, ack *Ack) error
@@ -171,6 +188,8 @@ type DeadLetter struct {
 type StateChange struct {
 	Key   string
 	Value []byte
+	// HoldsMs keeps Watermark.CompleteMs below it while the entry is there; 0 does not.
+	HoldsMs int64
 }
 
 // Adoption is the sink state of a dead session.

@@ -103,6 +103,9 @@ func New(name string, cfg *config.Delivery, buffers []string, sink Sink, deps De
 		destination: backoff.NewTrouble(log, "the destination fails"),
 		reason:      "not started",
 	}
+	if timed, ok := sink.(Timed); ok {
+		s.cfg.watermarks = timed.WantsWatermarks()
+	}
 	s.cfg.acked = s.destination.Over
 	if err := s.counters.register(deps.Registerer, name, s.held); err != nil {
 		return nil, err

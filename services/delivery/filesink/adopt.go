@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -93,8 +94,14 @@ func (a *adopter) busy() bool {
 // adopt takes over the files of a dead session.
 func (a *adopter) adopt(adoption *delivery.Adoption) {
 	log := a.v.sink.log.With("dead_session", adoption.SessionID)
-	log.Info("adopting files", "files", len(adoption.Entries))
+	log.Info("adopting files", "entries", len(adoption.Entries))
 	for _, s := range adoption.Entries {
+		if strings.HasPrefix(s.Key, successPrefix) {
+			if err := a.v.marks.adopt(s.Value); err != nil {
+				log.Error("cannot adopt a directory; its entry is kept", "key", s.Key, "error", err)
+			}
+			continue
+		}
 		e, err := decodeEntry(s.Value)
 		if err != nil {
 			log.Error("cannot adopt a file; its entry is kept", "key", s.Key, "error", err)

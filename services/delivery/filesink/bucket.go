@@ -15,6 +15,8 @@ type bucket struct {
 	dir, prefix string
 	file        *file // nil when the next record begins one
 	denied      error // what the file system said last, when it was ErrDenied
+	dueMs       int64 // when dir is to be marked, by the time of records, since 1970; 0: never
+	late        bool  // records came after that
 
 	// broken counts its files that wait for recovery. It is the adopter's, under its lock.
 	broken int
@@ -50,6 +52,8 @@ type entry struct {
 	Final     string `json:"final"`     // path it will have
 	Committed int64  `json:"committed"` // bytes of it that are acked; what lies beyond does not count
 	Records   int64  `json:"records"`   // records in these
+	// DueMs is until when the buffer's complete time waits for the file; 0 for not at all.
+	DueMs int64 `json:"due,omitempty"`
 	// Aliases are the paths its adopters renamed it to, or were about to, newest first.
 	Aliases []string `json:"aliases,omitempty"`
 }

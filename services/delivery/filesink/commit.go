@@ -67,7 +67,7 @@ func (v *serving) start(ctx context.Context, now time.Time) bool {
 	v.leases, v.rolls, v.collected, v.dirty = nil, nil, 0, 0
 	for _, f := range v.files {
 		s := &share{file: f, chunk: f.chunk, records: f.count, raw: int64(len(f.chunk.Data))}
-		s.roll = f.full || v.draining || v.sink.format.Whole() || f.rollDue(&v.sink.cfg.Roll, now) || requested(c.rolls, f)
+		s.roll = f.full || v.draining || v.sink.format.Whole() || v.rollDue(f, now) || requested(c.rolls, f)
 		f.chunk, f.count = serializer.Chunk{}, 0
 		if s.roll && f.bucket.file == f {
 			f.bucket.file = nil // what is collected meanwhile goes to the next
@@ -101,12 +101,20 @@ func (v *serving) run(ctx context.Context, c *commit) {
 	v.rename(ctx, c, func(s *share) bool { return s.raw == 0 })
 	ack := &delivery.Ack{State: deletions(c.shares, nil)}
 	var begun []*file
+	var dirs []*completion // of theirs that have no entry
 	for _, s := range c.shares {
 		if f := s.file; s.raw > 0 && s.err == nil && !f.stored {
 			if c.fatal = put(ack, f.key, &f.entry); c.fatal != nil {
 				return
 			}
 			begun = append(begun, f)
+			dir, change, err := v.marks.begin(f)
+			if c.fatal = err; err != nil {
+				return
+			}
+			if dir != nil {
+				dirs, ack.State = append(dirs, dir), append(ack.State, *change)
+			}
 		}
 	}
 	if c.fatal = v.ack(ctx, ack); c.fatal != nil {
@@ -114,6 +122,9 @@ func (v *serving) run(ctx context.Context, c *commit) {
 	}
 	for _, f := range begun {
 		f.stored, f.begun = true, c.began
+	}
+	for _, dir := range dirs {
+		v.marks.add(dir)
 	}
 	gone := deleted(c.shares)
 	failpoint.At(failpoint.CommitPut)
@@ -231,7 +242,7 @@ func (v *serving) giveUp(f *file) {
 		v.drop(f)
 		return
 	}
-	f.key, f.entry = v.names.begin(f.bucket, v.number.Add(1))
+	v.begin(f)
 	f.stored = false
 	f.bytes, f.records = int64(len(f.chunk.Data)), f.count
 }
@@ -296,6 +307,6 @@ func put(ack *delivery.Ack, key string, e *entry) error {
 	if err != nil {
 		return err
 	}
-	ack.State = append(ack.State, delivery.StateChange{Key: key, Value: value})
+	ack.State = append(ack.State, delivery.StateChange{Key: key, Value: value, HoldsMs: e.DueMs})
 	return nil
 }

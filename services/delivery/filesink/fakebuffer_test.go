@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"testing"
@@ -23,6 +24,7 @@ type fakeBuffer struct {
 	leases      uint64
 	batches     []*fakeBatch
 	orphans     map[uint64]map[string][]byte // state of dead sessions
+	holds       map[string]int64             // StateChange.HoldsMs of all of it
 	live        *fakeSession
 	deadLetters []delivery.DeadLetter
 	nacks       int
@@ -45,6 +47,7 @@ type fakeBatch struct {
 	source      *spillwayv1.SourcePartition
 	first, next int64
 	count       int
+	ms          int64 // of its first record
 	payload     []byte
 	settled     bool
 	parts       []*spillwayv1.OffsetRange // that are settled, ascending
@@ -57,20 +60,21 @@ const nackDelay = 10 * time.Millisecond
 
 // fakeSession is a delivery.Session.
 type fakeSession struct {
-	b         *fakeBuffer
-	id        uint64
-	leases    chan *delivery.Lease
-	adoptions chan *delivery.Adoption
-	changed   chan struct{} // has room for one
-	lost      chan struct{}
-	drained   chan struct{}
-	ended     chan struct{} // the pump has
-	state     map[string][]byte
-	err       error // under b.mu
+	b          *fakeBuffer
+	id         uint64
+	leases     chan *delivery.Lease
+	adoptions  chan *delivery.Adoption
+	watermarks chan delivery.Watermark // has room for one
+	changed    chan struct{}           // has room for one
+	lost       chan struct{}
+	drained    chan struct{}
+	ended      chan struct{} // the pump has
+	state      map[string][]byte
+	err        error // under b.mu
 }
 
 func newFakeBuffer() *fakeBuffer {
-	return &fakeBuffer{sessions: 1000, orphans: make(map[uint64]map[string][]byte)}
+	return &fakeBuffer{sessions: 1000, orphans: make(map[uint64]map[string][]byte), holds: make(map[string]int64)}
 }
 
 // open begins a session, which inherits the state of the dead ones.
@@ -78,7 +82,7 @@ func (b *fakeBuffer) open() *fakeSession {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.sessions++
-	s := &fakeSession{b: b, id: b.sessions, leases: make(chan *delivery.Lease), adoptions: make(chan *delivery.Adoption, len(b.orphans)),
+	s := &fakeSession{b: b, id: b.sessions, leases: make(chan *delivery.Lease), adoptions: make(chan *delivery.Adoption, len(b.orphans)), watermarks: make(chan delivery.Watermark, 1),
 		changed: make(chan struct{}, 1), lost: make(chan struct{}), drained: make(chan struct{}), ended: make(chan struct{}), state: make(map[string][]byte)}
 	for _, id := range slices.Sorted(maps.Keys(b.orphans)) {
 		a := &delivery.Adoption{SessionID: id}
@@ -90,6 +94,7 @@ func (b *fakeBuffer) open() *fakeSession {
 	}
 	clear(b.orphans)
 	b.live = s
+	b.watermarkLocked()
 	go s.pump()
 	return s
 }
@@ -102,6 +107,7 @@ func (b *fakeBuffer) add(source *spillwayv1.SourcePartition, first int64, record
 		payload = recordbatch.AppendRecord(payload, &records[i])
 	}
 	b.addPayload(source, first, first+int64(len(records)), len(records), payload)
+	b.batches[len(b.batches)-1].ms = records[0].TimestampMs
 }
 
 func (b *fakeBuffer) addPayload(source *spillwayv1.SourcePartition, first, next int64, count int, payload []byte) {
@@ -118,6 +124,25 @@ func (b *fakeBuffer) tellLocked() {
 		default:
 		}
 	}
+}
+
+// watermarkLocked tells the session how far the time of records has come.
+func (b *fakeBuffer) watermarkLocked() {
+	w := delivery.Watermark{PassedMs: math.MaxInt64}
+	for _, x := range b.batches {
+		if !x.settled {
+			w.PassedMs = min(w.PassedMs, x.ms)
+		}
+	}
+	w.CompleteMs = w.PassedMs
+	for _, ms := range b.holds {
+		w.CompleteMs = min(w.CompleteMs, ms-1)
+	}
+	select {
+	case <-b.live.watermarks:
+	default:
+	}
+	b.live.watermarks <- w
 }
 
 func (b *fakeBuffer) unsettled() int {
@@ -209,6 +234,8 @@ func (s *fakeSession) ID() uint64                           { return s.id }
 func (s *fakeSession) Leases() <-chan *delivery.Lease       { return s.leases }
 func (s *fakeSession) Adoptions() <-chan *delivery.Adoption { return s.adoptions }
 
+func (s *fakeSession) Watermarks() <-chan delivery.Watermark { return s.watermarks }
+
 func (s *fakeSession) Err() error {
 	s.b.mu.Lock()
 	defer s.b.mu.Unlock()
@@ -258,12 +285,17 @@ func (s *fakeSession) Ack(ctx context.Context, ack *delivery.Ack) error {
 		x.settled, x.lease = true, nil
 	}
 	for _, c := range ack.State {
+		delete(b.holds, c.Key)
+		if c.HoldsMs != 0 {
+			b.holds[c.Key] = c.HoldsMs
+		}
 		if c.Value == nil {
 			delete(s.state, c.Key)
 		} else {
 			s.state[c.Key] = c.Value
 		}
 	}
+	b.watermarkLocked()
 	if decided == lostAfter {
 		s.loseLocked()
 		return s.err

@@ -32,6 +32,7 @@ type serving struct {
 	names   names
 	number  atomic.Uint64 // of the last name made
 	adopter *adopter
+	marks   *completer
 	wg      sync.WaitGroup // of the commit and of the wait for the file system
 
 	requests chan *rollRequest
@@ -57,6 +58,7 @@ type serving struct {
 
 	rolls     []*rollRequest
 	nextRoll  time.Time // zero: never
+	passedMs  int64     // how far the time of records has come, since 1970; 0: unknown
 	draining  bool
 	committed chan *commit  // has room for one
 	running   bool          // a commit is
@@ -82,7 +84,7 @@ func newServing(s *Sink, session delivery.Session) *serving {
 		committed: make(chan *commit, 1), usable: make(chan struct{}, 1),
 		backoff: backoff.Backoff{Initial: 200 * time.Millisecond, Max: 10 * time.Second},
 	}
-	v.adopter = newAdopter(v)
+	v.adopter, v.marks = newAdopter(v), newCompleter(v)
 	return v
 }
 
@@ -126,6 +128,13 @@ func (v *serving) loop(ctx context.Context) error {
 		case <-v.usable:
 			v.blocked = false
 			v.adopter.hurry()
+			v.marks.hurry()
+		case w := <-v.session.Watermarks():
+			v.passedMs = w.PassedMs
+			if !v.running {
+				v.nextRoll = v.soonestRoll()
+			}
+			v.marks.passed(w.CompleteMs)
 		case r := <-v.requests:
 			v.rolls = append(v.rolls, r)
 		}
@@ -223,7 +232,7 @@ func (v *serving) add(h *heldLease, offset int64, r *recordbatch.Record) {
 	f := b.file
 	if f == nil {
 		f = &file{bucket: b, sync: serializer.NewSync()}
-		f.key, f.entry = v.names.begin(b, v.number.Add(1))
+		v.begin(f)
 		b.file = f
 		v.files = append(v.files, f)
 	}
@@ -246,6 +255,19 @@ func (v *serving) add(h *heldLease, offset int64, r *recordbatch.Record) {
 	}
 }
 
+// begin gives f the name and entry of a new file of its bucket.
+func (v *serving) begin(f *file) {
+	b := f.bucket
+	f.key, f.entry = v.names.begin(b, v.number.Add(1))
+	switch {
+	case b.dueMs > v.passedMs:
+		f.entry.DueMs = b.dueMs
+	case b.dueMs > 0 && !b.late:
+		b.late = true
+		v.sink.log.Warn("records came later than success_after allows for; they are written, but their directory may be taken for complete", "path", b.dir)
+	}
+}
+
 // bucketOf is the bucket of a record. Records mostly come with the same key as the one before.
 func (v *serving) bucketOf(it item) *bucket {
 	layout := v.sink.layout
@@ -262,6 +284,9 @@ func (v *serving) bucketOf(it item) *bucket {
 		place := dir + "\x00" + prefix
 		if b = v.buckets[place]; b == nil {
 			b = &bucket{dir: dir, prefix: prefix}
+			if layout.successMs > 0 {
+				b.dueMs = layout.timeOver(it.ms) + layout.successMs
+			}
 			v.buckets[place] = b
 		}
 		v.cached[string(v.key)] = b

@@ -86,6 +86,28 @@ func (c *chaos) intN(n int) int {
 	return c.rand.IntN(n)
 }
 
+// marked checks a directory when it gets its _SUCCESS: all of its records are in final files.
+func marked(t *testing.T, root, path string, want map[string]string) {
+	dir := strings.TrimSuffix(path, "_SUCCESS")
+	missing := make(map[string]bool)
+	for value, bucket := range want {
+		if strings.HasPrefix(bucket, dir) {
+			missing[value] = true
+		}
+	}
+	n := len(missing)
+	for p, content := range finals(t, root) {
+		if strings.HasPrefix(p, dir) {
+			for line := range strings.Lines(plain(t, p, content)) {
+				delete(missing, strings.TrimSuffix(line, "\n"))
+			}
+		}
+	}
+	if len(missing) > 0 || n == 0 {
+		t.Errorf("%s is marked with %d of its %d records in final files", dir, n-len(missing), n)
+	}
+}
+
 // TestModel delivers records while the file system fails, acks are refused, sessions are lost and
 // processes die; some that lost their session go on for a while. In the end every record is in one
 // final file of its bucket, once.
@@ -126,6 +148,12 @@ func runModel(t *testing.T, root string, seed uint64) {
 		cfg.Roll.Idle = max(cfg.Roll.Idle, 5*time.Millisecond)
 	}
 
+	marks := seed%4 == 1
+	if marks {
+		cfg.Path += "/%Y-%m-%d/%H"
+		cfg.SuccessAfter = time.Millisecond
+	}
+
 	want := make(map[string]string) // record → bucket
 	for n := range 60 {
 		source := &spillwayv1.SourcePartition{Cluster: "c", Topic: fmt.Sprintf("t%d", n%2), Partition: int32(n % 3)}
@@ -135,6 +163,10 @@ func runModel(t *testing.T, root string, seed uint64) {
 			value, kind := fmt.Sprintf("%s-%d-%d", source.Topic, source.Partition, first+int64(i)), fmt.Sprintf("k%d", c.intN(3))
 			records[i] = recordbatch.Record{TimestampMs: int64(c.intN(2)) * 3_600_000, Value: []byte(value), Headers: []recordbatch.Header{{Name: []byte("kind"), Value: []byte(kind)}}}
 			want[value] = fmt.Sprintf("/out/%s/%s/%02d.", source.Topic, kind, records[i].TimestampMs/3_600_000)
+			if marks {
+				records[i].TimestampMs = int64(n/10) * 3_600_001
+				want[value] = fmt.Sprintf("/out/%s/%s/1970-01-01/%02d/%02d.", source.Topic, kind, n/10, n/10)
+			}
 		}
 		b.add(source, first, records...)
 	}
@@ -150,12 +182,20 @@ func runModel(t *testing.T, root string, seed uint64) {
 		}
 		if sink == nil {
 			dead = new(atomic.Bool)
-			sink = newSink(t, cfg, &fstest.Faulty{FS: disk, Decide: c.fault(dead)})
+			fault := c.fault(dead)
+			sink = newSink(t, cfg, &fstest.Faulty{FS: disk, Decide: func(op, path string) fstest.Fault {
+				decided := fault(op, path)
+				if strings.HasSuffix(path, "/_SUCCESS") && decided != fstest.Before && decided != fstest.Denied {
+					marked(t, root, path, want)
+				}
+				return decided
+			}})
 		}
 		session := b.open()
 		wait := serve(t, sink, session)
 		switch end := c.intN(4); {
 		case round >= 25:
+			time.Sleep(50 * time.Millisecond)
 			settleAll(t, b, session)
 			if err := wait(); err != nil && session.Err() == nil {
 				t.Fatalf("Serve: %v", err)
@@ -190,6 +230,12 @@ func runModel(t *testing.T, root string, seed uint64) {
 		_ = wait()
 	}
 	check(t, root, want)
+	all := allFiles(t, root)
+	for value, bucket := range want {
+		if _, there := all[bucket[:strings.LastIndexByte(bucket, '/')]+"/_SUCCESS"]; there != marks {
+			t.Errorf("the directory of %s in %s is marked: %v", value, bucket, there)
+		}
+	}
 	t.Logf("seed %d: %d sessions, %d nacks, %d partial acks, %d records", seed, b.sessions-1000, b.nacks, b.partial, len(want))
 }
 
@@ -201,13 +247,7 @@ func check(t *testing.T, root string, want map[string]string) {
 		if content == "" {
 			t.Errorf("%s is final and empty", p)
 		}
-		if strings.HasSuffix(p, ".gz") {
-			content = gunzip(t, p, content)
-		}
-		if strings.HasPrefix(content, "PAR1") {
-			content = parquetValues(t, p, content)
-		}
-		for line := range strings.Lines(content) {
+		for line := range strings.Lines(plain(t, p, content)) {
 			value := strings.TrimSuffix(line, "\n")
 			switch bucket, known := want[value]; {
 			case !known:
@@ -225,6 +265,18 @@ func check(t *testing.T, root string, want map[string]string) {
 			t.Errorf("record %s is lost", value)
 		}
 	}
+}
+
+// plain is the values in a file as lines.
+func plain(t *testing.T, p, content string) string {
+	t.Helper()
+	if strings.HasSuffix(p, ".gz") {
+		content = gunzip(t, p, content)
+	}
+	if strings.HasPrefix(content, "PAR1") {
+		content = parquetValues(t, p, content)
+	}
+	return content
 }
 
 // gunzip reads all members of a file.
@@ -263,7 +315,7 @@ func finals(t *testing.T, root string) map[string]string {
 	t.Helper()
 	files := make(map[string]string)
 	for p, content := range allFiles(t, root) {
-		if !strings.HasSuffix(p, ".tmp") && !strings.Contains(p, "/.spillway-probe") {
+		if !strings.HasSuffix(p, ".tmp") && !strings.HasSuffix(p, "/_SUCCESS") && !strings.Contains(p, "/.spillway-probe") {
 			files[p] = content
 		}
 	}

@@ -43,6 +43,8 @@ type layout struct {
 	now         func() time.Time
 	hdfs        bool
 	maxPrefix   int
+	successMs   int64           // after the time of a directory it is complete; 0: it is not said
+	unit        config.TimeUnit // of the time in dir, when that counts
 
 	// What the templates depend on.
 	topic, partition, key, timestamp, offset bool
@@ -101,6 +103,11 @@ func newLayout(cfg *config.HDFS, extension string, host func(what string) (strin
 	}
 	if l.prefix, err = l.compile(cfg.FilePrefix, host); err != nil {
 		return nil, fmt.Errorf("file_prefix %w", err)
+	}
+	if l.successMs = cfg.SuccessAfter.Milliseconds(); l.successMs > 0 {
+		if l.unit, err = config.PathTimeUnit(cfg.Path); err != nil {
+			return nil, fmt.Errorf("success_after: path %w", err)
+		}
 	}
 	l.maxPrefix = min(maxDir, maxName-nameReserve-len(l.suffix)-len(cfg.InUsePrefix)-len(cfg.InUseSuffix))
 	if l.maxPrefix < minPrefix {

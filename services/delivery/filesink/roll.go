@@ -42,15 +42,19 @@ func (v *serving) answerRolls(requests []*rollRequest, finals []string, err erro
 }
 
 // rollDue says whether time makes f final. Size and count do when records are added.
-func (f *file) rollDue(cfg *config.Roll, now time.Time) bool {
-	at := f.rollAt(cfg)
+func (v *serving) rollDue(f *file, now time.Time) bool {
+	at := f.rollAt(&v.sink.cfg.Roll, v.passedMs)
 	return !at.IsZero() && !now.Before(at)
 }
 
-// rollAt is when time will make f final, if nothing more is written to it; zero is never.
-func (f *file) rollAt(cfg *config.Roll) time.Time {
+// rollAt is when time will make f final, if nothing more is written to it; zero is never. When the time of its
+// directory is passed, that is at once.
+func (f *file) rollAt(cfg *config.Roll, passedMs int64) time.Time {
 	if !f.stored {
 		return time.Time{}
+	}
+	if f.entry.DueMs > 0 && f.entry.DueMs <= passedMs {
+		return f.begun
 	}
 	var at time.Time
 	if cfg.Interval > 0 {
@@ -68,7 +72,7 @@ func (f *file) rollAt(cfg *config.Roll) time.Time {
 func (v *serving) soonestRoll() time.Time {
 	var soonest time.Time
 	for _, f := range v.files {
-		if at := f.rollAt(&v.sink.cfg.Roll); !at.IsZero() && (soonest.IsZero() || at.Before(soonest)) {
+		if at := f.rollAt(&v.sink.cfg.Roll, v.passedMs); !at.IsZero() && (soonest.IsZero() || at.Before(soonest)) {
 			soonest = at
 		}
 	}

@@ -13,6 +13,7 @@
 //     entry is deleted.
 //   - Adopt (adopt.go): files given up, and those of dead sessions, are taken over: renamed to an alias
 //     that was put in the entry before, cut, renamed to the final name.
+//   - Mark (success.go): a directory whose time is over, by the records of all partitions, gets a _SUCCESS.
 //
 // A format whose files are written in one piece (Format.Whole) has each commit wait until its files are due to be
 // final, and roll them all; the leases are held meanwhile.
@@ -22,8 +23,8 @@
 //
 // Goroutines, all ended when Serve returns: the loop (loop.go), which runs in Serve and decides
 // everything; one commit at a time, so that the next is collected while it is written; the adopter's
-// workers; and while the file system fails one that waits for it. A commit owns the stored side of
-// the files in it and gives it back with its result. Locks: Sink.mu, trouble.mu and adopter.mu, none
+// workers and the completer; and while the file system fails one that waits for it. A commit owns the stored side of
+// the files in it and gives it back with its result. Locks: Sink.mu, trouble.mu, adopter.mu and completer.mu, none
 // taken under another.
 package filesink
 
@@ -49,7 +50,7 @@ const deadLetterDenied = "dead_letter"
 // errNoSession is the answer to RollFiles when there is nothing it could roll.
 var errNoSession = errors.New("no session with the buffer: nothing can be rolled now")
 
-// Sink is a delivery to files. It is also a Prober, Troubled, a FileLister and a FileRoller.
+// Sink is a delivery to files. It is also a Prober, Timed, Troubled, a FileLister and a FileRoller.
 type Sink struct {
 	cfg     *config.HDFS
 	fs      FS
@@ -95,6 +96,7 @@ func (s *Sink) Serve(ctx context.Context, session delivery.Session) error {
 	s.mu.Unlock()
 
 	v.adopter.start(ctx)
+	v.marks.start(ctx)
 	err := v.loop(ctx)
 	if err == nil {
 		v.adopter.drain(ctx)
@@ -102,6 +104,7 @@ func (s *Sink) Serve(ctx context.Context, session delivery.Session) error {
 	cancel()
 	v.wg.Wait()
 	v.adopter.wait()
+	v.marks.wait()
 
 	s.mu.Lock()
 	s.serving, s.open = nil, nil
@@ -115,6 +118,9 @@ func (s *Sink) Serve(ctx context.Context, session delivery.Session) error {
 
 // Ordering implements delivery.Sink: files have no order among them.
 func (s *Sink) Ordering() spillwayv1.Ordering { return spillwayv1.Ordering_ORDERING_NONE }
+
+// WantsWatermarks implements delivery.Timed.
+func (s *Sink) WantsWatermarks() bool { return s.cfg.SuccessAfter > 0 }
 
 // Probe implements delivery.Prober.
 func (s *Sink) Probe(ctx context.Context) error { return s.fs.Probe(ctx) }
@@ -173,6 +179,7 @@ func (s *Sink) Close() error {
 var (
 	_ delivery.Sink       = (*Sink)(nil)
 	_ delivery.Prober     = (*Sink)(nil)
+	_ delivery.Timed      = (*Sink)(nil)
 	_ delivery.Troubled   = (*Sink)(nil)
 	_ delivery.FileLister = (*Sink)(nil)
 	_ delivery.FileRoller = (*Sink)(nil)

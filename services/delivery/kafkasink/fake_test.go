@@ -37,9 +37,10 @@ func newSession() *fakeSession {
 	return &fakeSession{leases: make(chan *delivery.Lease, 1000), changed: make(chan struct{}, 1)}
 }
 
-func (f *fakeSession) ID() uint64                           { return 1 }
-func (f *fakeSession) Leases() <-chan *delivery.Lease       { return f.leases }
-func (f *fakeSession) Adoptions() <-chan *delivery.Adoption { return nil }
+func (f *fakeSession) ID() uint64                            { return 1 }
+func (f *fakeSession) Leases() <-chan *delivery.Lease        { return f.leases }
+func (f *fakeSession) Adoptions() <-chan *delivery.Adoption  { return nil }
+func (f *fakeSession) Watermarks() <-chan delivery.Watermark { return nil }
 func (f *fakeSession) Nack(*delivery.Lease, time.Duration, error) {
 	panic("the sink gives nothing back")
 }

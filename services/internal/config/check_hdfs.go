@@ -38,6 +38,24 @@ func (k checker) hdfs(at string, h *HDFS) {
 	atLeast(k, at+".commit.bytes", h.Commit.Bytes, 1)
 	atLeast(k, at+".commit.interval", h.Commit.Interval, time.Millisecond)
 	k.format(at, h)
+	k.success(at+".success_after", h)
+}
+
+// success is about directories whose time is over.
+func (k checker) success(at string, h *HDFS) {
+	atLeast(k, at, h.SuccessAfter, 0)
+	if h.SuccessAfter == 0 {
+		return
+	}
+	if h.TimeFrom == "local" {
+		k.key(at, "does not go with time_from: local, where no directory is ever complete for its records")
+	}
+	if _, err := skeleton(h.Path, escapes); err != nil {
+		return // said of path
+	}
+	if _, err := PathTimeUnit(h.Path); err != nil {
+		k.key(at, "path %v", err)
+	}
 }
 
 // unsupported are keys that a user of Flume or Hadoop may look for.

@@ -178,6 +178,8 @@ type HDFS struct {
 	AppendNewline bool `yaml:"append_newline"`
 	// OnDenied is wait or dead_letter, for records of directories that take none.
 	OnDenied string `yaml:"on_denied"`
+	// SuccessAfter is when a directory gets a _SUCCESS: when all partitions have passed the end of its time by this; 0 is never.
+	SuccessAfter time.Duration `yaml:"success_after"`
 }
 
 // Kerberos is how a delivery authenticates to HDFS. The files are read again for each login.

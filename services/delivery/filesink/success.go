@@ -1,0 +1,245 @@
+package filesink
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spillwayio/spillway/services/delivery"
+	"github.com/spillwayio/spillway/services/internal/backoff"
+	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/failpoint"
+)
+
+// A directory whose time is over gets an empty file that says so, _SUCCESS. That is once all source partitions have
+// passed the end of its time by success_after, and no file in use is left of it, whoever has it: entries of files
+// hold the buffer's complete time back. A session that begins a file in a directory puts an entry for the directory,
+// too, in the same ack, and deletes it when the directory has its mark, whoever made it.
+
+const (
+	successName = "_SUCCESS"
+	// successPrefix is what keys of entries of directories begin with; those of files begin with a number.
+	successPrefix = "success/"
+	// successBatch is how many entries are deleted with one ack.
+	successBatch = 100
+)
+
+// completion is the entry of a directory that is to be marked. Its JSON form is a format that later versions must read.
+type completion struct {
+	Version int    `json:"v"`
+	Dir     string `json:"dir"`
+	DueMs   int64  `json:"due"` // when the time of records has come this far, since 1970
+
+	failing bool
+}
+
+func (c *completion) key() string { return successPrefix + shorten(c.Dir, 4000) }
+
+func decodeCompletion(value []byte) (*completion, error) {
+	c := &completion{}
+	if err := json.Unmarshal(value, c); err != nil {
+		return nil, fmt.Errorf("decode entry: %w", err)
+	}
+	if c.Version != entryVersion || c.Dir != "" && !absolute(c.Dir) || c.DueMs <= 0 {
+		return nil, fmt.Errorf("decode entry: malformed, or of a newer Spillway: %q", value)
+	}
+	return c, nil
+}
+
+// completer marks directories. It has one goroutine.
+type completer struct {
+	v    *serving
+	wg   sync.WaitGroup
+	wake chan struct{} // has room for one: time went on, or the file system works again
+
+	mu         sync.Mutex
+	dirs       map[string]*completion // by key; the entries that the session has
+	completeMs int64
+}
+
+func newCompleter(v *serving) *completer {
+	return &completer{v: v, wake: make(chan struct{}, 1), dirs: make(map[string]*completion)}
+}
+
+// adopt takes over an entry of a dead session.
+func (m *completer) adopt(value []byte) error {
+	c, err := decodeCompletion(value)
+	if err == nil {
+		m.add(c)
+	}
+	return err
+}
+
+func (m *completer) add(c *completion) {
+	m.mu.Lock()
+	m.dirs[c.key()] = c
+	m.mu.Unlock()
+	m.hurry()
+}
+
+// begin is the change that puts the entry for the directory of a file that is begun, unless it is there.
+func (m *completer) begin(f *file) (*completion, *delivery.StateChange, error) {
+	c := &completion{Version: entryVersion, Dir: f.bucket.dir, DueMs: f.entry.DueMs}
+	m.mu.Lock()
+	_, there := m.dirs[c.key()]
+	m.mu.Unlock()
+	if there || c.DueMs == 0 {
+		return nil, nil, nil
+	}
+	value, err := json.Marshal(c)
+	if err != nil {
+		return nil, nil, fmt.Errorf("encode entry of directory %s: %w", c.Dir, err)
+	}
+	return c, &delivery.StateChange{Key: c.key(), Value: value}, nil
+}
+
+// passed tells how far the time of records is complete.
+func (m *completer) passed(completeMs int64) {
+	m.mu.Lock()
+	m.completeMs = completeMs
+	m.mu.Unlock()
+	m.hurry()
+}
+
+func (m *completer) hurry() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// start begins to mark directories, until ctx ends.
+func (m *completer) start(ctx context.Context) {
+	m.wg.Go(func() {
+		retry := backoff.Backoff{Initial: 500 * time.Millisecond, Max: time.Minute}
+		for ctx.Err() == nil {
+			pause := time.Hour
+			if due := m.due(); len(due) > 0 {
+				if err := m.complete(ctx, due); err != nil {
+					pause = retry.Next()
+				} else {
+					retry.Reset()
+					continue
+				}
+			}
+			timer := time.NewTimer(pause)
+			select {
+			case <-m.wake:
+			case <-timer.C:
+			case <-ctx.Done():
+			}
+			timer.Stop()
+		}
+	})
+}
+
+func (m *completer) wait() { m.wg.Wait() }
+
+// due is some of the directories that can be marked, those first that did not fail.
+func (m *completer) due() []*completion {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var due []*completion
+	for _, c := range m.dirs {
+		if c.DueMs <= m.completeMs {
+			due = append(due, c)
+		}
+	}
+	slices.SortFunc(due, func(a, b *completion) int {
+		if a.failing != b.failing {
+			if a.failing {
+				return 1
+			}
+			return -1
+		}
+		return cmp.Or(cmp.Compare(a.DueMs, b.DueMs), strings.Compare(a.Dir, b.Dir))
+	})
+	return due[:min(len(due), successBatch)]
+}
+
+// complete marks directories, and deletes the entries of those that are. The error is one of theirs.
+func (m *completer) complete(ctx context.Context, due []*completion) (failed error) {
+	ack := &delivery.Ack{}
+	for _, c := range due {
+		if err := m.v.alive(ctx); err != nil {
+			return err
+		}
+		err := m.v.sink.fs.Write(ctx, c.Dir+"/"+successName, 0, nil)
+		switch {
+		case err == nil:
+			m.v.sink.log.Info("a directory is complete", "path", c.Dir)
+		case errors.Is(err, ErrExist): // another's, or written before a crash
+		default:
+			failed = err
+			if !c.failing && m.v.alive(ctx) == nil {
+				m.v.sink.log.Warn("cannot mark a complete directory; retrying", "path", c.Dir, "error", err)
+			}
+			c.failing = true
+			continue
+		}
+		failpoint.At(failpoint.SuccessWritten)
+		ack.State = append(ack.State, delivery.StateChange{Key: c.key()})
+	}
+	if err := m.v.ack(ctx, ack); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range ack.State {
+		delete(m.dirs, s.Key)
+	}
+	return failed
+}
+
+// timeOver is when the time of the directory is over that records of the time ms go to, in ms since 1970.
+func (l *layout) timeOver(ms int64) int64 {
+	at := time.UnixMilli(ms).In(l.zone)
+	dir := l.dirTime(at)
+	end := at
+	for end = after(at, l.unit); l.dirTime(end) == dir; end = after(end, l.unit) {
+	}
+	return end.UnixMilli()
+}
+
+// dirTime is what the escapes of times yield in the directory.
+func (l *layout) dirTime(at time.Time) string {
+	rounded := l.rounding.down(at)
+	var b []byte
+	for _, p := range l.dir {
+		if p.kind == timeEscape {
+			b = append(append(b, formatTime(p.letter, rounded)...), 0)
+		}
+	}
+	return string(b)
+}
+
+// after is the beginning of the next unit.
+func after(at time.Time, unit config.TimeUnit) time.Time {
+	year, month, day := at.Date()
+	switch unit {
+	case config.Year:
+		return time.Date(year+1, 1, 1, 0, 0, 0, 0, at.Location())
+	case config.Month:
+		return time.Date(year, month+1, 1, 0, 0, 0, 0, at.Location())
+	case config.Day:
+		return time.Date(year, month, day+1, 0, 0, 0, 0, at.Location())
+	}
+	// By duration, as the clocks may be changed meanwhile.
+	step := time.Second
+	into := time.Duration(at.Nanosecond())
+	switch unit {
+	case config.Hour:
+		step = time.Hour
+		into += time.Duration(at.Minute())*time.Minute + time.Duration(at.Second())*time.Second
+	case config.Minute:
+		step = time.Minute
+		into += time.Duration(at.Second()) * time.Second
+	}
+	return at.Add(step - into)
+}
