@@ -121,7 +121,7 @@ func (p parquetFile) Seal(c *Chunk, f File, spare []byte) ([]byte, error) {
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	file, err := withoutFalseIndexes(out.b)
+	file, err := mendParquet(out.b)
 	if err != nil {
 		return nil, err
 	}

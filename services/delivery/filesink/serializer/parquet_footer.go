@@ -11,15 +11,20 @@ import (
 // footerTail is what ends a file, behind the metadata: its length, and "PAR1".
 const footerTail = 8
 
-// withoutFalseIndexes takes the column indexes of the columns without bounds out of file, in place. Where page bounds are
-// skipped, the library still writes an index, in which the least and the greatest value of each page are empty.
-// Readers that look there, as Spark does for a filter, would pass over pages that have what they look for.
+// mendParquet takes out of file, in place, what the library writes and readers fail at:
+//
+//   - The column indexes of the columns without bounds: where page bounds are skipped, there is still an index, in which the
+//     least and the greatest value of each page are empty. Readers that look there, as Spark does for a filter, would pass
+//     over pages that have what they look for.
+//   - The lengths of types that have none, such as 32 for an int32. Hive does not find a column that has one.
+//
+// The layout:
 //
 //	file: row groups | column indexes | offset indexes | metadata | its length: uint32 (little endian) | "PAR1"
 //
 // The indexes are those of each column of the first row group, then of the next. They stay without gaps, for the library
 // reads those of a kind at once.
-func withoutFalseIndexes(file []byte) ([]byte, error) {
+func mendParquet(file []byte) ([]byte, error) {
 	tail := len(file) - footerTail
 	begin := tail - int(binary.LittleEndian.Uint32(file[tail:]))
 	var protocol thrift.CompactProtocol
@@ -29,6 +34,9 @@ func withoutFalseIndexes(file []byte) ([]byte, error) {
 	}
 	if len(metadata.RowGroups) == 0 {
 		return file, nil
+	}
+	for i := range metadata.Schema {
+		metadata.Schema[i].TypeLength.Valid = false // no column is a FIXED_LEN_BYTE_ARRAY
 	}
 	kept := file[:metadata.RowGroups[0].Columns[0].ColumnIndexOffset]
 	keep := func(offset *int64, length int32) {

@@ -155,3 +155,23 @@ func TestParquetBounds(t *testing.T) {
 		t.Error("no column has an index")
 	}
 }
+
+// TestParquetTypeLengths: Hive compares the columns with those of its own schema, and a length is a difference where the
+// type has none.
+func TestParquetTypeLengths(t *testing.T) {
+	f := newFormat(t, "parquet", "none")
+	var c Chunk
+	c.Add(f, Position{Source: source}, &odd()[0])
+	if _, err := f.Seal(&c, File{Empty: true}, nil); err != nil {
+		t.Fatal(err)
+	}
+	file, err := parquet.OpenFile(bytes.NewReader(c.Data), int64(len(c.Data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range file.Metadata().Schema {
+		if e.TypeLength.Valid {
+			t.Errorf("column %s has the length %d", e.Name, e.TypeLength.V)
+		}
+	}
+}
