@@ -106,14 +106,13 @@ func (b *fakeBuffer) add(source *spillwayv1.SourcePartition, first int64, record
 		records[i].OffsetDelta = int64(i)
 		payload = recordbatch.AppendRecord(payload, &records[i])
 	}
-	b.addPayload(source, first, first+int64(len(records)), len(records), payload)
-	b.batches[len(b.batches)-1].ms = records[0].TimestampMs
+	b.addBatch(&fakeBatch{source: source, first: first, next: first + int64(len(records)), count: len(records), ms: records[0].TimestampMs, payload: payload})
 }
 
-func (b *fakeBuffer) addPayload(source *spillwayv1.SourcePartition, first, next int64, count int, payload []byte) {
+func (b *fakeBuffer) addBatch(x *fakeBatch) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.batches = append(b.batches, &fakeBatch{source: source, first: first, next: next, count: count, payload: payload})
+	b.batches = append(b.batches, x)
 	b.tellLocked()
 }
 
