@@ -11,11 +11,30 @@ import (
 // TestNameNodeFailover: the active NameNode of two goes on standby, in order, and later dies. The delivery, which knows them
 // by the name in Hadoop's files, goes on with the other one; every record is there once, in files as the configuration wants them.
 func TestNameNodeFailover(t *testing.T) {
-	t.Parallel()
+	for _, test := range []struct {
+		name  string
+		env   []string
+		owner string
+		login func(c *cluster) string
+	}{
+		{"simple", nil, "me", func(*cluster) string { return "user: me" }},
+		// A ticket is one NameNode's: the delivery must get another one for the other.
+		{"kerberos", []string{"HDFS_PROTECTION=privacy", "HDFS_RPC_PROTECTION=privacy"}, "spillway", func(c *cluster) string {
+			return fmt.Sprintf("kerberos: {principal: spillway@EXAMPLE.COM, keytab: %q, krb5_conf: %q}", c.file("kdc.keytab"), c.file("krb5.conf"))
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, 1, append(test.env, "HDFS_HA=1")...)
+			failover(t, c, test.login(c), test.owner)
+		})
+	}
+}
+
+func failover(t *testing.T, c *cluster, login, owner string) {
 	const part = 15_000
-	c := newCluster(t, 1, "HDFS_HA=1")
 	p := newPipeline(t, stack.kafka, fmt.Sprintf("url: \"hdfs://%s\", user: hdfs", stack.hdfs),
-		fmt.Sprintf("url: \"hdfs://stack\", conf_dir: %q, user: me, replication: 2, block_size: 1MiB, umask: \"077\"", c.file("conf")))
+		fmt.Sprintf("url: \"hdfs://stack\", conf_dir: %q, %s, replication: 2, block_size: 1MiB, umask: \"077\"", c.file("conf"), login))
 	createTopic(t, stack.kafka, p.topic, nil)
 	p.start()
 	source := newProducer(t, stack.kafka, p.topic)
@@ -50,7 +69,7 @@ func TestNameNodeFailover(t *testing.T) {
 	c.tally(t, p.hdfsDir, n).check(t, "HDFS", false)
 	files := c.files(t, p.hdfsDir)
 	for line := range strings.Lines(string(c.tool(t, "hdfs-dfs", append([]string{"-stat", "%r %o %u %a %n"}, files...)...))) {
-		if !strings.HasPrefix(line, "2 1048576 me 600 ") {
+		if !strings.HasPrefix(line, fmt.Sprintf("2 1048576 %s 600 ", owner)) {
 			t.Errorf("replicas, block size, owner, mode and name: %s", line)
 		}
 	}
