@@ -1,13 +1,18 @@
 package e2e
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"testing"
 	"time"
 
 	"github.com/colinmarc/hdfs/v2"
+	"github.com/segmentio/kafka-go"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/spillwayio/spillway/services/internal/kafkaclient"
@@ -18,7 +23,9 @@ var benchRecords = flag.Int("bench.records", 500_000, "records that BenchmarkPip
 
 // BenchmarkPipeline takes records of 200 bytes from a real Kafka to a real HDFS; an operation is all of them.
 //
-//	bare      the same libraries in one process, without any guarantee: fetch, append a line, close the file at the end
+//	bare      one process, without any guarantee: fetch as ingest does, append a line, close the file at the end
+//	client    the same with kafka-go's Client.Fetch
+//	reader    the same with kafka-go's Reader
 //	hdfs      Spillway, with HDFS as the only destination
 //	both      Spillway, to HDFS and to a topic of the same Kafka; the rate is HDFS's
 //	outage    the same with the second Kafka dead: what is meant for it spills to disk
@@ -34,7 +41,9 @@ func BenchmarkPipeline(b *testing.B) {
 		b.Fatal(err)
 	}
 	for _, round := range []string{"1", "2"} {
-		b.Run("bare/"+round, func(b *testing.B) { benchBare(b, topic) })
+		b.Run("bare/"+round, func(b *testing.B) { benchBare(b, topic, fetchOwn) })
+		b.Run("client/"+round, func(b *testing.B) { benchBare(b, topic, fetchClient) })
+		b.Run("reader/"+round, func(b *testing.B) { benchBare(b, topic, fetchReader) })
 		b.Run("hdfs/"+round, func(b *testing.B) { benchPipeline(b, topic, stack.kafka, false) })
 		b.Run("both/"+round, func(b *testing.B) { benchPipeline(b, topic, stack.kafka, true) })
 		b.Run("outage/"+round, func(b *testing.B) { benchPipeline(b, topic, secondBroker(b), true) })
@@ -91,7 +100,7 @@ func benchPipeline(b *testing.B, topic string, target broker, second bool) {
 }
 
 // benchBare is what the libraries give: a fetch loop and a file for every partition.
-func benchBare(b *testing.B, topic string) {
+func benchBare(b *testing.B, topic string, fetch fetch) {
 	client := kafkaclient.New([]string{stack.kafka.addr()}, "bare", kafkaclient.Access{})
 	defer client.Close()
 	files, err := hdfs.NewClient(hdfs.ClientOptions{Addresses: []string{stack.hdfs}, User: "hdfs"})
@@ -107,7 +116,7 @@ func benchBare(b *testing.B, topic string) {
 	var g errgroup.Group
 	for partition := range partitions {
 		g.Go(func() error {
-			return bareLoop(context.Background(), client, files, topic, partition, fmt.Sprintf("%s/%d", dir, partition))
+			return bareLoop(context.Background(), client, files, fetch, topic, partition, fmt.Sprintf("%s/%d", dir, partition))
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -116,7 +125,10 @@ func benchBare(b *testing.B, topic string) {
 	b.ReportMetric(float64(*benchRecords)/b.Elapsed().Seconds(), "records/s")
 }
 
-func bareLoop(ctx context.Context, client *kafkaclient.Client, files *hdfs.Client, topic string, partition int, path string) error {
+// fetch calls yield with the values of a partition from one offset up to another.
+type fetch func(ctx context.Context, topic string, partition int, at, end int64, yield func(value []byte) error) error
+
+func bareLoop(ctx context.Context, client *kafkaclient.Client, files *hdfs.Client, fetch fetch, topic string, partition int, path string) error {
 	at, end, err := client.Offsets(ctx, topic, partition)
 	if err != nil {
 		return err
@@ -125,26 +137,80 @@ func bareLoop(ctx context.Context, client *kafkaclient.Client, files *hdfs.Clien
 	if err != nil {
 		return err
 	}
-	var buf []byte
+	buf := bufio.NewWriterSize(w, 2<<20)
+	err = fetch(ctx, topic, partition, at, end, func(value []byte) error {
+		_, err := buf.Write(value)
+		return errors.Join(err, buf.WriteByte('\n'))
+	})
+	if err := errors.Join(err, buf.Flush()); err != nil {
+		return err
+	}
+	for err = w.Close(); hdfs.IsErrReplicating(err); err = w.Close() {
+		time.Sleep(10 * time.Millisecond)
+	}
+	return err
+}
+
+// fetchOwn fetches as ingest does, below kafka-go's readers of records.
+func fetchOwn(ctx context.Context, topic string, partition int, at, end int64, yield func([]byte) error) error {
+	client := kafkaclient.New([]string{stack.kafka.addr()}, "bare", kafkaclient.Access{})
+	defer client.Close()
 	for at < end {
 		fetched, err := client.Fetch(ctx, kafkaclient.Request{Topic: topic, Partition: partition, Offset: at, MinBytes: 1, MaxBytes: 2 << 20, MaxWait: time.Second})
 		if err != nil {
 			return err
 		}
-		buf = buf[:0]
-		at, err = fetched.Each(func(_ int64, r *recordbatch.Record) error {
-			buf = append(append(buf, r.Value...), '\n')
-			return nil
-		}, nil)
-		if err != nil {
-			return err
-		}
-		if _, err := w.Write(buf); err != nil {
+		if at, err = fetched.Each(func(_ int64, r *recordbatch.Record) error { return yield(r.Value) }, nil); err != nil {
 			return err
 		}
 	}
-	for err = w.Close(); hdfs.IsErrReplicating(err); err = w.Close() {
-		time.Sleep(10 * time.Millisecond)
+	return nil
+}
+
+// fetchClient is kafka-go's Client.Fetch.
+func fetchClient(ctx context.Context, topic string, partition int, at, end int64, yield func([]byte) error) error {
+	client := &kafka.Client{Addr: kafka.TCP(stack.kafka.addr()), Timeout: 30 * time.Second}
+	var value bytes.Buffer
+	for at < end {
+		answer, err := client.Fetch(ctx, &kafka.FetchRequest{Topic: topic, Partition: partition, Offset: at,
+			MinBytes: 1, MaxBytes: 2 << 20, MaxWait: time.Second, IsolationLevel: kafka.ReadCommitted})
+		if err == nil {
+			err = answer.Error
+		}
+		if err != nil {
+			return err
+		}
+		for {
+			r, err := answer.Records.ReadRecord()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			value.Reset()
+			if _, err := value.ReadFrom(r.Value); err != nil {
+				return err
+			}
+			if err := errors.Join(r.Value.Close(), yield(value.Bytes())); err != nil {
+				return err
+			}
+			at = r.Offset + 1
+		}
+	}
+	return nil
+}
+
+// fetchReader is kafka-go's Reader, which most of its users have.
+func fetchReader(ctx context.Context, topic string, partition int, at, end int64, yield func([]byte) error) error {
+	r := kafka.NewReader(kafka.ReaderConfig{Brokers: []string{stack.kafka.addr()}, Topic: topic, Partition: partition, MinBytes: 1, MaxBytes: 2 << 20, QueueCapacity: 10_000})
+	defer r.Close()
+	err := r.SetOffset(at)
+	for err == nil && at < end {
+		var m kafka.Message
+		if m, err = r.ReadMessage(ctx); err == nil {
+			at, err = m.Offset+1, yield(m.Value)
+		}
 	}
 	return err
 }
