@@ -2,7 +2,8 @@
 //
 // What it rests on, measured with colinmarc/hdfs v2.4.0 against HDFS 3.4: only a FileWriter's Close says
 // that bytes are acknowledged; Close may be repeated after ErrReplicating, but after any other error a
-// second one can complete a file with bytes that never were. A Client renews the leases of its files for
+// second one can complete a file with bytes that never were. Repeated, it no longer says which block is the last, which the
+// NameNode was not told either when it was still waiting for the block before; so no FileWriter writes more than one. A Client renews the leases of its files for
 // as long as it lives. So every operation has a client to itself, and a client that saw an error is closed:
 // then the NameNode takes the lease away after its soft limit, a minute, and Take gets the file.
 package hdfsfs
@@ -78,68 +79,88 @@ func (f *FS) Close() error {
 // Write implements filesink.FS.
 func (f *FS) Write(ctx context.Context, name string, length int64, data []byte) error {
 	return f.with(ctx, operationTimeout, func(ctx context.Context, c *client) error {
-		w, err := c.open(name, length)
-		if err != nil {
-			return fmt.Errorf("write %s: %w", name, err)
-		}
-		failpoint.At(failpoint.FSCreated)
-		if deadline, ok := ctx.Deadline(); ok {
-			if err := w.SetDeadline(deadline); err != nil {
-				return fmt.Errorf("write %s: %w", name, err)
-			}
-		}
-		if len(data) > 0 { // an empty Write would begin an empty block
-			if _, err := w.Write(data); err != nil {
-				c.cut()
-				_ = w.Close() // ends its goroutine; cut off, it completes nothing
-				return fmt.Errorf("write %s: %w", name, err)
-			}
-		}
-		failpoint.At(failpoint.FSWritten)
 		for {
-			err := w.Close()
-			if err == nil {
+			n, err := c.write(ctx, name, length, data)
+			if err != nil {
+				return err
+			}
+			length, data = length+int64(n), data[n:]
+			if len(data) == 0 {
 				return nil
-			}
-			if !hdfs.IsErrReplicating(err) {
-				return fmt.Errorf("complete %s: %w", name, err)
-			}
-			if err := sleep(ctx, replicateWait); err != nil {
-				return fmt.Errorf("complete %s: %w", name, err)
 			}
 		}
 	})
 }
 
-// open opens the file for writing at its end, which must be at length.
-func (c *client) open(name string, length int64) (*hdfs.FileWriter, error) {
+// write is Write of what fits into the block at length. It returns how much that was.
+func (c *client) write(ctx context.Context, name string, length int64, data []byte) (int, error) {
+	w, blockSize, err := c.open(name, length)
+	if err != nil {
+		return 0, fmt.Errorf("write %s: %w", name, err)
+	}
+	failpoint.At(failpoint.FSCreated)
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := w.SetDeadline(deadline); err != nil {
+			return 0, fmt.Errorf("write %s: %w", name, err)
+		}
+	}
+	data = data[:min(int64(len(data)), blockSize-length%blockSize)]
+	if len(data) > 0 { // an empty Write would begin an empty block
+		if _, err := w.Write(data); err != nil {
+			c.cut()
+			_ = w.Close() // ends its goroutine; cut off, it completes nothing
+			return 0, fmt.Errorf("write %s: %w", name, err)
+		}
+	}
+	failpoint.At(failpoint.FSWritten)
+	for {
+		err := w.Close()
+		if err == nil {
+			return len(data), nil
+		}
+		if !hdfs.IsErrReplicating(err) {
+			return 0, fmt.Errorf("complete %s: %w", name, err)
+		}
+		if err := sleep(ctx, replicateWait); err != nil {
+			return 0, fmt.Errorf("complete %s: %w", name, err)
+		}
+	}
+}
+
+// open opens the file for writing at its end, which must be at length. It has blocks of blockSize.
+func (c *client) open(name string, length int64) (w *hdfs.FileWriter, blockSize int64, err error) {
 	if length == 0 {
 		return c.create(name)
 	}
 	info, err := c.Stat(name)
 	if err != nil {
-		return nil, errOf(err)
+		return nil, 0, errOf(err)
 	}
 	if info.Size() != length {
-		return nil, fmt.Errorf("the file has %d bytes, not %d", info.Size(), length)
+		return nil, 0, fmt.Errorf("the file has %d bytes, not %d", info.Size(), length)
 	}
-	w, err := c.Append(name)
-	return w, errOf(err)
+	status, ok := info.Sys().(*hdfs.FileStatus)
+	if blockSize = int64(status.GetBlocksize()); !ok || blockSize <= 0 {
+		return nil, 0, fmt.Errorf("the NameNode does not say what size its blocks have")
+	}
+	w, err = c.Append(name)
+	return w, blockSize, errOf(err)
 }
 
 // create makes the file and its directories. The NameNode refuses a name that is taken.
-func (c *client) create(name string) (*hdfs.FileWriter, error) {
+func (c *client) create(name string) (w *hdfs.FileWriter, blockSize int64, err error) {
 	if err := c.MkdirAll(path.Dir(name), c.cluster.dirMode); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if err := c.checkReplicated(path.Dir(name)); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	replication, blockSize := c.cluster.replication, c.cluster.blockSize
+	replication := c.cluster.replication
+	blockSize = c.cluster.blockSize
 	if replication == 0 || blockSize == 0 {
 		defaults, err := c.ServerDefaults()
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if replication == 0 {
 			replication = defaults.Replication
@@ -148,8 +169,8 @@ func (c *client) create(name string) (*hdfs.FileWriter, error) {
 			blockSize = defaults.BlockSize
 		}
 	}
-	w, err := c.CreateFile(name, replication, blockSize, c.cluster.fileMode)
-	return w, errOf(err)
+	w, err = c.CreateFile(name, replication, blockSize, c.cluster.fileMode)
+	return w, blockSize, errOf(err)
 }
 
 // checkReplicated is nil when new files in the directory are replicated. The library would ask for a file as its directory has it

@@ -218,6 +218,33 @@ func TestModesReplicationAndBlockSize(t *testing.T) {
 	}
 }
 
+// TestWriteAcrossBlocks: one write may fill several blocks, end at the end of one, and go on in one that is begun.
+func TestWriteAcrossBlocks(t *testing.T) {
+	h := hdfsConf(t)
+	h.BlockSize = 1 << 20
+	f, err := New(h, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeFS(t, f)
+	reader := other(t, f)
+	defer reader.Close()
+	for i := range 5 {
+		name := fmt.Sprintf("/hdfsfs-test/blocks-%d/%d", time.Now().UnixNano(), i)
+		var want []byte
+		for _, n := range []int{2<<20 + 500_000 + i, 1<<20 - 500_000 - i, 1 << 20, 1, 3 << 20} {
+			part := bytes.Repeat([]byte{byte('a' + i), byte(n), '\n'}, n/3+1)[:n]
+			if err := f.Write(t.Context(), name, int64(len(want)), part); err != nil {
+				t.Fatalf("write %d bytes at %d: %v", n, len(want), err)
+			}
+			want = append(want, part...)
+		}
+		if got, err := reader.ReadFile(name); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("%s has %d bytes, want %d: %v", name, len(got), len(want), err)
+		}
+	}
+}
+
 func TestConcurrentWrites(t *testing.T) {
 	f, dir := newFS(t)
 	defer closeFS(t, f)
