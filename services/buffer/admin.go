@@ -148,6 +148,17 @@ func (a *admin) pause(ctx context.Context, name string, paused bool) (*spillwayv
 	return fromSubscription(queueName, v), err
 }
 
+func (a *admin) ForgetSource(ctx context.Context, r *spillwayv1.ForgetSourceRequest) (*spillwayv1.ForgetSourceResponse, error) {
+	q, err := a.s.queue(r.Queue)
+	if err == nil {
+		err = q.ForgetSource(ctx, r.Source)
+	}
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &spillwayv1.ForgetSourceResponse{}, nil
+}
+
 func (a *admin) ListSessions(_ context.Context, r *spillwayv1.ListSessionsRequest) (*spillwayv1.ListSessionsResponse, error) {
 	if r.Subscription != "" {
 		if _, _, err := a.view(r.Subscription); err != nil {

@@ -28,6 +28,7 @@ var statusTable = []struct {
 	{queue.ErrLeaseGone, codes.FailedPrecondition, "LEASE_NOT_HELD", 0},
 	{queue.ErrNoSession, codes.FailedPrecondition, "SESSION_DEAD", 0},
 	{queue.ErrNoSubscription, codes.NotFound, "SUBSCRIPTION_NOT_FOUND", 0},
+	{queue.ErrNoSource, codes.NotFound, "SOURCE_NOT_FOUND", 0},
 	{errNoQueue, codes.NotFound, "QUEUE_NOT_FOUND", 0},
 	{queue.ErrNoIngest, codes.Unavailable, "NO_INGEST", time.Second},
 	{queue.ErrExists, codes.AlreadyExists, "SUBSCRIPTION_EXISTS", 0},

@@ -2135,6 +2135,98 @@ func (x *AuditRange) GetState() string {
 	return ""
 }
 
+// ForgetSourceRequest names a source.
+type ForgetSourceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its queue.
+	Queue string `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
+	// Its name in the configuration of ingest.
+	Source        string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetSourceRequest) Reset() {
+	*x = ForgetSourceRequest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetSourceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetSourceRequest) ProtoMessage() {}
+
+func (x *ForgetSourceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetSourceRequest.ProtoReflect.Descriptor instead.
+func (*ForgetSourceRequest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ForgetSourceRequest) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *ForgetSourceRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+// ForgetSourceResponse says that it is done.
+type ForgetSourceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetSourceResponse) Reset() {
+	*x = ForgetSourceResponse{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetSourceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetSourceResponse) ProtoMessage() {}
+
+func (x *ForgetSourceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetSourceResponse.ProtoReflect.Descriptor instead.
+func (*ForgetSourceResponse) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{30}
+}
+
 // PauseSubscriptionRequest names a subscription.
 type PauseSubscriptionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2146,7 +2238,7 @@ type PauseSubscriptionRequest struct {
 
 func (x *PauseSubscriptionRequest) Reset() {
 	*x = PauseSubscriptionRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[29]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2158,7 +2250,7 @@ func (x *PauseSubscriptionRequest) String() string {
 func (*PauseSubscriptionRequest) ProtoMessage() {}
 
 func (x *PauseSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[29]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2171,7 +2263,7 @@ func (x *PauseSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*PauseSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{29}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PauseSubscriptionRequest) GetName() string {
@@ -2192,7 +2284,7 @@ type PauseSubscriptionResponse struct {
 
 func (x *PauseSubscriptionResponse) Reset() {
 	*x = PauseSubscriptionResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[30]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2204,7 +2296,7 @@ func (x *PauseSubscriptionResponse) String() string {
 func (*PauseSubscriptionResponse) ProtoMessage() {}
 
 func (x *PauseSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[30]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2217,7 +2309,7 @@ func (x *PauseSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*PauseSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{30}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PauseSubscriptionResponse) GetSubscription() *Subscription {
@@ -2238,7 +2330,7 @@ type ResumeSubscriptionRequest struct {
 
 func (x *ResumeSubscriptionRequest) Reset() {
 	*x = ResumeSubscriptionRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[31]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2250,7 +2342,7 @@ func (x *ResumeSubscriptionRequest) String() string {
 func (*ResumeSubscriptionRequest) ProtoMessage() {}
 
 func (x *ResumeSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[31]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2263,7 +2355,7 @@ func (x *ResumeSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*ResumeSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{31}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ResumeSubscriptionRequest) GetName() string {
@@ -2284,7 +2376,7 @@ type ResumeSubscriptionResponse struct {
 
 func (x *ResumeSubscriptionResponse) Reset() {
 	*x = ResumeSubscriptionResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[32]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2296,7 +2388,7 @@ func (x *ResumeSubscriptionResponse) String() string {
 func (*ResumeSubscriptionResponse) ProtoMessage() {}
 
 func (x *ResumeSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[32]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2309,7 +2401,7 @@ func (x *ResumeSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*ResumeSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{32}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ResumeSubscriptionResponse) GetSubscription() *Subscription {
@@ -2346,7 +2438,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[33]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2358,7 +2450,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[33]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2371,7 +2463,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{33}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Session) GetId() uint64 {
@@ -2452,7 +2544,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[34]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2464,7 +2556,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[34]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2477,7 +2569,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{34}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListSessionsRequest) GetSubscription() string {
@@ -2514,7 +2606,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[35]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2526,7 +2618,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[35]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2539,7 +2631,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{35}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -2569,7 +2661,7 @@ type PeekRecordsRequest struct {
 
 func (x *PeekRecordsRequest) Reset() {
 	*x = PeekRecordsRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[36]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2673,7 @@ func (x *PeekRecordsRequest) String() string {
 func (*PeekRecordsRequest) ProtoMessage() {}
 
 func (x *PeekRecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[36]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +2686,7 @@ func (x *PeekRecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeekRecordsRequest.ProtoReflect.Descriptor instead.
 func (*PeekRecordsRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{36}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PeekRecordsRequest) GetSubscription() string {
@@ -2626,7 +2718,7 @@ type PeekedRecord struct {
 
 func (x *PeekedRecord) Reset() {
 	*x = PeekedRecord{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[37]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2638,7 +2730,7 @@ func (x *PeekedRecord) String() string {
 func (*PeekedRecord) ProtoMessage() {}
 
 func (x *PeekedRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[37]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2651,7 +2743,7 @@ func (x *PeekedRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeekedRecord.ProtoReflect.Descriptor instead.
 func (*PeekedRecord) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{37}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PeekedRecord) GetSource() *SourcePartition {
@@ -2686,7 +2778,7 @@ type PeekRecordsResponse struct {
 
 func (x *PeekRecordsResponse) Reset() {
 	*x = PeekRecordsResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[38]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2698,7 +2790,7 @@ func (x *PeekRecordsResponse) String() string {
 func (*PeekRecordsResponse) ProtoMessage() {}
 
 func (x *PeekRecordsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[38]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2711,7 +2803,7 @@ func (x *PeekRecordsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeekRecordsResponse.ProtoReflect.Descriptor instead.
 func (*PeekRecordsResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{38}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PeekRecordsResponse) GetRecords() []*PeekedRecord {
@@ -2730,7 +2822,7 @@ type StartPosition_Earliest struct {
 
 func (x *StartPosition_Earliest) Reset() {
 	*x = StartPosition_Earliest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[39]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2742,7 +2834,7 @@ func (x *StartPosition_Earliest) String() string {
 func (*StartPosition_Earliest) ProtoMessage() {}
 
 func (x *StartPosition_Earliest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[39]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2767,7 +2859,7 @@ type StartPosition_Latest struct {
 
 func (x *StartPosition_Latest) Reset() {
 	*x = StartPosition_Latest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[40]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2779,7 +2871,7 @@ func (x *StartPosition_Latest) String() string {
 func (*StartPosition_Latest) ProtoMessage() {}
 
 func (x *StartPosition_Latest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[40]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2967,7 +3059,11 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\n" +
 	"AuditRange\x12.\n" +
 	"\x05range\x18\x01 \x01(\v2\x18.spillway.v1.OffsetRangeR\x05range\x12\x14\n" +
-	"\x05state\x18\x02 \x01(\tR\x05state\".\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\"C\n" +
+	"\x13ForgetSourceRequest\x12\x14\n" +
+	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\"\x16\n" +
+	"\x14ForgetSourceResponse\".\n" +
 	"\x18PauseSubscriptionRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"Z\n" +
 	"\x19PauseSubscriptionResponse\x12=\n" +
@@ -3007,7 +3103,7 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\x13ON_FULL_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rON_FULL_BLOCK\x10\x01\x12\x17\n" +
 	"\x13ON_FULL_DROP_OLDEST\x10\x02\x12\x11\n" +
-	"\rON_FULL_DEFER\x10\x032\x94\n" +
+	"\rON_FULL_DEFER\x10\x032\xe9\n" +
 	"\n" +
 	"\x12BufferAdminService\x12M\n" +
 	"\n" +
@@ -3023,6 +3119,7 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\x05Audit\x12\x19.spillway.v1.AuditRequest\x1a\x1a.spillway.v1.AuditResponse\x12b\n" +
 	"\x11PauseSubscription\x12%.spillway.v1.PauseSubscriptionRequest\x1a&.spillway.v1.PauseSubscriptionResponse\x12e\n" +
 	"\x12ResumeSubscription\x12&.spillway.v1.ResumeSubscriptionRequest\x1a'.spillway.v1.ResumeSubscriptionResponse\x12S\n" +
+	"\fForgetSource\x12 .spillway.v1.ForgetSourceRequest\x1a!.spillway.v1.ForgetSourceResponse\x12S\n" +
 	"\fListSessions\x12 .spillway.v1.ListSessionsRequest\x1a!.spillway.v1.ListSessionsResponse\x12P\n" +
 	"\vPeekRecords\x12\x1f.spillway.v1.PeekRecordsRequest\x1a .spillway.v1.PeekRecordsResponseB;Z9github.com/spillwayio/spillway/gen/spillway/v1;spillwayv1b\x06proto3"
 
@@ -3039,7 +3136,7 @@ func file_spillway_v1_buffer_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_spillway_v1_buffer_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_spillway_v1_buffer_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_spillway_v1_buffer_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_spillway_v1_buffer_admin_proto_goTypes = []any{
 	(OnFull)(0),                        // 0: spillway.v1.OnFull
 	(*Queue)(nil),                      // 1: spillway.v1.Queue
@@ -3071,43 +3168,45 @@ var file_spillway_v1_buffer_admin_proto_goTypes = []any{
 	(*AuditResponse)(nil),              // 27: spillway.v1.AuditResponse
 	(*AuditPartition)(nil),             // 28: spillway.v1.AuditPartition
 	(*AuditRange)(nil),                 // 29: spillway.v1.AuditRange
-	(*PauseSubscriptionRequest)(nil),   // 30: spillway.v1.PauseSubscriptionRequest
-	(*PauseSubscriptionResponse)(nil),  // 31: spillway.v1.PauseSubscriptionResponse
-	(*ResumeSubscriptionRequest)(nil),  // 32: spillway.v1.ResumeSubscriptionRequest
-	(*ResumeSubscriptionResponse)(nil), // 33: spillway.v1.ResumeSubscriptionResponse
-	(*Session)(nil),                    // 34: spillway.v1.Session
-	(*ListSessionsRequest)(nil),        // 35: spillway.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),       // 36: spillway.v1.ListSessionsResponse
-	(*PeekRecordsRequest)(nil),         // 37: spillway.v1.PeekRecordsRequest
-	(*PeekedRecord)(nil),               // 38: spillway.v1.PeekedRecord
-	(*PeekRecordsResponse)(nil),        // 39: spillway.v1.PeekRecordsResponse
-	(*StartPosition_Earliest)(nil),     // 40: spillway.v1.StartPosition.Earliest
-	(*StartPosition_Latest)(nil),       // 41: spillway.v1.StartPosition.Latest
-	nil,                                // 42: spillway.v1.SubscriptionPartition.OutcomesEntry
-	nil,                                // 43: spillway.v1.AuditPartition.OutcomesEntry
-	(*SourcePartition)(nil),            // 44: spillway.v1.SourcePartition
-	(*durationpb.Duration)(nil),        // 45: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 46: google.protobuf.Timestamp
-	(*OffsetRange)(nil),                // 47: spillway.v1.OffsetRange
-	(Outcome)(0),                       // 48: spillway.v1.Outcome
-	(Ordering)(0),                      // 49: spillway.v1.Ordering
-	(*Record)(nil),                     // 50: spillway.v1.Record
+	(*ForgetSourceRequest)(nil),        // 30: spillway.v1.ForgetSourceRequest
+	(*ForgetSourceResponse)(nil),       // 31: spillway.v1.ForgetSourceResponse
+	(*PauseSubscriptionRequest)(nil),   // 32: spillway.v1.PauseSubscriptionRequest
+	(*PauseSubscriptionResponse)(nil),  // 33: spillway.v1.PauseSubscriptionResponse
+	(*ResumeSubscriptionRequest)(nil),  // 34: spillway.v1.ResumeSubscriptionRequest
+	(*ResumeSubscriptionResponse)(nil), // 35: spillway.v1.ResumeSubscriptionResponse
+	(*Session)(nil),                    // 36: spillway.v1.Session
+	(*ListSessionsRequest)(nil),        // 37: spillway.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),       // 38: spillway.v1.ListSessionsResponse
+	(*PeekRecordsRequest)(nil),         // 39: spillway.v1.PeekRecordsRequest
+	(*PeekedRecord)(nil),               // 40: spillway.v1.PeekedRecord
+	(*PeekRecordsResponse)(nil),        // 41: spillway.v1.PeekRecordsResponse
+	(*StartPosition_Earliest)(nil),     // 42: spillway.v1.StartPosition.Earliest
+	(*StartPosition_Latest)(nil),       // 43: spillway.v1.StartPosition.Latest
+	nil,                                // 44: spillway.v1.SubscriptionPartition.OutcomesEntry
+	nil,                                // 45: spillway.v1.AuditPartition.OutcomesEntry
+	(*SourcePartition)(nil),            // 46: spillway.v1.SourcePartition
+	(*durationpb.Duration)(nil),        // 47: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 48: google.protobuf.Timestamp
+	(*OffsetRange)(nil),                // 49: spillway.v1.OffsetRange
+	(Outcome)(0),                       // 50: spillway.v1.Outcome
+	(Ordering)(0),                      // 51: spillway.v1.Ordering
+	(*Record)(nil),                     // 52: spillway.v1.Record
 }
 var file_spillway_v1_buffer_admin_proto_depIdxs = []int32{
-	44, // 0: spillway.v1.QueuePartition.source:type_name -> spillway.v1.SourcePartition
+	46, // 0: spillway.v1.QueuePartition.source:type_name -> spillway.v1.SourcePartition
 	1,  // 1: spillway.v1.ListQueuesResponse.queues:type_name -> spillway.v1.Queue
 	1,  // 2: spillway.v1.GetQueueResponse.queue:type_name -> spillway.v1.Queue
 	2,  // 3: spillway.v1.GetQueueResponse.partitions:type_name -> spillway.v1.QueuePartition
-	45, // 4: spillway.v1.Subscription.oldest_pending_age:type_name -> google.protobuf.Duration
+	47, // 4: spillway.v1.Subscription.oldest_pending_age:type_name -> google.protobuf.Duration
 	0,  // 5: spillway.v1.Subscription.on_full:type_name -> spillway.v1.OnFull
-	40, // 6: spillway.v1.StartPosition.earliest:type_name -> spillway.v1.StartPosition.Earliest
-	41, // 7: spillway.v1.StartPosition.latest:type_name -> spillway.v1.StartPosition.Latest
-	46, // 8: spillway.v1.StartPosition.time:type_name -> google.protobuf.Timestamp
+	42, // 6: spillway.v1.StartPosition.earliest:type_name -> spillway.v1.StartPosition.Earliest
+	43, // 7: spillway.v1.StartPosition.latest:type_name -> spillway.v1.StartPosition.Latest
+	48, // 8: spillway.v1.StartPosition.time:type_name -> google.protobuf.Timestamp
 	9,  // 9: spillway.v1.StartPosition.offsets:type_name -> spillway.v1.PartitionOffset
-	44, // 10: spillway.v1.PartitionOffset.source:type_name -> spillway.v1.SourcePartition
-	44, // 11: spillway.v1.SubscriptionPartition.source:type_name -> spillway.v1.SourcePartition
-	47, // 12: spillway.v1.SubscriptionPartition.settled_ranges:type_name -> spillway.v1.OffsetRange
-	42, // 13: spillway.v1.SubscriptionPartition.outcomes:type_name -> spillway.v1.SubscriptionPartition.OutcomesEntry
+	46, // 10: spillway.v1.PartitionOffset.source:type_name -> spillway.v1.SourcePartition
+	46, // 11: spillway.v1.SubscriptionPartition.source:type_name -> spillway.v1.SourcePartition
+	49, // 12: spillway.v1.SubscriptionPartition.settled_ranges:type_name -> spillway.v1.OffsetRange
+	44, // 13: spillway.v1.SubscriptionPartition.outcomes:type_name -> spillway.v1.SubscriptionPartition.OutcomesEntry
 	7,  // 14: spillway.v1.ListSubscriptionsResponse.subscriptions:type_name -> spillway.v1.Subscription
 	7,  // 15: spillway.v1.GetSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
 	10, // 16: spillway.v1.GetSubscriptionResponse.partitions:type_name -> spillway.v1.SubscriptionPartition
@@ -3118,25 +3217,25 @@ var file_spillway_v1_buffer_admin_proto_depIdxs = []int32{
 	7,  // 21: spillway.v1.UpdateSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
 	8,  // 22: spillway.v1.SeekSubscriptionRequest.to:type_name -> spillway.v1.StartPosition
 	7,  // 23: spillway.v1.SeekSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	48, // 24: spillway.v1.ListUndeliveredRequest.outcome:type_name -> spillway.v1.Outcome
-	44, // 25: spillway.v1.Undelivered.source:type_name -> spillway.v1.SourcePartition
-	47, // 26: spillway.v1.Undelivered.range:type_name -> spillway.v1.OffsetRange
-	48, // 27: spillway.v1.Undelivered.outcome:type_name -> spillway.v1.Outcome
-	46, // 28: spillway.v1.Undelivered.settled_at:type_name -> google.protobuf.Timestamp
+	50, // 24: spillway.v1.ListUndeliveredRequest.outcome:type_name -> spillway.v1.Outcome
+	46, // 25: spillway.v1.Undelivered.source:type_name -> spillway.v1.SourcePartition
+	49, // 26: spillway.v1.Undelivered.range:type_name -> spillway.v1.OffsetRange
+	50, // 27: spillway.v1.Undelivered.outcome:type_name -> spillway.v1.Outcome
+	48, // 28: spillway.v1.Undelivered.settled_at:type_name -> google.protobuf.Timestamp
 	24, // 29: spillway.v1.ListUndeliveredResponse.ranges:type_name -> spillway.v1.Undelivered
 	28, // 30: spillway.v1.AuditResponse.partitions:type_name -> spillway.v1.AuditPartition
-	44, // 31: spillway.v1.AuditPartition.source:type_name -> spillway.v1.SourcePartition
-	43, // 32: spillway.v1.AuditPartition.outcomes:type_name -> spillway.v1.AuditPartition.OutcomesEntry
+	46, // 31: spillway.v1.AuditPartition.source:type_name -> spillway.v1.SourcePartition
+	45, // 32: spillway.v1.AuditPartition.outcomes:type_name -> spillway.v1.AuditPartition.OutcomesEntry
 	29, // 33: spillway.v1.AuditPartition.ranges:type_name -> spillway.v1.AuditRange
-	47, // 34: spillway.v1.AuditRange.range:type_name -> spillway.v1.OffsetRange
+	49, // 34: spillway.v1.AuditRange.range:type_name -> spillway.v1.OffsetRange
 	7,  // 35: spillway.v1.PauseSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
 	7,  // 36: spillway.v1.ResumeSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	49, // 37: spillway.v1.Session.ordering:type_name -> spillway.v1.Ordering
-	46, // 38: spillway.v1.Session.opened_at:type_name -> google.protobuf.Timestamp
-	34, // 39: spillway.v1.ListSessionsResponse.sessions:type_name -> spillway.v1.Session
-	44, // 40: spillway.v1.PeekedRecord.source:type_name -> spillway.v1.SourcePartition
-	50, // 41: spillway.v1.PeekedRecord.record:type_name -> spillway.v1.Record
-	38, // 42: spillway.v1.PeekRecordsResponse.records:type_name -> spillway.v1.PeekedRecord
+	51, // 37: spillway.v1.Session.ordering:type_name -> spillway.v1.Ordering
+	48, // 38: spillway.v1.Session.opened_at:type_name -> google.protobuf.Timestamp
+	36, // 39: spillway.v1.ListSessionsResponse.sessions:type_name -> spillway.v1.Session
+	46, // 40: spillway.v1.PeekedRecord.source:type_name -> spillway.v1.SourcePartition
+	52, // 41: spillway.v1.PeekedRecord.record:type_name -> spillway.v1.Record
+	40, // 42: spillway.v1.PeekRecordsResponse.records:type_name -> spillway.v1.PeekedRecord
 	3,  // 43: spillway.v1.BufferAdminService.ListQueues:input_type -> spillway.v1.ListQueuesRequest
 	5,  // 44: spillway.v1.BufferAdminService.GetQueue:input_type -> spillway.v1.GetQueueRequest
 	11, // 45: spillway.v1.BufferAdminService.ListSubscriptions:input_type -> spillway.v1.ListSubscriptionsRequest
@@ -3147,26 +3246,28 @@ var file_spillway_v1_buffer_admin_proto_depIdxs = []int32{
 	21, // 50: spillway.v1.BufferAdminService.SeekSubscription:input_type -> spillway.v1.SeekSubscriptionRequest
 	23, // 51: spillway.v1.BufferAdminService.ListUndelivered:input_type -> spillway.v1.ListUndeliveredRequest
 	26, // 52: spillway.v1.BufferAdminService.Audit:input_type -> spillway.v1.AuditRequest
-	30, // 53: spillway.v1.BufferAdminService.PauseSubscription:input_type -> spillway.v1.PauseSubscriptionRequest
-	32, // 54: spillway.v1.BufferAdminService.ResumeSubscription:input_type -> spillway.v1.ResumeSubscriptionRequest
-	35, // 55: spillway.v1.BufferAdminService.ListSessions:input_type -> spillway.v1.ListSessionsRequest
-	37, // 56: spillway.v1.BufferAdminService.PeekRecords:input_type -> spillway.v1.PeekRecordsRequest
-	4,  // 57: spillway.v1.BufferAdminService.ListQueues:output_type -> spillway.v1.ListQueuesResponse
-	6,  // 58: spillway.v1.BufferAdminService.GetQueue:output_type -> spillway.v1.GetQueueResponse
-	12, // 59: spillway.v1.BufferAdminService.ListSubscriptions:output_type -> spillway.v1.ListSubscriptionsResponse
-	14, // 60: spillway.v1.BufferAdminService.GetSubscription:output_type -> spillway.v1.GetSubscriptionResponse
-	16, // 61: spillway.v1.BufferAdminService.CreateSubscription:output_type -> spillway.v1.CreateSubscriptionResponse
-	18, // 62: spillway.v1.BufferAdminService.UpdateSubscription:output_type -> spillway.v1.UpdateSubscriptionResponse
-	20, // 63: spillway.v1.BufferAdminService.DeleteSubscription:output_type -> spillway.v1.DeleteSubscriptionResponse
-	22, // 64: spillway.v1.BufferAdminService.SeekSubscription:output_type -> spillway.v1.SeekSubscriptionResponse
-	25, // 65: spillway.v1.BufferAdminService.ListUndelivered:output_type -> spillway.v1.ListUndeliveredResponse
-	27, // 66: spillway.v1.BufferAdminService.Audit:output_type -> spillway.v1.AuditResponse
-	31, // 67: spillway.v1.BufferAdminService.PauseSubscription:output_type -> spillway.v1.PauseSubscriptionResponse
-	33, // 68: spillway.v1.BufferAdminService.ResumeSubscription:output_type -> spillway.v1.ResumeSubscriptionResponse
-	36, // 69: spillway.v1.BufferAdminService.ListSessions:output_type -> spillway.v1.ListSessionsResponse
-	39, // 70: spillway.v1.BufferAdminService.PeekRecords:output_type -> spillway.v1.PeekRecordsResponse
-	57, // [57:71] is the sub-list for method output_type
-	43, // [43:57] is the sub-list for method input_type
+	32, // 53: spillway.v1.BufferAdminService.PauseSubscription:input_type -> spillway.v1.PauseSubscriptionRequest
+	34, // 54: spillway.v1.BufferAdminService.ResumeSubscription:input_type -> spillway.v1.ResumeSubscriptionRequest
+	30, // 55: spillway.v1.BufferAdminService.ForgetSource:input_type -> spillway.v1.ForgetSourceRequest
+	37, // 56: spillway.v1.BufferAdminService.ListSessions:input_type -> spillway.v1.ListSessionsRequest
+	39, // 57: spillway.v1.BufferAdminService.PeekRecords:input_type -> spillway.v1.PeekRecordsRequest
+	4,  // 58: spillway.v1.BufferAdminService.ListQueues:output_type -> spillway.v1.ListQueuesResponse
+	6,  // 59: spillway.v1.BufferAdminService.GetQueue:output_type -> spillway.v1.GetQueueResponse
+	12, // 60: spillway.v1.BufferAdminService.ListSubscriptions:output_type -> spillway.v1.ListSubscriptionsResponse
+	14, // 61: spillway.v1.BufferAdminService.GetSubscription:output_type -> spillway.v1.GetSubscriptionResponse
+	16, // 62: spillway.v1.BufferAdminService.CreateSubscription:output_type -> spillway.v1.CreateSubscriptionResponse
+	18, // 63: spillway.v1.BufferAdminService.UpdateSubscription:output_type -> spillway.v1.UpdateSubscriptionResponse
+	20, // 64: spillway.v1.BufferAdminService.DeleteSubscription:output_type -> spillway.v1.DeleteSubscriptionResponse
+	22, // 65: spillway.v1.BufferAdminService.SeekSubscription:output_type -> spillway.v1.SeekSubscriptionResponse
+	25, // 66: spillway.v1.BufferAdminService.ListUndelivered:output_type -> spillway.v1.ListUndeliveredResponse
+	27, // 67: spillway.v1.BufferAdminService.Audit:output_type -> spillway.v1.AuditResponse
+	33, // 68: spillway.v1.BufferAdminService.PauseSubscription:output_type -> spillway.v1.PauseSubscriptionResponse
+	35, // 69: spillway.v1.BufferAdminService.ResumeSubscription:output_type -> spillway.v1.ResumeSubscriptionResponse
+	31, // 70: spillway.v1.BufferAdminService.ForgetSource:output_type -> spillway.v1.ForgetSourceResponse
+	38, // 71: spillway.v1.BufferAdminService.ListSessions:output_type -> spillway.v1.ListSessionsResponse
+	41, // 72: spillway.v1.BufferAdminService.PeekRecords:output_type -> spillway.v1.PeekRecordsResponse
+	58, // [58:73] is the sub-list for method output_type
+	43, // [43:58] is the sub-list for method input_type
 	43, // [43:43] is the sub-list for extension type_name
 	43, // [43:43] is the sub-list for extension extendee
 	0,  // [0:43] is the sub-list for field type_name
@@ -3192,7 +3293,7 @@ func file_spillway_v1_buffer_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spillway_v1_buffer_admin_proto_rawDesc), len(file_spillway_v1_buffer_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   43,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

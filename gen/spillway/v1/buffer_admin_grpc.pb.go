@@ -33,6 +33,7 @@ const (
 	BufferAdminService_Audit_FullMethodName              = "/spillway.v1.BufferAdminService/Audit"
 	BufferAdminService_PauseSubscription_FullMethodName  = "/spillway.v1.BufferAdminService/PauseSubscription"
 	BufferAdminService_ResumeSubscription_FullMethodName = "/spillway.v1.BufferAdminService/ResumeSubscription"
+	BufferAdminService_ForgetSource_FullMethodName       = "/spillway.v1.BufferAdminService/ForgetSource"
 	BufferAdminService_ListSessions_FullMethodName       = "/spillway.v1.BufferAdminService/ListSessions"
 	BufferAdminService_PeekRecords_FullMethodName        = "/spillway.v1.BufferAdminService/PeekRecords"
 )
@@ -71,6 +72,9 @@ type BufferAdminServiceClient interface {
 	PauseSubscription(ctx context.Context, in *PauseSubscriptionRequest, opts ...grpc.CallOption) (*PauseSubscriptionResponse, error)
 	// ResumeSubscription leases again.
 	ResumeSubscription(ctx context.Context, in *ResumeSubscriptionRequest, opts ...grpc.CallOption) (*ResumeSubscriptionResponse, error)
+	// ForgetSource has a source that nobody reads any more no longer hold up the time of records (_SUCCESS). Durable. An
+	// ingest that reads it tells of it again.
+	ForgetSource(ctx context.Context, in *ForgetSourceRequest, opts ...grpc.CallOption) (*ForgetSourceResponse, error)
 	// ListSessions lists the live sessions and those whose sink state waits for adoption.
 	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
 	// PeekRecords shows the next pending records of a subscription without leasing them.
@@ -205,6 +209,16 @@ func (c *bufferAdminServiceClient) ResumeSubscription(ctx context.Context, in *R
 	return out, nil
 }
 
+func (c *bufferAdminServiceClient) ForgetSource(ctx context.Context, in *ForgetSourceRequest, opts ...grpc.CallOption) (*ForgetSourceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ForgetSourceResponse)
+	err := c.cc.Invoke(ctx, BufferAdminService_ForgetSource_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *bufferAdminServiceClient) ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListSessionsResponse)
@@ -259,6 +273,9 @@ type BufferAdminServiceServer interface {
 	PauseSubscription(context.Context, *PauseSubscriptionRequest) (*PauseSubscriptionResponse, error)
 	// ResumeSubscription leases again.
 	ResumeSubscription(context.Context, *ResumeSubscriptionRequest) (*ResumeSubscriptionResponse, error)
+	// ForgetSource has a source that nobody reads any more no longer hold up the time of records (_SUCCESS). Durable. An
+	// ingest that reads it tells of it again.
+	ForgetSource(context.Context, *ForgetSourceRequest) (*ForgetSourceResponse, error)
 	// ListSessions lists the live sessions and those whose sink state waits for adoption.
 	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
 	// PeekRecords shows the next pending records of a subscription without leasing them.
@@ -308,6 +325,9 @@ func (UnimplementedBufferAdminServiceServer) PauseSubscription(context.Context, 
 }
 func (UnimplementedBufferAdminServiceServer) ResumeSubscription(context.Context, *ResumeSubscriptionRequest) (*ResumeSubscriptionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResumeSubscription not implemented")
+}
+func (UnimplementedBufferAdminServiceServer) ForgetSource(context.Context, *ForgetSourceRequest) (*ForgetSourceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ForgetSource not implemented")
 }
 func (UnimplementedBufferAdminServiceServer) ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListSessions not implemented")
@@ -552,6 +572,24 @@ func _BufferAdminService_ResumeSubscription_Handler(srv interface{}, ctx context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _BufferAdminService_ForgetSource_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ForgetSourceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BufferAdminServiceServer).ForgetSource(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BufferAdminService_ForgetSource_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BufferAdminServiceServer).ForgetSource(ctx, req.(*ForgetSourceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _BufferAdminService_ListSessions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListSessionsRequest)
 	if err := dec(in); err != nil {
@@ -642,6 +680,10 @@ var BufferAdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ResumeSubscription",
 			Handler:    _BufferAdminService_ResumeSubscription_Handler,
+		},
+		{
+			MethodName: "ForgetSource",
+			Handler:    _BufferAdminService_ForgetSource_Handler,
 		},
 		{
 			MethodName: "ListSessions",

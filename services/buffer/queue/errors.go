@@ -22,6 +22,8 @@ var (
 	ErrInvalid = errors.New("invalid")
 	// ErrNoSubscription means that the queue has no subscription of that name.
 	ErrNoSubscription = errors.New("no such subscription")
+	// ErrNoSource means that no ingest has told of a source of that name.
+	ErrNoSource = errors.New("no such source")
 	// ErrNoSession means that the session is dead.
 	ErrNoSession = errors.New("no such session")
 	// ErrLeaseGone means that a lease of an ack is not held: the whole ack is refused.

@@ -34,6 +34,7 @@ type change struct {
 	Settle       []settleChange `json:"settle,omitempty"`
 	Seek         []Start        `json:"seek,omitempty"`
 	Epoch        int64          `json:"epoch,omitempty"` // of the ledgers that Subscribe and Seek begin, at least; ms since the Unix epoch
+	Reads        *readsChange   `json:"reads,omitempty"`
 	Pause        *bool          `json:"pause,omitempty"`
 	// Session is whose sink State changes, or who adopts.
 	Session uint64        `json:"session,omitempty"`
@@ -79,6 +80,7 @@ type snapshot struct {
 	Subscriptions    []subscriptionState `json:"subs"`
 	Partitions       []partitionState    `json:"parts"`
 	Sessions         []sessionState      `json:"sessions"`
+	Reads            []readsChange       `json:"reads,omitempty"`
 }
 
 type subscriptionState struct {
@@ -138,6 +140,9 @@ func (q *Queue) snapshot() []byte {
 		if x := q.sessions[id]; len(x.state) > 0 {
 			s.Sessions = append(s.Sessions, sessionState{ID: id, Subscription: x.sub.id, Consumer: x.Consumer, State: x.state, Holds: x.holds})
 		}
+	}
+	for r, topics := range q.listed {
+		s.Reads = append(s.Reads, readsChange{r.cluster, r.source, topics})
 	}
 	return mustJSON(s)
 }
@@ -207,6 +212,10 @@ func (q *Queue) restore(s *snapshot) {
 			}
 		}
 	}
+	clear(q.listed)
+	for i := range s.Reads {
+		q.listLocked(&s.Reads[i])
+	}
 	for _, st := range s.Sessions {
 		if sub := byID[st.Subscription]; sub != nil {
 			q.sessions[st.ID] = q.newSession(st.ID, sub, st.Consumer, st.State)
@@ -242,6 +251,9 @@ func (q *Queue) applyLocked(c *change) {
 			}
 		}
 		q.raiseSafeLocked(p)
+	}
+	if c.Reads != nil {
+		q.listLocked(c.Reads)
 	}
 	if c.Pause != nil {
 		for _, sub := range q.subs {

@@ -1,12 +1,17 @@
 package queue
 
 import (
+	"context"
+	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"time"
 )
 
-// How far the time of records has come, for those who do something once a time is over. Nothing of it is stored but
-// what sink state holds back: after a restart the ingests tell anew what they read and where they are at its end.
+// How far the time of records has come, for those who do something once a time is over. Of it only is stored what sources
+// read, since one that is away must hold time up, and what sink state holds back. After a restart it is told anew
+// where partitions are at their end.
 
 const (
 	// passStep is how close the noted passes of a partition are to each other.
@@ -15,7 +20,7 @@ const (
 	maxPasses = 256
 	// watermarkInterval is how often it is told that time went on.
 	watermarkInterval = time.Second
-	// listPatience is how long after Open partitions count that no source says it reads: it may be about to say it.
+	// listPatience is how long after Open partitions count that no source has ever said it reads: it may be about to say it.
 	listPatience = time.Minute
 )
 
@@ -86,11 +91,56 @@ func (q *Queue) CaughtUp(id Partition, offset, ms int64) {
 // reads names a source of the configuration.
 type reads struct{ cluster, source string }
 
-// ListTopics notes all topics that a source reads, with their numbers of partitions.
+// readsChange is all that a source reads: topics with their numbers of partitions. Without any, it is forgotten.
+type readsChange struct {
+	Cluster string           `json:"c"`
+	Source  string           `json:"s"`
+	Topics  map[string]int32 `json:"t"`
+}
+
+// ListTopics notes all topics that a source reads, with their numbers of partitions. It counts at once, and is journaled.
 func (q *Queue) ListTopics(cluster, source string, topics map[string]int32) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.listed[reads{cluster, source}] = topics
+	if q.closed != nil || maps.Equal(q.listed[reads{cluster, source}], topics) {
+		return
+	}
+	c := &readsChange{cluster, source, topics}
+	q.listLocked(c)
+	q.enqueueLocked(&change{Reads: c})
+}
+
+// ForgetSource has a source that nobody reads any more no longer hold time up, and returns when that is durable.
+func (q *Queue) ForgetSource(ctx context.Context, source string) error {
+	for {
+		more := false
+		err := q.manage(ctx, func() (*change, error) {
+			var gone []reads
+			var known []string
+			for r := range q.listed {
+				if known = append(known, r.source); r.source == source {
+					gone = append(gone, r)
+				}
+			}
+			if len(gone) == 0 {
+				slices.Sort(known)
+				return nil, fmt.Errorf("%w: %q; ingests have told of %q", ErrNoSource, source, slices.Compact(known))
+			}
+			more = len(gone) > 1 // of several clusters
+			return &change{Reads: &readsChange{Cluster: gone[0].cluster, Source: source}}, nil
+		})
+		if err != nil || !more {
+			return err
+		}
+	}
+}
+
+func (q *Queue) listLocked(c *readsChange) {
+	if r := (reads{c.Cluster, c.Source}); len(c.Topics) > 0 {
+		q.listed[r] = c.Topics
+	} else {
+		delete(q.listed, r)
+	}
 }
 
 // watermarkLocked looks at all partitions that the subscription wants: those that sources read, and others where

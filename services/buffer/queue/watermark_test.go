@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"errors"
 	"testing"
 	"time"
 )
@@ -111,6 +112,39 @@ func TestWatermarkWaitsForTopicsThatNobodyNamesYet(t *testing.T) {
 	h.pass(listPatience)
 	if w := told(drain(s)); w.Passed != ms {
 		t.Fatalf("%d is passed, want %d: a is not read any more", w.Passed, ms)
+	}
+}
+
+func TestWatermarkWaitsForASourceThatIsAway(t *testing.T) {
+	h := newHarness(t, all("hdfs"))
+	h.q.ListTopics("k", "one", map[string]int32{"a": 1})
+	h.q.ListTopics("k", "two", map[string]int32{"b": 1})
+	h.appendAt("a", 0, 10, 1000)
+	h.appendAt("b", 0, 10, 1000)
+	s := h.session("hdfs", false, 1000)
+	h.ack(s, 1, leasesOf(drain(s)))
+	h.write()
+	for range 2 { // from the journal, then from a snapshot
+		h.reopen()
+	}
+	s = h.session("hdfs", false, 1000)
+	s.WantWatermarks()
+	h.q.ListTopics("k", "one", map[string]int32{"a": 1})
+	ms := h.now.UnixMilli()
+	h.q.CaughtUp(testPartition("a"), 10, ms)
+	h.pass(2 * listPatience)
+	if w := told(drain(s)); w != (Watermark{}) {
+		t.Fatalf("%+v is passed without the second source", w)
+	}
+	if err := h.q.ForgetSource(t.Context(), "three"); !errors.Is(err, ErrNoSource) {
+		t.Errorf("forget an unknown source: %v", err)
+	}
+	if err := h.manage(func() error { return h.q.ForgetSource(t.Context(), "two") }); err != nil {
+		t.Fatal(err)
+	}
+	h.pass(time.Second)
+	if w := told(drain(s)); w.Passed != ms {
+		t.Fatalf("%d is passed without a source that is forgotten, want %d", w.Passed, ms)
 	}
 }
 

@@ -204,6 +204,16 @@ func (l *layout) timeOver(ms int64) int64 {
 	end := at
 	for end = after(at, l.unit); l.dirTime(end) == dir; end = after(end, l.unit) {
 	}
+	// When the clocks go back, the same names may come once more.
+	last := end.Add(-time.Millisecond)
+	_, offset := last.Zone()
+	if _, change := last.ZoneBounds(); !change.IsZero() {
+		_, then := change.Zone()
+		again := last.Add(time.Duration(offset-then) * time.Second)
+		if !again.Before(change) && l.dirTime(again) == dir {
+			return l.timeOver(again.UnixMilli())
+		}
+	}
 	return end.UnixMilli()
 }
 
