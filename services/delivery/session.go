@@ -51,7 +51,7 @@ type session struct {
 
 	leases     chan *Lease // run sends and closes
 	adoptions  chan *Adoption
-	watermarks chan Watermark
+	watermarks chan Watermark // has room for one: the newest
 
 	mu        sync.Mutex
 	err       error // why the stream ended
@@ -61,7 +61,6 @@ type session struct {
 	held      map[uint64]*Lease // leased and neither settled, given back nor revoked
 	waiting   []*Lease          // those of held that the sink has not taken, in the buffer's order
 	inherited []*Adoption       // not handed out yet
-	watermark *Watermark        // the newest, when it was not handed out yet
 	outbox    []*spillwayv1.ConsumeRequest
 	acks      map[uint64]*pendingAck
 	lastAck   uint64
@@ -94,7 +93,7 @@ func openSession(ctx context.Context, client spillwayv1.BufferServiceClient, cfg
 		memory: cfg.memory, duration: opened.LeaseDuration.AsDuration(), zstd: decoder,
 		stream: stream, cancel: cancel, paused: cfg.paused, acked: cfg.acked,
 		wake: make(chan struct{}, 1), lost: make(chan struct{}),
-		leases: make(chan *Lease), adoptions: make(chan *Adoption), watermarks: make(chan Watermark),
+		leases: make(chan *Lease), adoptions: make(chan *Adoption), watermarks: make(chan Watermark, 1),
 		held: make(map[uint64]*Lease), acks: make(map[uint64]*pendingAck),
 	}
 	s.wg.Go(s.receive)

@@ -62,18 +62,11 @@ func (s *session) run() {
 		if next.adoption == nil {
 			toAdopt = nil
 		}
-		var toTell chan<- Watermark
-		var watermark Watermark
-		if next.watermark != nil {
-			toTell, watermark = s.watermarks, *next.watermark
-		}
 		select {
 		case to <- next.lease:
 			s.handedOut(next.lease)
 		case toAdopt <- next.adoption:
 			s.handedOver()
-		case toTell <- watermark:
-			s.toldOf(next.watermark)
 		case <-s.wake:
 		case <-extend.C:
 			s.extendHeld()
@@ -88,7 +81,6 @@ type todo struct {
 	messages          []*spillwayv1.ConsumeRequest
 	lease             *Lease
 	adoption          *Adoption
-	watermark         *Watermark
 	draining, closing bool
 }
 
@@ -105,7 +97,7 @@ func (s *session) next() todo {
 			s.nackLocked(l.ID, durationpb.New(0), errDraining)
 		}
 	}
-	t := todo{messages: s.outbox, draining: s.draining, closing: s.closing, watermark: s.watermark}
+	t := todo{messages: s.outbox, draining: s.draining, closing: s.closing}
 	s.outbox = nil
 	if grant := s.grantLocked(); grant > 0 {
 		s.credit += grant
@@ -144,14 +136,6 @@ func (s *session) handedOver() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.inherited = s.inherited[1:]
-}
-
-func (s *session) toldOf(w *Watermark) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.watermark == w { // else there is a newer one
-		s.watermark = nil
-	}
 }
 
 func (s *session) extendHeld() {
@@ -216,9 +200,11 @@ func (s *session) accept(m *spillwayv1.ConsumeResponse) error {
 		s.inherited = append(s.inherited, &Adoption{SessionID: m.Adopt.SessionId, Entries: m.Adopt.Entries})
 		s.mu.Unlock()
 	case *spillwayv1.ConsumeResponse_Watermark:
-		s.mu.Lock()
-		s.watermark = &Watermark{PassedMs: m.Watermark.PassedMs, CompleteMs: m.Watermark.CompleteMs}
-		s.mu.Unlock()
+		select { // only the newest counts, and only this goroutine sends
+		case <-s.watermarks:
+		default:
+		}
+		s.watermarks <- Watermark{PassedMs: m.Watermark.PassedMs, CompleteMs: m.Watermark.CompleteMs}
 	default:
 		return fmt.Errorf("%w: unexpected message %T", errProtocol, m)
 	}

@@ -171,6 +171,17 @@ func fetchOwn(ctx context.Context, topic string, partition int, at, end int64, y
 func fetchClient(ctx context.Context, topic string, partition int, at, end int64, yield func([]byte) error) error {
 	client := &kafka.Client{Addr: kafka.TCP(stack.kafka.addr()), Timeout: 30 * time.Second}
 	var value bytes.Buffer
+	return clientFetch(ctx, client, topic, partition, at, end, func(r *kafka.Record) error {
+		value.Reset()
+		if _, err := value.ReadFrom(r.Value); err != nil {
+			return err
+		}
+		return errors.Join(r.Value.Close(), yield(value.Bytes()))
+	})
+}
+
+// clientFetch calls each with the records of a partition from one offset up to another, as kafka-go's Client.Fetch has them.
+func clientFetch(ctx context.Context, client *kafka.Client, topic string, partition int, at, end int64, each func(*kafka.Record) error) error {
 	for at < end {
 		answer, err := client.Fetch(ctx, &kafka.FetchRequest{Topic: topic, Partition: partition, Offset: at,
 			MinBytes: 1, MaxBytes: 2 << 20, MaxWait: time.Second, IsolationLevel: kafka.ReadCommitted})
@@ -188,11 +199,7 @@ func fetchClient(ctx context.Context, topic string, partition int, at, end int64
 			if err != nil {
 				return err
 			}
-			value.Reset()
-			if _, err := value.ReadFrom(r.Value); err != nil {
-				return err
-			}
-			if err := errors.Join(r.Value.Close(), yield(value.Bytes())); err != nil {
+			if err := each(r); err != nil {
 				return err
 			}
 			at = r.Offset + 1

@@ -2,9 +2,7 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"sync/atomic"
@@ -51,32 +49,12 @@ func benchClientFetch(b *testing.B, topic string) {
 	var g errgroup.Group
 	for _, end := range ends.Topics[topic] {
 		g.Go(func() error {
-			for at := int64(0); at < end.LastOffset; {
-				answer, err := client.Fetch(context.Background(), &kafka.FetchRequest{Topic: topic, Partition: end.Partition, Offset: at,
-					MinBytes: 1, MaxBytes: 2 << 20, MaxWait: time.Second, IsolationLevel: kafka.ReadCommitted})
-				if err == nil {
-					err = answer.Error
+			return clientFetch(context.Background(), client, topic, end.Partition, 0, end.LastOffset, func(r *kafka.Record) error {
+				if r.Value == nil {
+					return nil
 				}
-				if err != nil {
-					return err
-				}
-				for {
-					r, err := answer.Records.ReadRecord()
-					if errors.Is(err, io.EOF) {
-						break
-					}
-					if err != nil {
-						return err
-					}
-					if r.Value != nil {
-						if err := r.Value.Close(); err != nil {
-							return err
-						}
-					}
-					at = r.Offset + 1
-				}
-			}
-			return nil
+				return r.Value.Close()
+			})
 		})
 	}
 	if err := g.Wait(); err != nil {

@@ -224,7 +224,6 @@ func (m *model) checkWatermark(topic string) {
 				break
 			}
 		}
-		m.passed = max(m.passed, w.Passed)
 	}
 }
 

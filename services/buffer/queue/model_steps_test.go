@@ -25,7 +25,6 @@ type model struct {
 	requests []Refetch
 	acked    map[string]Set  // by subscription: durable acks since its last seek; of any topic
 	times    map[int64]int64 // by offset, of any topic: when the record came, in ms
-	passed   int64           // the latest time that was passed
 	sessions []*modelSession
 	nextAck  uint64
 	state    map[string]map[string]string // by subscription: key, value that must be owned by someone

@@ -146,8 +146,8 @@ func (q *Queue) listLocked(c *readsChange) {
 // watermarkLocked looks at all partitions that the subscription wants: those that sources read, and others where
 // something is pending.
 func (q *Queue) watermarkLocked(sub *subscription) Watermark {
-	passed, any := int64(math.MaxInt64), false
-	note := func(ms int64) { passed, any = min(passed, ms), true }
+	const none = math.MaxInt64
+	passed := int64(none)
 	listed := make(map[Partition]bool)
 	for r, topics := range q.listed {
 		for name, partitions := range topics {
@@ -159,7 +159,7 @@ func (q *Queue) watermarkLocked(sub *subscription) Watermark {
 				id.Incarnation = q.newest[id]
 				listed[id] = true
 				if q.partitions[id] == nil {
-					note(q.empty[id])
+					passed = min(passed, q.empty[id])
 				}
 			}
 		}
@@ -168,10 +168,10 @@ func (q *Queue) watermarkLocked(sub *subscription) Watermark {
 	for _, g := range sub.progress {
 		p := g.part
 		if over := g.settled.Floor >= p.appended && (!patient || q.supersededLocked(p)); !over || listed[p.id] {
-			note(p.passes.until(g.settled.Floor))
+			passed = min(passed, p.passes.until(g.settled.Floor))
 		}
 	}
-	if !any || passed == 0 {
+	if passed == none || passed == 0 {
 		return Watermark{}
 	}
 	w := Watermark{Passed: passed, Complete: passed}
@@ -187,22 +187,21 @@ func (q *Queue) watermarkLocked(sub *subscription) Watermark {
 
 // tellWatermarksLocked tells the sessions that want to know how far time has come.
 func (q *Queue) tellWatermarksLocked() {
-	if now := q.clock(); now-q.watermarkTold >= int64(watermarkInterval) {
-		q.watermarkTold = now
-		for _, sub := range q.subs {
-			var w Watermark
-			for _, s := range sub.sessions {
-				if !s.watermarks {
-					continue
-				}
-				if w == (Watermark{}) {
-					w = q.watermarkLocked(sub)
-				}
-				if w.Passed > s.told.Passed || w.Complete > s.told.Complete {
-					s.told = Watermark{max(w.Passed, s.told.Passed), max(w.Complete, s.told.Complete)}
-					told := s.told
-					s.tellLocked(Event{Watermark: &told})
-				}
+	now := q.clock()
+	if now-q.watermarkTold < int64(watermarkInterval) {
+		return
+	}
+	q.watermarkTold = now
+	for _, sub := range q.subs {
+		if !slices.ContainsFunc(sub.sessions, func(s *Session) bool { return s.watermarks }) {
+			continue
+		}
+		w := q.watermarkLocked(sub)
+		for _, s := range sub.sessions {
+			if s.watermarks && (w.Passed > s.told.Passed || w.Complete > s.told.Complete) {
+				told := Watermark{max(w.Passed, s.told.Passed), max(w.Complete, s.told.Complete)}
+				s.told = told
+				s.tellLocked(Event{Watermark: &told})
 			}
 		}
 	}

@@ -108,12 +108,12 @@ func (v *serving) run(ctx context.Context, c *commit) {
 				return
 			}
 			begun = append(begun, f)
-			dir, change, err := v.marks.begin(f)
+			dir, err := v.marks.begin(ack, f)
 			if c.fatal = err; err != nil {
 				return
 			}
 			if dir != nil {
-				dirs, ack.State = append(dirs, dir), append(ack.State, *change)
+				dirs = append(dirs, dir)
 			}
 		}
 	}

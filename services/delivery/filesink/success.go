@@ -14,7 +14,6 @@ import (
 	"github.com/spillwayio/spillway/services/delivery"
 	"github.com/spillwayio/spillway/services/internal/backoff"
 	"github.com/spillwayio/spillway/services/internal/config"
-	"github.com/spillwayio/spillway/services/internal/failpoint"
 )
 
 // A directory whose time is over gets an empty file that says so, _SUCCESS. That is once all source partitions have
@@ -83,20 +82,21 @@ func (m *completer) add(c *completion) {
 	m.hurry()
 }
 
-// begin is the change that puts the entry for the directory of a file that is begun, unless it is there.
-func (m *completer) begin(f *file) (*completion, *delivery.StateChange, error) {
+// begin puts the entry for the directory of a file that is begun, and returns it; nil when it needs none, or is there.
+func (m *completer) begin(ack *delivery.Ack, f *file) (*completion, error) {
 	c := &completion{Version: entryVersion, Dir: f.bucket.dir, DueMs: f.entry.DueMs}
 	m.mu.Lock()
 	_, there := m.dirs[c.key()]
 	m.mu.Unlock()
 	if there || c.DueMs == 0 {
-		return nil, nil, nil
+		return nil, nil
 	}
 	value, err := json.Marshal(c)
 	if err != nil {
-		return nil, nil, fmt.Errorf("encode entry of directory %s: %w", c.Dir, err)
+		return nil, fmt.Errorf("encode entry of directory %s: %w", c.Dir, err)
 	}
-	return c, &delivery.StateChange{Key: c.key(), Value: value}, nil
+	ack.State = append(ack.State, delivery.StateChange{Key: c.key(), Value: value})
+	return c, nil
 }
 
 // passed tells how far the time of records is complete.
@@ -183,7 +183,6 @@ func (m *completer) complete(ctx context.Context, due []*completion) (failed err
 			c.failing = true
 			continue
 		}
-		failpoint.At(failpoint.SuccessWritten)
 		ack.State = append(ack.State, delivery.StateChange{Key: c.key()})
 	}
 	if err := m.v.ack(ctx, ack); err != nil {
@@ -201,8 +200,9 @@ func (m *completer) complete(ctx context.Context, due []*completion) (failed err
 func (l *layout) timeOver(ms int64) int64 {
 	at := time.UnixMilli(ms).In(l.zone)
 	dir := l.dirTime(at)
-	end := at
-	for end = after(at, l.unit); l.dirTime(end) == dir; end = after(end, l.unit) {
+	end := after(at, l.unit)
+	for l.dirTime(end) == dir {
+		end = after(end, l.unit)
 	}
 	// When the clocks go back, the same names may come once more.
 	last := end.Add(-time.Millisecond)

@@ -30,7 +30,7 @@ var told = map[byte][]TimeUnit{
 // belongs to no time that is over once.
 func PathTimeUnit(template string) (TimeUnit, error) {
 	var units [Second + 1]bool
-	any, half := false, false
+	half := false
 	for rest := template; ; {
 		_, escape, found := strings.Cut(rest, "%")
 		if !found {
@@ -47,7 +47,7 @@ func PathTimeUnit(template string) (TimeUnit, error) {
 			half = true
 		}
 		for _, u := range told[escape[0]] {
-			units[u], any = true, true
+			units[u] = true
 		}
 		rest = escape[size:]
 	}
@@ -57,12 +57,11 @@ func PathTimeUnit(template string) (TimeUnit, error) {
 		}
 		units[Hour] = true
 	}
-	if !any {
-		return 0, fmt.Errorf("%q has no escape of a time, such as %%Y-%%m-%%d", template)
-	}
 	finest := Second
 	for !units[finest] {
-		finest--
+		if finest--; finest < Year {
+			return 0, fmt.Errorf("%q has no escape of a time, such as %%Y-%%m-%%d", template)
+		}
 	}
 	for u := range finest {
 		if !units[u] {

@@ -32,7 +32,6 @@ const (
 	AdoptTaken     = "adopt.taken"     // it is cut
 	AdoptFinal     = "adopt.final"     // it has its final name, and its entry is there
 	AdoptForgotten = "adopt.forgotten" // its entry is deleted
-	SuccessWritten = "success.written" // a complete directory has its mark, and its entry is there
 	AdoptDiscarded = "adopt.discarded" // a file of which nothing counts is removed, and its entry is there
 )
 
