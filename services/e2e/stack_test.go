@@ -136,20 +136,35 @@ func scriptWith(run string, env []string, name string, args ...string) (string, 
 	return string(out), err
 }
 
-// freeBase finds a port in [from, to) such that it, plus each of the distances, is free. The ranges stay
-// below those from which the kernel takes the ports of outgoing connections.
+// given are the ports that freeBase found: its callers listen later, and tests run side by side.
+var given = struct {
+	sync.Mutex
+	ports map[int]bool
+}{ports: map[int]bool{}}
+
+// freeBase finds a port in [from, to) such that it, plus each of the distances, is free, and was not given
+// before. The ranges stay below those from which the kernel takes the ports of outgoing connections.
 func freeBase(from, to int, distances ...int) (int, error) {
+	given.Lock()
+	defer given.Unlock()
 	for range 100 {
 		base := from + rand.IntN(to-from)
-		if free(base, distances) {
-			return base, nil
+		if !free(base, distances) {
+			continue
 		}
+		for _, d := range distances {
+			given.ports[base+d] = true
+		}
+		return base, nil
 	}
 	return 0, fmt.Errorf("no free ports from %d to %d", from, to)
 }
 
 func free(base int, distances []int) bool {
 	for _, d := range distances {
+		if given.ports[base+d] {
+			return false
+		}
 		lis, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", base+d))
 		if err != nil {
 			return false
