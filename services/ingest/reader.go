@@ -12,6 +12,9 @@ import (
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
+// chargeBytes is how much a batch in the making may grow before that is taken of the budget.
+const chargeBytes = 4 << 10
+
 // reader reads a partition from one assignment on: fetches in order, and batches made of them.
 type reader struct {
 	p       *partition
@@ -26,6 +29,7 @@ type reader struct {
 	// The batch in the making covers [first, p.position).
 	first        int64
 	payload      []byte
+	charged      int // bytes of payload that are taken of the budget
 	count        int32
 	lastOffset   int64 // of its last record,
 	lastAt       int   // which is here in payload
@@ -36,13 +40,19 @@ type reader struct {
 
 // begin begins a batch at an offset.
 func (r *reader) begin(at int64) {
-	r.first, r.payload, r.count, r.bytes, r.maxTimestamp, r.since = at, nil, 0, 0, 0, time.Now()
+	r.first, r.payload, r.charged, r.count, r.bytes, r.maxTimestamp, r.since = at, nil, 0, 0, 0, 0, time.Now()
 }
 
 // drop gives up the batch in the making.
 func (r *reader) drop() {
-	r.p.source.memory.change(-int64(len(r.payload)))
-	r.payload = nil
+	r.p.source.memory.change(-int64(r.charged))
+	r.payload, r.charged = nil, 0
+}
+
+// charge takes of the budget what payload has grown by.
+func (r *reader) charge() {
+	r.p.source.memory.change(int64(len(r.payload) - r.charged))
+	r.charged = len(r.payload)
 }
 
 // empty says whether the batch in the making covers no offset.
@@ -234,11 +244,12 @@ func (r *reader) add(offset int64, rec *recordbatch.Record) error {
 	if r.payload == nil {
 		r.payload = make([]byte, 0, r.guess(size))
 	}
-	before := len(r.payload)
-	r.lastOffset, r.lastAt = offset, before
+	r.lastOffset, r.lastAt = offset, len(r.payload)
 	rec.OffsetDelta = offset - r.first
 	r.payload = recordbatch.AppendRecord(r.payload, rec)
-	p.source.memory.change(int64(len(r.payload) - before))
+	if len(r.payload)-r.charged >= chargeBytes {
+		r.charge()
+	}
 	r.count++
 	r.bytes += int64(size)
 	r.maxTimestamp = max(r.maxTimestamp, rec.TimestampMs)
@@ -281,6 +292,7 @@ func (r *reader) flush() error {
 	case r.count == 0:
 		return r.settle(spillwayv1.Outcome_OUTCOME_FILTERED, "compacted, aborted, or a transaction's marker")
 	}
+	r.charge()
 	next := r.p.position.Load()
 	batch := &spillwayv1.Batch{Source: r.source, FirstOffset: r.first, NextOffset: next, RecordCount: r.count,
 		Codec: spillwayv1.Codec_CODEC_NONE, PayloadCrc32C: recordbatch.CRC(r.payload), MaxTimestampMs: r.maxTimestamp, Payload: r.payload}
