@@ -102,7 +102,7 @@ func (v *serving) loop(ctx context.Context) error {
 			return nil // nothing is left
 		}
 		intake := leases
-		if v.blocked || v.running && v.dirty >= v.sink.cfg.MaxOpenFiles {
+		if v.blocked || v.running && v.full() {
 			intake = nil
 		}
 		var wake <-chan time.Time
@@ -151,17 +151,21 @@ func (v *serving) alive(ctx context.Context) error {
 
 // due says whether a commit should begin.
 func (v *serving) due(now time.Time) bool {
-	cfg := &v.sink.cfg.Commit
 	switch {
 	case v.draining || len(v.rolls) > 0:
 		return true
 	case v.blocked:
 		return false
-	case v.collected >= int64(cfg.Bytes) || v.dirty >= v.sink.cfg.MaxOpenFiles:
+	case v.full():
 		return true
 	}
 	at := v.wakeAt()
 	return !at.IsZero() && !now.Before(at)
+}
+
+// full says whether as much is collected as a commit takes.
+func (v *serving) full() bool {
+	return v.collected >= int64(v.sink.cfg.Commit.Bytes) || v.dirty >= v.sink.cfg.MaxOpenFiles
 }
 
 // wakeAt is when the next commit is due if nothing else happens; zero is never.
@@ -318,10 +322,11 @@ func (v *serving) takeBuffer() []byte {
 	return buf
 }
 
-// giveBuffer keeps buf for takeBuffer, when not enough is kept already.
+// giveBuffer keeps buf for takeBuffer, when there are not enough for two commits already. They have grown to more than
+// they were filled with.
 func (v *serving) giveBuffer(buf []byte) {
 	size := int64(cap(buf))
-	if size == 0 || v.freeBytes+size > 2*int64(v.sink.cfg.Commit.Bytes) {
+	if size == 0 || v.freeBytes+size > 3*int64(v.sink.cfg.Commit.Bytes) {
 		return
 	}
 	v.free = append(v.free, buf[:0])

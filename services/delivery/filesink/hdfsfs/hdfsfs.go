@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -34,9 +35,12 @@ const (
 	maxIdle = 8
 	// maxAge is how long a client is used: what the NameNode gave it to encrypt with expires.
 	maxAge = 10 * time.Minute
+	// pieceBytes is how much is written at a time: the library copies it before it sends any of it.
+	pieceBytes = 256 << 10
 	// takePoll is the time between two attempts to get a file that a writer still holds.
-	takePoll      = time.Second
-	replicateWait = 20 * time.Millisecond
+	takePoll = time.Second
+	// maxReplicateWait is the longest time between two questions whether a file's last block was reported to the NameNode.
+	maxReplicateWait = 128 * time.Millisecond
 )
 
 // FS is an HDFS. All its methods but New and Close need the NameNode.
@@ -106,15 +110,15 @@ func (c *client) write(ctx context.Context, name string, length int64, data []by
 		}
 	}
 	data = data[:min(int64(len(data)), blockSize-length%blockSize)]
-	if len(data) > 0 { // an empty Write would begin an empty block
-		if _, err := w.Write(data); err != nil {
+	for piece := range slices.Chunk(data, pieceBytes) {
+		if _, err := w.Write(piece); err != nil {
 			c.cut()
 			_ = w.Close() // ends its goroutine; cut off, it completes nothing
 			return 0, fmt.Errorf("write %s: %w", name, err)
 		}
 	}
 	failpoint.At(failpoint.FSWritten)
-	for {
+	for wait := time.Millisecond; ; wait = min(2*wait, maxReplicateWait) {
 		err := w.Close()
 		if err == nil {
 			return len(data), nil
@@ -122,7 +126,7 @@ func (c *client) write(ctx context.Context, name string, length int64, data []by
 		if !hdfs.IsErrReplicating(err) {
 			return 0, fmt.Errorf("complete %s: %w", name, err)
 		}
-		if err := sleep(ctx, replicateWait); err != nil {
+		if err := sleep(ctx, wait); err != nil {
 			return 0, fmt.Errorf("complete %s: %w", name, err)
 		}
 	}
