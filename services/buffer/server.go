@@ -211,6 +211,11 @@ func (a *appendStream) batch(b *spillwayv1.Batch, refetch uint64, last *spillway
 	} else if b.Codec != spillwayv1.Codec_CODEC_NONE && b.Codec != spillwayv1.Codec_CODEC_ZSTD {
 		err = fmt.Errorf("%w batch [%d,%d): codec %s", queue.ErrInvalid, b.FirstOffset, b.NextOffset, b.Codec)
 	} else {
+		if refetch == 0 {
+			if err := a.q.Pace(a.grpc.Context(), b.MaxTimestampMs); err != nil {
+				return err
+			}
+		}
 		known, err = a.q.Append(a.grpc.Context(), queue.Batch{Partition: id, Range: queue.Range{First: b.FirstOffset, Next: b.NextOffset},
 			Records: b.RecordCount, Codec: int32(b.Codec), CRC: b.PayloadCrc32C, MaxTimestampMs: b.MaxTimestampMs, Payload: b.Payload, Last: toPrint(last)}, refetch)
 	}

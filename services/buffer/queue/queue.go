@@ -78,7 +78,9 @@ type Queue struct {
 	nextRefetch                uint64 // also of finds
 	finds                      map[uint64]chan int64
 	closed                     error         // why the queue takes nothing more
-	room                       chan struct{} // closed and replaced when memory is freed
+	room                       chan struct{} // closed and replaced when memory is freed, and for Pace
+	paced                      bool          // somebody waits in Pace
+	pacedAt                    int64         // when paces were measured last, on clock
 	watchers                   map[*Watcher]struct{}
 	listed                     map[reads]map[string]int32 // what sources read: topics with their partitions
 	empty                      map[Partition]int64        // of what was never appended: when it was at its end, in ms since the Unix epoch
@@ -453,8 +455,7 @@ func (q *Queue) freeLocked(pc *piece) {
 	pc.payload = nil
 	q.memoryBytes -= int64(pc.size)
 	q.memoryRecords -= int64(pc.records)
-	close(q.room)
-	q.room = make(chan struct{})
+	q.roomLocked()
 }
 
 func (q *Queue) raiseSafeLocked(p *partition) {

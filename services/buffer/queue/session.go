@@ -477,6 +477,7 @@ func (q *Queue) leaseLocked(g *progress, pc *piece, fromBack int, s *Session, no
 		g.back = slices.Delete(g.back, fromBack, fromBack+1)
 	} else {
 		g.cursor = pc.own.Next
+		g.sub.taken += int64(pc.size)
 	}
 	if attempt > 1 {
 		g.sub.redelivered++
@@ -487,6 +488,11 @@ func (q *Queue) leaseLocked(g *progress, pc *piece, fromBack int, s *Session, no
 	s.leases[l.id] = l
 	s.credit -= int64(pc.size)
 	g.sub.leased++
+	g.sub.leasedBytes += int64(pc.size)
+	g.sub.leasedRecords += int64(pc.records)
+	if q.paced {
+		q.roomLocked()
+	}
 
 	out := &Lease{ID: l.id, Batch: pc.out(), Attempt: attempt, Settled: g.skip(pc), Epoch: g.settled.Epoch, ref: pc.ref}
 	s.tellLocked(Event{Lease: out})
@@ -497,6 +503,8 @@ func (q *Queue) endLeaseLocked(l *lease) {
 	delete(l.session.leases, l.id)
 	l.progress.removeLease(l)
 	l.progress.sub.leased--
+	l.progress.sub.leasedBytes -= int64(l.piece.size)
+	l.progress.sub.leasedRecords -= int64(l.piece.records)
 	q.readyLocked(l.progress)
 }
 

@@ -60,6 +60,9 @@ type subscription struct {
 	pendingRecords, pendingBytes int64 // of the pieces it needs
 	droppingBytes                int64 // of pieces whose drop is being written
 	leased                       int
+	leasedRecords, leasedBytes   int64   // of the pieces that are leased
+	taken                        int64   // payload bytes leased for the first time since pace was measured
+	pace                         float64 // how many a second are, about
 	// Since Open.
 	delivered, deadLettered, dropped, lost, redelivered int64
 }

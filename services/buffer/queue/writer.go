@@ -258,6 +258,7 @@ func (q *Queue) expire() {
 		}
 		q.dispatchLocked(sub)
 	}
+	q.paceLocked()
 	q.refetchLocked()
 	q.tellWatermarksLocked()
 }

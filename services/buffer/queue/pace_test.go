@@ -1,0 +1,206 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// newPaceHarness has records of a byte, and a window of 10,000 of them.
+func newPaceHarness(t testing.TB, subs ...SubscriptionConfig) *harness {
+	h := newHarness(t, subs...)
+	h.cfg.MemoryRecords = h.cfg.MemoryBytes
+	h.reopen()
+	return h
+}
+
+var canceled = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+// held says whether Pace would wait.
+func (h *harness) held() bool {
+	h.t.Helper()
+	err := h.q.Pace(canceled, h.now.UnixMilli())
+	if err != nil && !errors.Is(err, context.Canceled) {
+		h.t.Fatal(err)
+	}
+	return err != nil
+}
+
+// take has a session lease and ack so many bytes in a second, of batches of ten.
+func (h *harness) take(s *Session, bytes int) {
+	h.t.Helper()
+	for range 10 {
+		if err := s.AddCredit(int64(bytes / 10)); err != nil {
+			h.t.Fatal(err)
+		}
+		h.ack(s, 1, leasesOf(drain(s)))
+		h.write()
+		h.pass(tick)
+	}
+}
+
+// TestPace: ingest is held back only when it is ahead of all, and of the fastest by what that takes within seconds.
+func TestPace(t *testing.T) {
+	h := newPaceHarness(t, all("fast"), all("slow"), SubscriptionConfig{Name: "other", Topics: []string{"none"}, Required: true})
+	enough := h.cfg.MemoryBytes / paceShare
+	next := int64(0)
+	fill := func(until int64) {
+		for ; next < until; next += 10 {
+			h.append("t", next, next+10)
+			h.write()
+		}
+	}
+	fast := h.session("fast", false, 1)
+	fill(enough)
+	if h.held() {
+		t.Error("held back with nobody who takes anything")
+	}
+	h.take(fast, int(enough)) // and the slow one nothing
+	if h.held() {
+		t.Error("held back though nothing waits for the fast one")
+	}
+	fill(2*enough + 100)
+	if !h.held() {
+		t.Error("not held back though all have enough, and the fast one takes it in a second")
+	}
+	fill(10 * enough)
+	if h.held() {
+		t.Error("held back for what the fast one takes in ten seconds")
+	}
+	h.take(fast, 7*int(enough))
+	if !h.held() {
+		t.Error("not held back though the fast one is faster now")
+	}
+	h.now = h.now.Add(paceAge)
+	if err := h.q.Pace(canceled, h.now.Add(-paceAge).UnixMilli()); err != nil {
+		t.Errorf("an old record is held back: %v", err)
+	}
+	h.take(fast, 10)
+	h.take(fast, 10)
+	h.take(fast, 10)
+	h.take(fast, 10)
+	if h.held() {
+		t.Error("held back though the fast one has stopped")
+	}
+}
+
+// TestPaceSparesIdleSessions: with ordering, a partition that waits for its session holds back nobody else's.
+func TestPaceSparesIdleSessions(t *testing.T) {
+	h := newPaceHarness(t, all("s"))
+	busy := h.session("s", true, 1)
+	h.append("t", 0, 10)
+	idle := h.session("s", true, 1000)
+	for i := range int64(300) {
+		h.append("t", 10+i*10, 20+i*10)
+	}
+	if err := busy.AddCredit(1500); err != nil {
+		t.Fatal(err)
+	}
+	if len(busy.leases) < 150 || len(idle.leases) > 0 {
+		t.Fatalf("the sessions have %d and %d leases of one partition", len(busy.leases), len(idle.leases))
+	}
+	if h.held() {
+		t.Error("held back though a session could take more")
+	}
+	idle.Close()
+	if !h.held() {
+		t.Error("not held back though the only session has all it can take")
+	}
+}
+
+// TestPaceWakes: who waits goes on when something is leased, and when all stop.
+func TestPaceWakes(t *testing.T) {
+	for _, by := range []string{"lease", "time", "end"} {
+		t.Run(by, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newPaceHarness(t, all("s"))
+				s := h.session("s", false, 1)
+				for i := range int64(300) {
+					h.append("t", i*10, i*10+10)
+				}
+				h.take(s, 1500)
+				h.take(s, 100)
+				passed := make(chan error, 1)
+				go func() { passed <- h.q.Pace(t.Context(), h.now.UnixMilli()) }()
+				synctest.Wait()
+				select {
+				case err := <-passed:
+					t.Fatalf("not held back: %v", err)
+				default:
+				}
+				switch by {
+				case "lease":
+					h.take(s, 1000)
+				case "time":
+					h.pass(time.Minute)
+				case "end":
+					h.q.close(ErrClosed)
+				}
+				if err := <-passed; (err != nil) != (by == "end") {
+					t.Errorf("Pace: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// TestCatchUpStaysInMemory: a source that is faster than its destination, which does not stop, does not go over the disk.
+func TestCatchUpStaysInMemory(t *testing.T) {
+	for _, stops := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			const batches = 20_000
+			h := newPaceHarness(t, all("s"))
+			h.cfg.Now = time.Now
+			h.reopen()
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- h.q.Run(ctx) }()
+
+			s := h.session("s", false, 3000)
+			go func() {
+				for i := range int64(batches) {
+					if err := h.q.Pace(ctx, time.Now().UnixMilli()); err != nil {
+						t.Error(err)
+						return
+					}
+					h.append("t", i*10, i*10+10)
+				}
+			}()
+			for n := 0; n < batches; {
+				events, err := s.Events(ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, l := range leasesOf(events) {
+					time.Sleep(time.Millisecond) // 10,000 bytes a second
+					h.ack(s, uint64(n), []*Lease{l})
+					if err := s.AddCredit(l.Size()); err != nil {
+						t.Fatal(err)
+					}
+					if n++; stops && n == batches/2 {
+						time.Sleep(30 * time.Second)
+						h.q.mu.Lock()
+						appended := h.q.partitions[testPartition("t")].appended
+						h.q.mu.Unlock()
+						if appended != batches*10 {
+							t.Errorf("%d of %d records came while the destination was away: the backlog is not the buffer's", appended, batches*10)
+						}
+					}
+				}
+			}
+			if spilled := h.q.Stats().SpilledRecords; (spilled > 0) != stops {
+				t.Errorf("%d of %d records went over the disk; the destination stopped: %v", spilled, batches*10, stops)
+			}
+			cancel()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
