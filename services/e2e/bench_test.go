@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strconv"
 	"testing"
 	"time"
 
@@ -19,7 +20,10 @@ import (
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
-var benchRecords = flag.Int("bench.records", 500_000, "records that BenchmarkPipeline delivers in each round")
+var (
+	benchRecords = flag.Int("bench.records", 500_000, "records that BenchmarkPipeline delivers in each round")
+	benchRounds  = flag.Int("bench.rounds", 2, "rounds of BenchmarkPipeline; the first also warms up the virtual machines of Kafka and HDFS")
+)
 
 // BenchmarkPipeline takes records of 200 bytes from a real Kafka to a real HDFS; an operation is all of them.
 //
@@ -27,6 +31,7 @@ var benchRecords = flag.Int("bench.records", 500_000, "records that BenchmarkPip
 //	client    the same with kafka-go's Client.Fetch
 //	reader    the same with kafka-go's Reader
 //	hdfs      Spillway, with HDFS as the only destination
+//	two       the same with two instances of the delivery
 //	both      Spillway, to HDFS and to a topic of the same Kafka; the rate is HDFS's
 //	outage    the same with the second Kafka dead: what is meant for it spills to disk
 //	kafka     Spillway, to a topic of the same Kafka only
@@ -40,13 +45,15 @@ func BenchmarkPipeline(b *testing.B) {
 	if err := source.produce(*benchRecords, 0); err != nil {
 		b.Fatal(err)
 	}
-	for _, round := range []string{"1", "2"} {
+	for i := range *benchRounds {
+		round := strconv.Itoa(i + 1)
 		b.Run("bare/"+round, func(b *testing.B) { benchBare(b, topic, fetchOwn) })
 		b.Run("client/"+round, func(b *testing.B) { benchBare(b, topic, fetchClient) })
 		b.Run("reader/"+round, func(b *testing.B) { benchBare(b, topic, fetchReader) })
-		b.Run("hdfs/"+round, func(b *testing.B) { benchPipeline(b, topic, stack.kafka, false) })
-		b.Run("both/"+round, func(b *testing.B) { benchPipeline(b, topic, stack.kafka, true) })
-		b.Run("outage/"+round, func(b *testing.B) { benchPipeline(b, topic, secondBroker(b), true) })
+		b.Run("hdfs/"+round, func(b *testing.B) { benchPipeline(b, topic, stack.kafka, false, 1) })
+		b.Run("two/"+round, func(b *testing.B) { benchPipeline(b, topic, stack.kafka, false, 2) })
+		b.Run("both/"+round, func(b *testing.B) { benchPipeline(b, topic, stack.kafka, true, 1) })
+		b.Run("outage/"+round, func(b *testing.B) { benchPipeline(b, topic, secondBroker(b), true, 1) })
 		b.Run("kafka/"+round, func(b *testing.B) { benchKafka(b, topic) })
 		b.Run("once/"+round, func(b *testing.B) {
 			benchKafka(b, topic, `topic: "out-%{topic}"}`, `topic: "out-%{topic}", exactly_once: true}`)
@@ -57,6 +64,7 @@ func BenchmarkPipeline(b *testing.B) {
 func benchKafka(b *testing.B, topic string, edit ...string) {
 	p := newPipeline(b, stack.kafka, edit...)
 	p.rewrite(fmt.Sprintf("topics: [%q]", p.topic), fmt.Sprintf("topics: [%q]", topic), // the group stays its own
+		"      memory: {records: 50000, bytes: 64MiB}\n", "",
 		`hdfs: {topics: ["*"]`, `hdfs: {topics: ["none"]`, "out-", p.out+"-") // to a topic of this round
 	for _, s := range []*service{p.buffer, p.kafka} {
 		s.start()
@@ -69,17 +77,24 @@ func benchKafka(b *testing.B, topic string, edit ...string) {
 	b.ReportMetric(float64(*benchRecords)/b.Elapsed().Seconds(), "records/s")
 }
 
-func benchPipeline(b *testing.B, topic string, target broker, second bool) {
+func benchPipeline(b *testing.B, topic string, target broker, second bool, instances int) {
 	p := newPipeline(b, target)
-	p.rewrite(fmt.Sprintf("topics: [%q]", p.topic), fmt.Sprintf("topics: [%q]", topic)) // the group stays its own
+	p.rewrite(fmt.Sprintf("topics: [%q]", p.topic), fmt.Sprintf("topics: [%q]", topic), // the group stays its own
+		"      memory: {records: 50000, bytes: 64MiB}\n", "", "size: 8MiB", "size: 127MiB") // the window and the files of a test are small
 	if !second {
 		p.rewrite(`test: {topics: ["*"]`, `test: {topics: ["none"]`)
 	}
-	for _, s := range []*service{p.buffer, p.hdfs} {
+	running := []*service{p.buffer, p.hdfs}
+	for i := range instances - 1 {
+		running = append(running, p.replica(p.hdfs, i+2))
+	}
+	for _, s := range running {
 		s.start()
 		s.waitReady()
 	}
+	running = append(running, p.ingest)
 	if second {
+		running = append(running, p.kafka)
 		p.kafka.start()
 		if target == stack.kafka {
 			p.kafka.waitReady()
@@ -90,10 +105,7 @@ func benchPipeline(b *testing.B, topic string, target broker, second bool) {
 	eventually(b, 5*time.Minute, "everything is in HDFS", func() error { return p.settled(*benchRecords, "hdfs") })
 	b.StopTimer()
 	b.ReportMetric(float64(*benchRecords)/b.Elapsed().Seconds(), "records/s")
-	for _, s := range p.services() {
-		if s == p.kafka && !second {
-			continue
-		}
+	for _, s := range running {
 		_, peak := s.memoryBytes()
 		b.ReportMetric(float64(peak>>20), s.name+"-MiB")
 	}

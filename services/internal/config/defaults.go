@@ -18,7 +18,7 @@ func (s *Source) setDefaults() {
 }
 
 func (q *Queue) setDefaults() {
-	q.Memory = Bounds{Records: 10_000, Bytes: 64 * MiB}
+	q.Memory = Bounds{Records: 1_000_000, Bytes: 128 * MiB}
 	q.Disk = Bounds{Records: 100_000_000, Bytes: 100 * GiB}
 	q.SpillAfter = time.Second
 	q.CommitAfter = "safe"
@@ -33,7 +33,7 @@ func (s *Subscription) setDefaults() {
 
 func (d *Delivery) setDefaults() {
 	d.Listen, d.HTTP = ":7420", ":7421"
-	d.Memory = 32 * MiB
+	d.Memory = 48 * MiB
 }
 
 // setOrdering waits for the destination to be known.
@@ -56,7 +56,7 @@ func (h *HDFS) setDefaults() {
 	h.RoundUnit = "second"
 	h.Roll = Roll{Interval: time.Hour, Size: 128 * MiB, Idle: time.Minute}
 	h.MaxOpenFiles = 500
-	h.Commit = Commit{Bytes: 8 * MiB, Interval: time.Second}
+	h.Commit = Commit{Bytes: 16 * MiB, Interval: time.Second}
 	h.Serializer = "text"
 	h.Compression = "none"
 	h.SequenceValue = "bytes"

@@ -42,16 +42,16 @@ func TestDesign(t *testing.T) {
 		},
 		Delivery: map[string]*Delivery{
 			"k": {
-				Listen: ":7420", HTTP: ":7421", Subscription: "c/hdfs", Ordering: "none", Memory: 32 * MiB,
+				Listen: ":7420", HTTP: ":7421", Subscription: "c/hdfs", Ordering: "none", Memory: 48 * MiB,
 				HDFS: &HDFS{
 					URL: "hdfs://namenode:8020", Path: "/user/flume/%{topic}/%Y-%m-%d", FilePrefix: "%H", FileSuffix: ".log", InUseSuffix: ".tmp",
 					TimeFrom: "record", RoundValue: 1, RoundUnit: "second", OnDenied: "wait",
 					Roll:         Roll{Interval: time.Hour, Size: 127 * MiB, Idle: 30 * time.Second},
-					MaxOpenFiles: 500, Commit: Commit{Bytes: 8 * MiB, Interval: time.Second}, Serializer: "avro_event", Compression: "none", SequenceValue: "bytes", AppendNewline: true,
+					MaxOpenFiles: 500, Commit: Commit{Bytes: 16 * MiB, Interval: time.Second}, Serializer: "avro_event", Compression: "none", SequenceValue: "bytes", AppendNewline: true,
 				},
 			},
 			"t": {
-				Listen: ":7420", HTTP: ":7421", Subscription: "c/test", Ordering: "partition", Memory: 32 * MiB,
+				Listen: ":7420", HTTP: ":7421", Subscription: "c/test", Ordering: "partition", Memory: 48 * MiB,
 				Kafka: &Kafka{Brokers: []string{"kafka-test:9092"}, Topic: "%{topic}", Partitioner: "source", Compression: "none",
 					MissingTopic: "broker", NewTopic: NewTopic{-1, -1}, OnRejected: "dead_letter", OnDenied: "wait"},
 			},
