@@ -501,3 +501,55 @@ func TestDamagedBeginning(t *testing.T) {
 		t.Errorf("refetches: %v", r)
 	}
 }
+
+// TestDamagedWhileAcked: what one subscription has delivered, and its ack is being written, is not refetched for it because
+// another finds the stored bytes damaged. It would be delivered again.
+func TestDamagedWhileAcked(t *testing.T) {
+	h := newHarness(t, all("one"), all("two"))
+	w := h.q.Watch("k", "ingest")
+	defer w.Close()
+	h.append("t", 0, 10)
+	one := h.session("one", false, 1000)
+	acked := leasesOf(drain(one))
+	h.pass(2 * time.Second)
+	h.write() // to the store
+	two := h.session("two", false, 1000)
+	for _, e := range h.store.entries {
+		h.store.damaged[e.Ref] = true
+	}
+	load := func() {
+		t.Helper()
+		leases := leasesOf(drain(two))
+		if len(leases) != 1 {
+			t.Fatalf("%d leases of the other", len(leases))
+		}
+		err := h.q.Load(leases[0])
+		if !errors.Is(err, ErrDamaged) {
+			t.Fatalf("load: %v", err)
+		}
+		two.Damaged(leases[0].ID, err)
+	}
+	h.ack(one, 1, acked)
+	load()
+	if r := asked(w); len(r) > 0 {
+		t.Errorf("asked for %v while an ack is being written", r)
+	}
+	h.write()
+	h.pass(time.Second)
+	load()
+	r := asked(w)
+	if len(r) != 1 {
+		t.Fatalf("asked for %v", r)
+	}
+	if known, err := h.q.Append(t.Context(), testBatch("t", 0, 10), r[0].ID); known || err != nil {
+		t.Errorf("known %v, error %v", known, err)
+	}
+	h.pass(time.Second)
+	if leases := leasesOf(drain(one)); len(leases) > 0 {
+		t.Errorf("leased again after its ack: %v", leases[0].Batch)
+	}
+	if leases := leasesOf(drain(two)); len(leases) != 1 {
+		t.Errorf("%d leases of what was refetched", len(leases))
+	}
+	h.checkAudit()
+}

@@ -361,7 +361,8 @@ func (s *Session) endLocked() {
 	}
 }
 
-// Damaged gives back a lease whose stored bytes cannot be read any more. They are refetched from Kafka.
+// Damaged gives back a lease whose stored bytes cannot be read any more. They are refetched from Kafka, once no ack of
+// them is being written.
 func (s *Session) Damaged(id uint64, why error) {
 	q := s.q
 	q.mu.Lock()
@@ -371,10 +372,17 @@ func (s *Session) Damaged(id uint64, why error) {
 		return
 	}
 	pc := l.piece
+	for _, g := range pc.part.progress {
+		if i, leased := g.leaseIndex(pc.own.First); leased && g.leases[i].acking { // refetched, it would be leased again before that
+			q.returnLeaseLocked(l, q.cfg.Now().Add(redeliveryDelay(l.attempt, q.cfg.Random())))
+			q.dispatchLocked(s.sub)
+			return
+		}
+	}
 	q.cfg.Log.Error("stored bytes are damaged; they are refetched from Kafka", "topic", pc.part.id.Topic, "partition", pc.part.id.Number,
 		"first_offset", pc.own.First, "next_offset", pc.own.Next, "error", why)
 	for _, g := range pc.part.progress {
-		if i, leased := g.leaseIndex(pc.own.First); leased && !g.leases[i].acking {
+		if i, leased := g.leaseIndex(pc.own.First); leased {
 			other := g.leases[i]
 			q.returnLeaseLocked(other, q.cfg.Now())
 			if other != l { // the owner of l has not heard of it
