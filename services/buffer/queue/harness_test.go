@@ -143,7 +143,9 @@ func (h *harness) write() {
 }
 
 func (h *harness) pass(d time.Duration) {
+	h.q.mu.Lock() // others may wait in the queue, and look at the time
 	h.now = h.now.Add(d)
+	h.q.mu.Unlock()
 	h.q.expire()
 }
 

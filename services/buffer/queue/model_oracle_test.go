@@ -188,6 +188,7 @@ func (m *model) check() {
 		m.t.Fatalf("memory out of bounds: %+v", s)
 	}
 	m.checkAudit()
+	m.checkLeased()
 	for _, topic := range m.topics {
 		a := m.assigned(topic)
 		if !a.Known {
@@ -200,6 +201,35 @@ func (m *model) check() {
 		m.checkWatermark(topic)
 		if a.Resume < a.Safe {
 			m.t.Fatalf("%s: resume %d below safe %d", topic, a.Resume, a.Safe)
+		}
+	}
+}
+
+// checkLeased: what Pace goes by is what is leased, and what waits besides.
+func (m *model) checkLeased() {
+	m.q.mu.Lock()
+	defer m.q.mu.Unlock()
+	for _, sub := range m.q.subs {
+		var leased int
+		var bytes, records, waits, waiting int64
+		for _, g := range sub.progress {
+			for _, l := range g.leases {
+				leased++
+				bytes += int64(l.piece.size)
+				records += int64(l.piece.records)
+			}
+			for _, pc := range g.needed() {
+				if _, is := g.leaseIndex(pc.own.First); !is {
+					waits += int64(pc.size)
+					waiting += int64(pc.records)
+				}
+			}
+		}
+		if leased != sub.leased || bytes != sub.leasedBytes || records != sub.leasedRecords {
+			m.t.Fatalf("%s: %d leases of %d bytes and %d records are counted as %d, %d and %d", sub.Name, leased, bytes, records, sub.leased, sub.leasedBytes, sub.leasedRecords)
+		}
+		if b, n := sub.pendingBytes-sub.leasedBytes, sub.pendingRecords-sub.leasedRecords; b > waits || n > waiting {
+			m.t.Fatalf("%s: %d bytes and %d records wait, and count as %d and %d", sub.Name, waits, waiting, b, n)
 		}
 	}
 }

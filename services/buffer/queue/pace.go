@@ -13,16 +13,20 @@ const (
 	paceWithin = 4 * time.Second
 	// paceAge is how old a record may get, since it was produced, by being held back: it shall not meet Kafka's retention.
 	paceAge = 10 * time.Minute
+	// paceMost is how long a batch is held back at most. What is appended without being held back, as of other sources or
+	// refetched, may keep the fastest subscription supplied for ever; and the answers to refetches wait behind the batch.
+	paceMost = 10 * time.Second
 )
 
 // Pace waits before a batch is appended, with its newest record produced at timestampMs, while no session could take more,
 // every subscription has enough to lease, and the fastest will have leased it soon: what ingest reads faster than that
 // would go to disk and come back, for nothing. Nobody is slowed down by it. Soon after the fastest stops, and for what is
-// not fresh, Pace waits no more: then the backlog is the buffer's.
+// not fresh, Pace waits no more: then the backlog is the buffer's. It never waits longer than paceMost.
 func (q *Queue) Pace(ctx context.Context, timestampMs int64) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for q.closed == nil && q.cfg.Now().Sub(time.UnixMilli(timestampMs)).Abs() < paceAge && q.aheadLocked() {
+	began := q.clock()
+	for q.closed == nil && q.clock()-began < int64(paceMost) && q.cfg.Now().Sub(time.UnixMilli(timestampMs)).Abs() < paceAge && q.aheadLocked() {
 		q.paced = true
 		room := q.room
 		q.mu.Unlock()

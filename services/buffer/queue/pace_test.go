@@ -150,6 +150,78 @@ func TestPaceWakes(t *testing.T) {
 	}
 }
 
+// TestPaceWakesForCredit: a session that could take more, while what waits is not for it, is not kept waiting for a tick.
+func TestPaceWakesForCredit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newPaceHarness(t, all("s"))
+		s := h.session("s", true, 1500)
+		for i := range int64(300) {
+			h.append("t", i*10, i*10+10)
+		}
+		s.Nack(leasesOf(drain(s))[0].ID, time.Hour) // with ordering, all the rest waits for it
+		h.pass(tick)
+		passed := make(chan error, 1)
+		go func() { passed <- h.q.Pace(t.Context(), h.now.UnixMilli()) }()
+		synctest.Wait()
+		select {
+		case err := <-passed:
+			t.Fatalf("not held back: %v", err)
+		default:
+		}
+		if err := s.AddCredit(100); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		select {
+		case err := <-passed:
+			if err != nil {
+				t.Error(err)
+			}
+		default:
+			t.Error("held back though a session could take more")
+			h.q.close(ErrClosed)
+			<-passed
+		}
+	})
+}
+
+// TestPaceStarvesNobody: what others append, that is not held back, does not hold a batch back for long.
+func TestPaceStarvesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newPaceHarness(t, all("s"))
+		s := h.session("s", false, 1)
+		next := int64(0)
+		others := func(until int64) {
+			for ; next < until; next += 10 {
+				h.append("t", next, next+10)
+				h.write()
+			}
+		}
+		others(3000)
+		h.take(s, 1000)
+		h.take(s, 1000)
+		others(5000)
+		passed := make(chan error, 1)
+		go func() { passed <- h.q.Pace(t.Context(), h.now.UnixMilli()) }()
+		for range 60 {
+			synctest.Wait()
+			select {
+			case err := <-passed:
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			default:
+			}
+			h.take(s, 1000)
+			others(next + 1000)
+		}
+		t.Error("held back for a minute")
+		h.q.close(ErrClosed)
+		<-passed
+	})
+}
+
 // TestCatchUpStaysInMemory: a source that is faster than its destination, which does not stop, does not go over the disk.
 func TestCatchUpStaysInMemory(t *testing.T) {
 	for _, stops := range []bool{false, true} {

@@ -167,6 +167,9 @@ func (s *Session) AddCredit(bytes int64) error {
 	}
 	s.credit += bytes
 	s.q.dispatchLocked(s.sub)
+	if s.q.paced && s.credit > 0 { // what waits is not for it, or not yet
+		s.q.roomLocked()
+	}
 	return nil
 }
 
