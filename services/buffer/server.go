@@ -117,10 +117,10 @@ func (a *appendStream) receive() error {
 		if err != nil {
 			return err
 		}
-		refetch, last := m.RefetchId, m.LastRecord
+		refetch, last, mayWait := m.RefetchId, m.LastRecord, m.MayWait
 		switch m := m.Message.(type) {
 		case *spillwayv1.AppendRequest_Batch:
-			err = a.batch(m.Batch, refetch, last)
+			err = a.batch(m.Batch, refetch, last, mayWait)
 		case *spillwayv1.AppendRequest_Assign:
 			err = a.assign(m.Assign)
 		case *spillwayv1.AppendRequest_Revoke:
@@ -200,7 +200,7 @@ func (a *appendStream) assign(m *spillwayv1.AssignPartition) error {
 		Source: fromPartition(at.Partition), Known: at.Known, ResumeOffset: at.Resume, SafeOffset: at.Safe, KnownRecords: fromPrints(at.Prints)}}})
 }
 
-func (a *appendStream) batch(b *spillwayv1.Batch, refetch uint64, last *spillwayv1.Fingerprint) error {
+func (a *appendStream) batch(b *spillwayv1.Batch, refetch uint64, last *spillwayv1.Fingerprint, mayWait bool) error {
 	id, err := a.partition(b.Source)
 	if err != nil {
 		return err
@@ -211,7 +211,7 @@ func (a *appendStream) batch(b *spillwayv1.Batch, refetch uint64, last *spillway
 	} else if b.Codec != spillwayv1.Codec_CODEC_NONE && b.Codec != spillwayv1.Codec_CODEC_ZSTD {
 		err = fmt.Errorf("%w batch [%d,%d): codec %s", queue.ErrInvalid, b.FirstOffset, b.NextOffset, b.Codec)
 	} else {
-		if refetch == 0 {
+		if refetch == 0 && mayWait {
 			if err := a.q.Pace(a.grpc.Context(), b.MaxTimestampMs); err != nil {
 				return err
 			}

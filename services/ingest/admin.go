@@ -106,7 +106,7 @@ func (s *source) partitionStatus() []*spillwayv1.PartitionStatus {
 	for _, p := range s.partitions {
 		m := &spillwayv1.PartitionStatus{Source: s.name, Topic: p.topic, Partition: int32(p.number), Position: max(p.position.Load(), 0),
 			SafeOffset: max(p.safe.Load(), 0), CommittedOffset: max(p.committed.Load(), 0), EndOffset: p.end.Load(), FirstOffset: p.first.Load(),
-			OldestUnsafeMs: p.unsafeAge.Load(), RetentionMs: p.retention.Load()}
+			OldestUnsafeMs: p.unsafeAge.Load(), RetentionMs: p.keeps().After.Milliseconds()}
 		m.Lag = max(m.EndOffset-m.Position, 0)
 		all = append(all, m)
 	}

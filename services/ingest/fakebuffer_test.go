@@ -35,6 +35,7 @@ type fakeBuffer struct {
 	refetched  fakePartition       // the answers to it
 	refuseOnce error               // answer to the first of them
 	accepted   map[int64]bool      // where those begin that were accepted
+	mayWait    map[int64]bool      // what was said of batches, by where they end
 }
 
 type fakePartition struct {
@@ -56,7 +57,7 @@ func startBuffer(t *testing.T) *fakeBuffer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fakeBuffer{t: t, addr: lis.Addr().String(), partitions: make(map[topicPartition]*fakePartition), lives: make(map[topicPartition]uint32), accepted: make(map[int64]bool)}
+	f := &fakeBuffer{t: t, addr: lis.Addr().String(), partitions: make(map[topicPartition]*fakePartition), lives: make(map[topicPartition]uint32), accepted: make(map[int64]bool), mayWait: make(map[int64]bool)}
 	server := rpc.NewServer(slog.New(slog.DiscardHandler))
 	spillwayv1.RegisterBufferServiceServer(server.GRPC, f)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -117,7 +118,7 @@ func (f *fakeBuffer) handle(m *spillwayv1.AppendRequest) []*spillwayv1.AppendRes
 	if m.RefetchId != 0 {
 		return f.handleRefetched(m)
 	}
-	last := m.LastRecord
+	last, mayWait := m.LastRecord, m.MayWait
 	switch m := m.Message.(type) {
 	case *spillwayv1.AppendRequest_Assign:
 		tp := key(m.Assign.Source)
@@ -133,6 +134,7 @@ func (f *fakeBuffer) handle(m *spillwayv1.AppendRequest) []*spillwayv1.AppendRes
 		return []*spillwayv1.AppendResponse{{Message: &spillwayv1.AppendResponse_Assigned{Assigned: answer}}}
 	case *spillwayv1.AppendRequest_Batch:
 		b := m.Batch
+		f.mayWait[b.NextOffset] = mayWait
 		err := f.refuse
 		if err == nil {
 			err = f.extend(b.Source, b.FirstOffset, b.NextOffset, func(p *fakePartition) error {

@@ -14,6 +14,7 @@ import (
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/backoff"
+	"github.com/spillwayio/spillway/services/internal/kafkaclient"
 	"github.com/spillwayio/spillway/services/internal/rpc"
 )
 
@@ -40,13 +41,13 @@ type partition struct {
 	topicPartition
 	source     *source
 	log        *slog.Logger
-	committed  atomic.Int64  // in Kafka; negative: none
-	safe       atomic.Int64  // negative: nothing is
-	position   atomic.Int64  // the next offset to fetch
-	first, end atomic.Int64  // of Kafka's, as of the last fetch
-	unsafeAge  atomic.Int64  // of the record at safe, in ms, as of the last look; 0: there is none
-	retention  atomic.Int64  // of the topic, in ms; 0: for ever, or unknown
-	life       atomic.Uint32 // the incarnation that is read
+	committed  atomic.Int64                          // in Kafka; negative: none
+	safe       atomic.Int64                          // negative: nothing is
+	position   atomic.Int64                          // the next offset to fetch
+	first, end atomic.Int64                          // of Kafka's, as of the last fetch
+	unsafeAge  atomic.Int64                          // of the record at safe, in ms, as of the last look; 0: there is none
+	life       atomic.Uint32                         // the incarnation that is read
+	retention  atomic.Pointer[kafkaclient.Retention] // of the topic; nil: unknown
 	fetchBytes int
 	added      bool // it is younger than the group's reading of its topic
 	fetching   *backoff.Trouble

@@ -303,8 +303,9 @@ func (r *reader) flush() error {
 		print = fingerprint(r.lastOffset, last.Record())
 		r.records = []*spillwayv1.Fingerprint{print}
 	}
+	mayWait := r.p.mayWait(next, r.maxTimestamp)
 	r.begin(next)
-	return r.send(out, &spillwayv1.AppendRequest{LastRecord: print, Message: &spillwayv1.AppendRequest_Batch{Batch: batch}})
+	return r.send(out, &spillwayv1.AppendRequest{LastRecord: print, MayWait: mayWait, Message: &spillwayv1.AppendRequest_Batch{Batch: batch}})
 }
 
 // settle reports that there is no record to deliver in the range in the making, and begins the next.

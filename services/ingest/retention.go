@@ -17,7 +17,29 @@ const (
 	thinMargin = 0.8
 	// probeBytes is what one look at a record may bring, but for a batch that is larger.
 	probeBytes = 4 << 10
+	// hurryShare is the part of what Kafka keeps that a partition may be behind before the buffer is to take its batches at
+	// once, whatever becomes of them there.
+	hurryShare = 8
 )
+
+// keeps is the topic's retention; zero while it is unknown.
+func (p *partition) keeps() (r kafkaclient.Retention) {
+	if known := p.retention.Load(); known != nil {
+		r = *known
+	}
+	return r
+}
+
+// mayWait says whether the buffer may hold back a batch that ends at next and whose newest record is of newestMs: Kafka
+// is far from deleting what comes after it.
+func (p *partition) mayWait(next, newestMs int64) bool {
+	keeps := p.retention.Load()
+	if keeps == nil || keeps.After > 0 && time.Since(time.UnixMilli(newestMs)) > keeps.After/hurryShare {
+		return false
+	}
+	end := p.end.Load()
+	return !keeps.Bounded || end-next <= (end-p.first.Load())/hurryShare
+}
 
 // watchRetention compares the age of each partition's first unsafe record with how long its topic keeps
 // records, until ctx ends. What Kafka deletes before it is safe may be lost.
@@ -50,7 +72,8 @@ func (s *source) lookAtRetention(ctx context.Context, partitions []*partition) e
 	failures := err
 	for _, p := range partitions {
 		if err == nil {
-			p.retention.Store(kept[p.topic].Milliseconds())
+			keeps := kept[p.topic]
+			p.retention.Store(&keeps)
 		}
 		age, err := p.oldestUnsafe(ctx)
 		if err != nil {
@@ -58,7 +81,7 @@ func (s *source) lookAtRetention(ctx context.Context, partitions []*partition) e
 			continue
 		}
 		p.unsafeAge.Store(age.Milliseconds())
-		limit := time.Duration(p.retention.Load()) * time.Millisecond
+		limit := p.keeps().After
 		thin := limit > 0 && age > time.Duration(thinMargin*float64(limit))
 		if thin != p.thin {
 			if p.thin = thin; thin {

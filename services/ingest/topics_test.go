@@ -26,6 +26,17 @@ func (c *cluster) create(topic string, partitions int32) {
 	}
 }
 
+func (c *cluster) configure(key, value string) {
+	c.t.Helper()
+	r := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	r.Resources = []kmsg.IncrementalAlterConfigsRequestResource{{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: topic,
+		Configs: []kmsg.IncrementalAlterConfigsRequestResourceConfig{{Name: key, Value: &value}}}}
+	response, err := r.RequestWith(c.t.Context(), c.client)
+	if err != nil || response.Resources[0].ErrorCode != 0 {
+		c.t.Fatal(err, response)
+	}
+}
+
 func (c *cluster) one(topic string, partition int32, value string) {
 	c.t.Helper()
 	c.produce(&kgo.Record{Topic: topic, Partition: partition, Value: []byte(value)})
@@ -251,5 +262,59 @@ func TestRetentionIsWatched(t *testing.T) {
 	}
 	if got := s.sources[0].partitionStatus()[0]; got.OldestUnsafeMs < week*6/7 || !p.thin {
 		t.Errorf("6 of 7 days: %v, thin %v", got, p.thin)
+	}
+}
+
+// TestMayWait: the buffer holds back nothing that Kafka may delete soon.
+func TestMayWait(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		keeps  *kafkaclient.Retention
+		behind int64
+		age    time.Duration
+		want   bool
+	}{
+		{"unknown", nil, 0, 0, false},
+		{"for ever", &kafkaclient.Retention{}, 900, 9 * time.Minute, true},
+		{"a week", &kafkaclient.Retention{After: 7 * 24 * time.Hour}, 900, 9 * time.Minute, true},
+		{"five minutes", &kafkaclient.Retention{After: 5 * time.Minute}, 900, time.Minute, false},
+		{"five minutes, fresh", &kafkaclient.Retention{After: 5 * time.Minute}, 900, 10 * time.Second, true},
+		{"bytes", &kafkaclient.Retention{Bounded: true}, 900, 0, false},
+		{"bytes, near the end", &kafkaclient.Retention{Bounded: true}, 100, 0, true},
+	} {
+		p := &partition{}
+		p.retention.Store(test.keeps)
+		p.first.Store(1000)
+		p.end.Store(2000)
+		if got := p.mayWait(2000-test.behind, time.Now().Add(-test.age).UnixMilli()); got != test.want {
+			t.Errorf("%s: %v, want %v", test.name, got, test.want)
+		}
+	}
+}
+
+// TestMayWaitIsTold: whether a topic deletes by size is looked up, and told to the buffer with each batch.
+func TestMayWaitIsTold(t *testing.T) {
+	kafka, buffer := startKafka(t, 1, topic), startBuffer(t)
+	s := kafka.ingest(buffer)
+	waitFor(t, "the group", func() bool { return len(s.sources[0].partitionStatus()) == 1 })
+	for i, test := range []struct {
+		bytes string
+		want  []bool // of the batches
+	}{{"-1", []bool{true, true, true}}, {"1000000", []bool{false, false, true}}} {
+		kafka.configure("retention.bytes", test.bytes)
+		if err := s.sources[0].lookAtRetention(t.Context(), s.sources[0].partitions); err != nil {
+			t.Fatal(err)
+		}
+		kafka.produce(numbered(300, 1, 300*i)...)
+		checkOnce(t, buffer, 300*(i+1))
+		var got []bool
+		buffer.set(func() {
+			for n := range int64(3) {
+				got = append(got, buffer.mayWait[int64(300*i)+100*(n+1)])
+			}
+		})
+		if !slices.Equal(got, test.want) {
+			t.Errorf("retention.bytes %s: the buffer may hold back the batches: %v, want %v", test.bytes, got, test.want)
+		}
 	}
 }

@@ -98,7 +98,10 @@ type AppendRequest struct {
 	// With batch and settle: the Refetch that it answers; 0 for what the consumer group brought.
 	RefetchId uint64 `protobuf:"varint,6,opt,name=refetch_id,json=refetchId,proto3" json:"refetch_id,omitempty"`
 	// With batch: its last record's, so that a topic that is created again can be told from this one.
-	LastRecord    *Fingerprint `protobuf:"bytes,8,opt,name=last_record,json=lastRecord,proto3" json:"last_record,omitempty"`
+	LastRecord *Fingerprint `protobuf:"bytes,8,opt,name=last_record,json=lastRecord,proto3" json:"last_record,omitempty"`
+	// With batch: Kafka keeps it, and what comes after it, for long, so that the buffer may hold it back for seconds while the
+	// deliveries are busy with what it has.
+	MayWait       bool `protobuf:"varint,11,opt,name=may_wait,json=mayWait,proto3" json:"may_wait,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -224,6 +227,13 @@ func (x *AppendRequest) GetLastRecord() *Fingerprint {
 		return x.LastRecord
 	}
 	return nil
+}
+
+func (x *AppendRequest) GetMayWait() bool {
+	if x != nil {
+		return x.MayWait
+	}
+	return false
 }
 
 type isAppendRequest_Message interface {
@@ -2504,7 +2514,7 @@ var File_spillway_v1_buffer_proto protoreflect.FileDescriptor
 
 const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\n" +
-	"\x18spillway/v1/buffer.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x18spillway/v1/record.proto\"\x9d\x04\n" +
+	"\x18spillway/v1/buffer.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x18spillway/v1/record.proto\"\xb8\x04\n" +
 	"\rAppendRequest\x12-\n" +
 	"\x04open\x18\x01 \x01(\v2\x17.spillway.v1.AppendOpenH\x00R\x04open\x126\n" +
 	"\x06assign\x18\x02 \x01(\v2\x1c.spillway.v1.AssignPartitionH\x00R\x06assign\x126\n" +
@@ -2518,7 +2528,8 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\n" +
 	"refetch_id\x18\x06 \x01(\x04R\trefetchId\x129\n" +
 	"\vlast_record\x18\b \x01(\v2\x18.spillway.v1.FingerprintR\n" +
-	"lastRecordB\t\n" +
+	"lastRecord\x12\x19\n" +
+	"\bmay_wait\x18\v \x01(\bR\amayWaitB\t\n" +
 	"\amessage\"T\n" +
 	"\n" +
 	"AppendOpen\x12\x14\n" +

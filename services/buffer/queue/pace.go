@@ -11,7 +11,7 @@ const (
 	paceShare = 8
 	// paceWithin is how long what waits may take the fastest subscription to lease, at its pace, for ingest to be held back.
 	paceWithin = 4 * time.Second
-	// paceAge is how old a record may get, since it was produced, by being held back: it shall not meet Kafka's retention.
+	// paceAge is how old a record may get, since it was produced, by being held back. (What Kafka deletes earlier, ingest says.)
 	paceAge = 10 * time.Minute
 	// paceMost is how long a batch is held back at most. What is appended without being held back, as of other sources or
 	// refetched, may keep the fastest subscription supplied for ever; and the answers to refetches wait behind the batch.

@@ -168,36 +168,48 @@ func (c *Client) LeaveGroup(ctx context.Context, group, member string) error {
 	return nil
 }
 
-// Retention returns how long each of the topics keeps records; those that keep them for ever are left out.
-func (c *Client) Retention(ctx context.Context, topics []string) (map[string]time.Duration, error) {
+// Retention is when a topic deletes records.
+type Retention struct {
+	After   time.Duration // of that age; 0: never
+	Bounded bool          // also when a partition has more than so many bytes
+}
+
+// Retention returns when each of the topics deletes records.
+func (c *Client) Retention(ctx context.Context, topics []string) (map[string]Retention, error) {
 	request := &kafka.DescribeConfigsRequest{}
 	for _, t := range topics {
 		request.Resources = append(request.Resources, kafka.DescribeConfigRequestResource{
-			ResourceType: kafka.ResourceTypeTopic, ResourceName: t, ConfigNames: []string{"retention.ms", "cleanup.policy"}})
+			ResourceType: kafka.ResourceTypeTopic, ResourceName: t, ConfigNames: []string{"retention.ms", "retention.bytes", "cleanup.policy"}})
 	}
 	response, err := c.client.DescribeConfigs(ctx, request)
 	if err != nil {
 		return nil, fmt.Errorf("describe the configuration of topics: %w", err)
 	}
-	all := make(map[string]time.Duration)
+	all := make(map[string]Retention)
 	for _, r := range response.Resources {
 		if r.Error != nil {
 			return nil, fmt.Errorf("describe the configuration of topic %s: %w", r.ResourceName, r.Error)
 		}
-		kept, deletes := int64(-1), false
+		kept, bounded, deletes := int64(-1), false, false
 		for _, entry := range r.ConfigEntries {
 			switch entry.ConfigName {
 			case "retention.ms":
 				if kept, err = strconv.ParseInt(entry.ConfigValue, 10, 64); err != nil {
 					return nil, fmt.Errorf("retention.ms of topic %s is %q", r.ResourceName, entry.ConfigValue)
 				}
+			case "retention.bytes":
+				bounded = entry.ConfigValue != "-1"
 			case "cleanup.policy":
 				deletes = strings.Contains(entry.ConfigValue, "delete")
 			}
 		}
 		const longest = math.MaxInt64 / int64(time.Millisecond)
-		if deletes && kept >= 0 && kept < longest {
-			all[r.ResourceName] = time.Duration(kept) * time.Millisecond
+		if kept < 0 || kept >= longest {
+			kept = 0
+		}
+		all[r.ResourceName] = Retention{}
+		if deletes {
+			all[r.ResourceName] = Retention{time.Duration(kept) * time.Millisecond, bounded}
 		}
 	}
 	return all, nil
