@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// budget bounds the bytes that were fetched and not yet accepted by the buffer, over all partitions.
-// What a fetch may bring is acquired before it; what it brought is held instead afterwards, which may
+// budget bounds the bytes that were fetched and not yet accepted by the buffer, over all partitions
+// that feed a queue. What a fetch may bring is acquired before it; what it brought is held instead afterwards, which may
 // be more: one batch of Kafka's is always delivered whole, and it may be compressed. Those who wait are
 // served in turn, so that no partition starves beside a busy one.
 type budget struct {

@@ -73,7 +73,8 @@ func startBuffer(t *testing.T) *fakeBuffer {
 }
 
 func (f *fakeBuffer) Append(stream spillwayv1.BufferService_AppendServer) error {
-	if _, err := stream.Recv(); err != nil {
+	first, err := stream.Recv()
+	if err != nil {
 		return err
 	}
 	f.mu.Lock()
@@ -94,6 +95,10 @@ func (f *fakeBuffer) Append(stream spillwayv1.BufferService_AppendServer) error 
 		m, err := stream.Recv()
 		if err != nil {
 			return err
+		}
+		if first.GetOpen().GetQueue() == "stuck" && m.GetBatch() != nil {
+			<-stream.Context().Done()
+			return nil
 		}
 		for _, answer := range f.handle(m) {
 			if err := stream.Send(answer); err != nil {

@@ -54,7 +54,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			send(lagDesc, prometheus.GaugeValue, p.Lag, s.name, p.Topic, number)
 		}
 	}
-	if len(c.s.sources) > 0 {
-		send(heldDesc, prometheus.GaugeValue, c.s.sources[0].memory.held())
+	held := int64(0)
+	for _, memory := range c.s.memory {
+		held += memory.held()
 	}
+	send(heldDesc, prometheus.GaugeValue, held)
 }

@@ -44,6 +44,7 @@ type Service struct {
 	buffer  string
 	deps    Deps
 	sources []*source // by name
+	memory  []*budget
 
 	mu      sync.Mutex
 	waiting map[string]string // source → what it waits for before it is ready
@@ -69,10 +70,18 @@ func New(cfg config.Ingest, buffers []string, deps Deps) (*Service, error) {
 		deps.Dial = rpc.Dial
 	}
 	s := &Service{buffer: buffers[0], deps: deps, waiting: make(map[string]string)}
-	memory := newBudget(int64(cfg.Memory))
+	// Each queue has its part: one that takes nothing for a while, or is held back, shall not hold back the others' sources.
+	memory := make(map[string]*budget)
+	for _, source := range cfg.Sources {
+		memory[source.Queue] = nil
+	}
+	for queue := range memory {
+		memory[queue] = newBudget(max(int64(cfg.Memory)/int64(len(memory)), 1))
+		s.memory = append(s.memory, memory[queue])
+	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Sources)) {
 		s.waiting[name] = "not started"
-		source, err := newSource(name, cfg.Sources[name], memory, deps, func(ready bool, reason string) { s.setReady(name, ready, reason) })
+		source, err := newSource(name, cfg.Sources[name], memory[cfg.Sources[name].Queue], deps, func(ready bool, reason string) { s.setReady(name, ready, reason) })
 		if err != nil {
 			return nil, fmt.Errorf("source %s: %w", name, err)
 		}

@@ -226,6 +226,21 @@ func TestTwoClustersInOneIngest(t *testing.T) {
 	buffer.has("in2", 0, "from two")
 }
 
+// TestQueuesShareNoMemory: a queue that takes nothing holds back no other's sources.
+func TestQueuesShareNoMemory(t *testing.T) {
+	kafka, buffer := startKafka(t, 10, "busy", "quiet"), startBuffer(t)
+	for i := range int32(40) {
+		kafka.produce(&kgo.Record{Topic: "busy", Partition: i % 10, Value: make([]byte, 900<<10)})
+	}
+	stuck, other := kafka.source("busy"), kafka.source("quiet")
+	stuck.Queue, other.Group = "stuck", "other"
+	s := kafka.ingestAll(buffer, map[string]*config.Source{"a": stuck, "b": other})
+	memory := s.sources[0].memory
+	waitFor(t, "the memory to be used up", func() bool { return memory.held() > memory.limit-(1<<20) })
+	kafka.one("quiet", 3, "for the other queue")
+	buffer.has("quiet", 3, "for the other queue")
+}
+
 // The buffer forgot the partition; the group knows how far it was. What Kafka deleted since is lost, and said to be.
 func TestRetentionOvertakesTheCommittedOffset(t *testing.T) {
 	kafka, buffer := startKafka(t, 1, topic), startBuffer(t)
