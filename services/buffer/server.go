@@ -432,7 +432,7 @@ func (c *consumeStream) message(e queue.Event) *spillwayv1.ConsumeResponse {
 			return nil
 		}
 		return &spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_Lease{Lease: &spillwayv1.Lease{
-			LeaseId: l.ID, Attempt: int32(l.Attempt), Settled: fromRanges(l.Settled), Epoch: l.Epoch,
+			LeaseId: l.ID, Attempt: int32(l.Attempt), Settled: fromRanges(l.Settled), Epoch: l.Epoch, Last: l.Last,
 			Batch: &spillwayv1.Batch{Source: fromPartition(l.Batch.Partition), FirstOffset: l.Batch.First, NextOffset: l.Batch.Next,
 				RecordCount: l.Batch.Records, Codec: spillwayv1.Codec(l.Batch.Codec), PayloadCrc32C: l.Batch.CRC,
 				MaxTimestampMs: l.Batch.MaxTimestampMs, Payload: l.Batch.Payload}}}}

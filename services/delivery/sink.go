@@ -98,6 +98,8 @@ type Lease struct {
 	// Epoch is another one after the subscription was created anew or sought, so that the same records are to
 	// be delivered again.
 	Epoch int64
+	// Last says that nothing was waiting behind it in the buffer.
+	Last bool
 	// First and Next are the offsets covered.
 	First, Next int64
 	// RecordCount is an upper bound of the records that Records yields.

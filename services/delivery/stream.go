@@ -232,7 +232,7 @@ func (s *session) leased(m *spillwayv1.Lease) error {
 		s.log.Error("cannot read batch; giving it back", "source", b.Source, "first_offset", b.FirstOffset, "next_offset", b.NextOffset, "attempt", m.Attempt, "error", err)
 		s.nackLocked(m.LeaseId, nil, err)
 	default:
-		l := &Lease{ID: m.LeaseId, Attempt: int(m.Attempt), Epoch: m.Epoch, Source: b.Source, First: b.FirstOffset, Next: b.NextOffset,
+		l := &Lease{ID: m.LeaseId, Attempt: int(m.Attempt), Epoch: m.Epoch, Last: m.Last, Source: b.Source, First: b.FirstOffset, Next: b.NextOffset,
 			RecordCount: int(b.RecordCount), Payload: payload, settled: m.Settled, bytes: int64(len(payload)),
 			records: int64(b.RecordCount), recordBytes: int64(len(payload))}
 		s.held[l.ID] = l

@@ -2228,7 +2228,9 @@ type Lease struct {
 	Settled []*OffsetRange `protobuf:"bytes,4,rep,name=settled,proto3" json:"settled,omitempty"`
 	// Another one after the subscription was created anew or sought: what a delivery knows to have delivered in
 	// this epoch must not be delivered again, and what it delivered in another must be.
-	Epoch         int64 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch int64 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Nothing was waiting behind it when it was leased: to collect more before delivering it is to wait for new records.
+	Last          bool `protobuf:"varint,6,opt,name=last,proto3" json:"last,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2296,6 +2298,13 @@ func (x *Lease) GetEpoch() int64 {
 		return x.Epoch
 	}
 	return 0
+}
+
+func (x *Lease) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
 }
 
 // AckResult says whether an ack took effect.
@@ -2656,13 +2665,14 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\rConsumeOpened\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\x04R\tsessionId\x12@\n" +
-	"\x0elease_duration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\"\xb0\x01\n" +
+	"\x0elease_duration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\"\xc4\x01\n" +
 	"\x05Lease\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\x04R\aleaseId\x12(\n" +
 	"\x05batch\x18\x02 \x01(\v2\x12.spillway.v1.BatchR\x05batch\x12\x18\n" +
 	"\aattempt\x18\x03 \x01(\x05R\aattempt\x122\n" +
 	"\asettled\x18\x04 \x03(\v2\x18.spillway.v1.OffsetRangeR\asettled\x12\x14\n" +
-	"\x05epoch\x18\x05 \x01(\x03R\x05epoch\"G\n" +
+	"\x05epoch\x18\x05 \x01(\x03R\x05epoch\x12\x12\n" +
+	"\x04last\x18\x06 \x01(\bR\x04last\"G\n" +
 	"\tAckResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12*\n" +
 	"\x06status\x18\x02 \x01(\v2\x12.google.rpc.StatusR\x06status\"Y\n" +

@@ -553,3 +553,28 @@ func TestDamagedWhileAcked(t *testing.T) {
 	}
 	h.checkAudit()
 }
+
+// TestLastLease: the last lease of what waits is told.
+func TestLastLease(t *testing.T) {
+	h := newHarness(t, all("s"))
+	for _, topic := range []string{"t", "u", "t"} {
+		first := int64(0)
+		if p := h.q.partitions[testPartition(topic)]; p != nil {
+			first = p.appended
+		}
+		h.append(topic, first, first+10)
+	}
+	s := h.session("s", false, 1)
+	var last []bool
+	for range 3 {
+		for _, l := range leasesOf(drain(s)) {
+			last = append(last, l.Last)
+		}
+		if err := s.AddCredit(10); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := []bool{false, false, true}; !slices.Equal(last, want) {
+		t.Errorf("last of what waits: %v, want %v", last, want)
+	}
+}

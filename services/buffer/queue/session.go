@@ -55,6 +55,7 @@ type Lease struct {
 	Attempt int
 	Settled []Range // parts of Batch.Range that are not to be delivered
 	Epoch   int64   // Settled.Epoch
+	Last    bool    // nothing was waiting behind it
 	ref     Ref
 }
 
@@ -505,7 +506,8 @@ func (q *Queue) leaseLocked(g *progress, pc *piece, fromBack int, s *Session, no
 		q.roomLocked()
 	}
 
-	out := &Lease{ID: l.id, Batch: pc.out(), Attempt: attempt, Settled: g.skip(pc), Epoch: g.settled.Epoch, ref: pc.ref}
+	out := &Lease{ID: l.id, Batch: pc.out(), Attempt: attempt, Settled: g.skip(pc), Epoch: g.settled.Epoch,
+		Last: g.sub.leasedRecords >= g.sub.pendingRecords, ref: pc.ref}
 	s.tellLocked(Event{Lease: out})
 }
 

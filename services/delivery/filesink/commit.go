@@ -63,6 +63,9 @@ func (v *serving) start(ctx context.Context, now time.Time) bool {
 	if slices.ContainsFunc(v.leases, func(h *heldLease) bool { return h.lease.Revoked() }) {
 		v.giveBack(errRevoked) // the ack would be refused
 	}
+	if len(v.leases) > 0 && !v.full() {
+		v.early = now
+	}
 	c := &commit{began: now, leases: v.leases, rolls: v.rolls}
 	v.leases, v.rolls, v.collected, v.dirty = nil, nil, 0, 0
 	for _, f := range v.files {

@@ -199,10 +199,12 @@ func (s *fakeSession) next() *delivery.Lease {
 	if s.err != nil {
 		return nil
 	}
+	waiting := func(x *fakeBatch) bool { return !x.settled && x.lease == nil }
 	for _, x := range s.b.batches {
-		if !x.settled && x.lease == nil && !x.due.After(time.Now()) {
+		if waiting(x) && !x.due.After(time.Now()) {
 			s.b.leases++
 			x.lease = delivery.NewLease(s.b.leases, x.source, x.first, x.next, x.count, x.payload, x.parts...)
+			x.lease.Last = !slices.ContainsFunc(s.b.batches, waiting)
 			return x.lease
 		}
 	}

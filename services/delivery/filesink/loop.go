@@ -50,6 +50,8 @@ type serving struct {
 	leaseSeq  uint64
 	since     time.Time // when the first was taken
 	latest    time.Time // when the last was
+	early     time.Time // when a commit began last that was not full
+	quiet     bool      // nothing waited behind the last
 	collected int64     // bytes
 	dirty     int       // files with records
 	free      [][]byte  // buffers to collect in
@@ -182,11 +184,15 @@ func (v *serving) wakeAt() time.Time {
 	return at
 }
 
-// commitAt is when what is collected is to be committed; zero is never. A format of whole files has it wait until its
-// files are due to become final, with the leases held.
+// commitAt is when what is collected is to be committed; zero is never. When nothing more is on its way that is at once,
+// but once in an interval. A format of whole files has it wait until its files are due to become final, with the leases held.
 func (v *serving) commitAt() time.Time {
 	if !v.sink.format.Whole() {
-		return v.since.Add(v.sink.cfg.Commit.Interval)
+		from := v.since
+		if v.quiet && v.early.Before(from) {
+			from = v.early
+		}
+		return from.Add(v.sink.cfg.Commit.Interval)
 	}
 	var at time.Time
 	roll := &v.sink.cfg.Roll
@@ -203,7 +209,7 @@ func (v *serving) commitAt() time.Time {
 
 // collect adds the records of l to their files' buffers.
 func (v *serving) collect(l *delivery.Lease) {
-	v.latest = time.Now()
+	v.latest, v.quiet = time.Now(), l.Last
 	if len(v.leases) == 0 {
 		v.since = v.latest
 	}
