@@ -263,8 +263,10 @@ func (f *FS) Rename(ctx context.Context, from, to string) error {
 		if _, err := c.Stat(from); err != nil {
 			return fmt.Errorf("rename %s: %w", from, errOf(err))
 		}
-		if err := c.MkdirAll(path.Dir(to), c.cluster.dirMode); err != nil {
-			return fmt.Errorf("rename %s: %w", from, err)
+		if path.Dir(to) != path.Dir(from) {
+			if err := c.MkdirAll(path.Dir(to), c.cluster.dirMode); err != nil {
+				return fmt.Errorf("rename %s: %w", from, err)
+			}
 		}
 		if err := c.Rename(from, to); err != nil {
 			return fmt.Errorf("rename %s to %s: %w", from, to, errOf(err))
