@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,8 +26,9 @@ const (
 
 // commit is one round: what is collected becomes durable and settled, and files become final.
 //
-//	rename files to roll that got nothing new ─▶ ack: entries of new files put, of renamed ones deleted
-//	─▶ write ─▶ ack: leases settled, new lengths put ─▶ rename files to roll ─▶ ack: their entries deleted
+//	ack: entries of new files put ─▶ write these ─┐
+//	write files that have an entry ───────────────┼▶ ack: leases settled, new lengths put ─▶ rename others to roll ─▶ ack: entries
+//	rename files to roll that got nothing new ────┘                                          of renamed files deleted
 //
 // The loop makes it and gets it back with its results; in between run has it, and the stored side of
 // its files.
@@ -70,7 +72,7 @@ func (v *serving) start(ctx context.Context, now time.Time) bool {
 	v.leases, v.rolls, v.collected, v.dirty = nil, nil, 0, 0
 	for _, f := range v.files {
 		s := &share{file: f, chunk: f.chunk, records: f.count, raw: int64(len(f.chunk.Data))}
-		s.roll = f.full || v.draining || v.sink.format.Whole() || v.rollDue(f, now) || requested(c.rolls, f)
+		s.roll = f.full && f.count == 0 || v.draining || v.sink.format.Whole() || v.rollDue(f, now) || requested(c.rolls, f)
 		f.chunk, f.count = serializer.Chunk{}, 0
 		if s.roll && f.bucket.file == f {
 			f.bucket.file = nil // what is collected meanwhile goes to the next
@@ -101,16 +103,19 @@ func (v *serving) start(ctx context.Context, now time.Time) bool {
 // run does the work of a commit.
 func (v *serving) run(ctx context.Context, c *commit) {
 	failpoint.At(failpoint.CommitBegun)
-	v.rename(ctx, c, func(s *share) bool { return s.raw == 0 })
-	ack := &delivery.Ack{State: deletions(c.shares, nil)}
-	var begun []*file
+	var known, begun []*share
 	var dirs []*completion // of theirs that have no entry
+	ack := &delivery.Ack{}
 	for _, s := range c.shares {
-		if f := s.file; s.raw > 0 && s.err == nil && !f.stored {
+		switch f := s.file; {
+		case s.raw == 0 || s.err != nil:
+		case f.stored:
+			known = append(known, s)
+		default:
 			if c.fatal = put(ack, f.key, &f.entry); c.fatal != nil {
 				return
 			}
-			begun = append(begun, f)
+			begun = append(begun, s)
 			dir, err := v.marks.begin(ack, f)
 			if c.fatal = err; err != nil {
 				return
@@ -120,20 +125,21 @@ func (v *serving) run(ctx context.Context, c *commit) {
 			}
 		}
 	}
-	if c.fatal = v.ack(ctx, ack); c.fatal != nil {
-		return
+	var meanwhile sync.WaitGroup
+	meanwhile.Go(func() { v.rename(ctx, c, func(s *share) bool { return s.raw == 0 }) })
+	meanwhile.Go(func() { v.write(ctx, known) })
+	if c.fatal = v.ack(ctx, ack); c.fatal == nil {
+		for _, s := range begun {
+			s.file.stored, s.file.begun = true, c.began
+		}
+		for _, dir := range dirs {
+			v.marks.add(dir)
+		}
+		failpoint.At(failpoint.CommitPut)
+		v.write(ctx, begun)
 	}
-	for _, f := range begun {
-		f.stored, f.begun = true, c.began
-	}
-	for _, dir := range dirs {
-		v.marks.add(dir)
-	}
-	gone := deleted(c.shares)
-	failpoint.At(failpoint.CommitPut)
-
-	v.write(ctx, c)
-	if c.fatal = v.alive(ctx); c.fatal != nil {
+	meanwhile.Wait()
+	if c.fatal = cmp.Or(c.fatal, v.alive(ctx)); c.fatal != nil {
 		return
 	}
 	failpoint.At(failpoint.CommitWritten)
@@ -143,16 +149,13 @@ func (v *serving) run(ctx context.Context, c *commit) {
 	failpoint.At(failpoint.CommitSettled)
 
 	v.rename(ctx, c, func(s *share) bool { return s.raw > 0 })
-	c.fatal = v.ack(ctx, &delivery.Ack{State: deletions(c.shares, gone)})
+	c.fatal = v.ack(ctx, &delivery.Ack{State: deletions(c.shares)})
 	failpoint.At(failpoint.CommitRolled)
 }
 
-// write writes the shares that have data.
-func (v *serving) write(ctx context.Context, c *commit) {
-	v.each(c.shares, func(s *share) {
-		if s.raw == 0 || s.err != nil {
-			return
-		}
+// write writes the shares.
+func (v *serving) write(ctx context.Context, shares []*share) {
+	v.each(shares, func(s *share) {
 		if s.err = v.seal(s); s.err != nil {
 			return
 		}

@@ -41,7 +41,10 @@ func (v *serving) answerRolls(requests []*rollRequest, finals []string, err erro
 	}
 }
 
-// rollDue says whether time makes f final. Size and count do when records are added.
+// rollSoon is how long a file that is full waits for a commit of others, beside which it becomes final.
+const rollSoon = 100 * time.Millisecond
+
+// rollDue says whether time makes f final.
 func (v *serving) rollDue(f *file, now time.Time) bool {
 	at := f.rollAt(&v.sink.cfg.Roll, v.passedMs)
 	return !at.IsZero() && !now.Before(at)
@@ -55,6 +58,9 @@ func (f *file) rollAt(cfg *config.Roll, passedMs int64) time.Time {
 	}
 	if f.entry.DueMs > 0 && f.entry.DueMs <= passedMs {
 		return f.begun
+	}
+	if f.full && f.count == 0 {
+		return f.committedAt.Add(rollSoon)
 	}
 	var at time.Time
 	if cfg.Interval > 0 {
@@ -104,7 +110,7 @@ func (v *serving) rollLeastRecent(shares []*share) {
 // the name is taken, is left to the adopter.
 func (v *serving) rename(ctx context.Context, c *commit, chosen func(*share) bool) {
 	v.each(c.shares, func(s *share) {
-		if !s.roll || s.err != nil || !s.file.stored || !chosen(s) {
+		if !chosen(s) || !s.roll || s.err != nil || !s.file.stored {
 			return
 		}
 		if s.renameErr = v.alive(ctx); s.renameErr == nil {
@@ -116,24 +122,13 @@ func (v *serving) rename(ctx context.Context, c *commit, chosen func(*share) boo
 	})
 }
 
-// deletions are the changes that delete the entries of final files, but for those that are gone already.
-func deletions(shares []*share, gone map[*share]bool) []delivery.StateChange {
+// deletions are the changes that delete the entries of final files.
+func deletions(shares []*share) []delivery.StateChange {
 	var changes []delivery.StateChange
 	for _, s := range shares {
-		if s.final && !gone[s] {
+		if s.final {
 			changes = append(changes, delivery.StateChange{Key: s.file.key})
 		}
 	}
 	return changes
-}
-
-// deleted are the shares whose files are final by now.
-func deleted(shares []*share) map[*share]bool {
-	gone := make(map[*share]bool)
-	for _, s := range shares {
-		if s.final {
-			gone[s] = true
-		}
-	}
-	return gone
 }
