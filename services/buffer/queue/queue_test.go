@@ -578,3 +578,21 @@ func TestLastLease(t *testing.T) {
 		t.Errorf("last of what waits: %v, want %v", last, want)
 	}
 }
+
+// TestTurnsAreOfBytes: a partition of small batches keeps up with its records beside the backlog of one with large ones.
+func TestTurnsAreOfBytes(t *testing.T) {
+	h := newHarness(t, all("s"))
+	h.cfg.MemoryBytes, h.cfg.MemoryRecords = 1<<30, 1<<30
+	h.reopen()
+	for i := range int64(10) {
+		h.append("busy", i*turnBytes, (i+1)*turnBytes)
+		h.append("quiet", i*10, i*10+10)
+	}
+	leased := map[string]int{}
+	for _, l := range leasesOf(drain(h.session("s", false, 4*turnBytes))) {
+		leased[l.Batch.Partition.Topic]++
+	}
+	if leased["quiet"] != 10 || leased["busy"] < 4 {
+		t.Errorf("leased: %v", leased)
+	}
+}

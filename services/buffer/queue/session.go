@@ -435,6 +435,9 @@ func (q *Queue) adoptLocked(sub *subscription) {
 	sub.orphans = nil
 }
 
+// turnBytes is what a partition may have leased before it is the next one's turn, but for a larger batch.
+const turnBytes = 256 << 10
+
 // dispatchLocked leases what can be leased to the sessions that have credit.
 func (q *Queue) dispatchLocked(sub *subscription) {
 	if sub.paused || len(sub.sessions) == 0 {
@@ -447,18 +450,24 @@ func (q *Queue) dispatchLocked(sub *subscription) {
 		if s == nil && !ordered {
 			return // nobody has credit
 		}
-		sub.ready = sub.ready[1:]
 		pc, fromBack := g.next(now, ordered)
+		if pc != nil && s != nil {
+			q.leaseLocked(g, pc, fromBack, s, now)
+			waiting = 0
+			if g.turn += int64(pc.size); g.turn < turnBytes {
+				continue
+			}
+		}
+		g.turn = 0
+		sub.ready = sub.ready[1:]
 		switch {
 		case pc == nil:
 			g.inReady = false
 		case s == nil:
-			sub.ready = append(sub.ready, g)
 			waiting++
+			fallthrough
 		default:
-			q.leaseLocked(g, pc, fromBack, s, now)
 			sub.ready = append(sub.ready, g)
-			waiting = 0
 		}
 	}
 }

@@ -121,6 +121,7 @@ type progress struct {
 	dropping      Set        // its drop is being written
 	cursor        int64      // pieces that begin before it have been leased, or are in back
 	inReady       bool       // is in sub.ready
+	turn          int64      // bytes that were leased since it is first in sub.ready
 	again         bool       // what was leased last had been leased before
 	leases        []*lease   // held, ascending by offset
 	back          []returned // to be leased again, ascending by offset
