@@ -26,6 +26,8 @@ func fill(m protoreflect.Message) {
 				return v
 			}
 			switch f.Kind() {
+			case protoreflect.BoolKind:
+				return protoreflect.ValueOfBool(true)
 			case protoreflect.StringKind:
 				return protoreflect.ValueOfString("text")
 			case protoreflect.BytesKind:
