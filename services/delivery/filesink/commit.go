@@ -72,7 +72,7 @@ func (v *serving) start(ctx context.Context, now time.Time) bool {
 	v.leases, v.rolls, v.collected, v.dirty = nil, nil, 0, 0
 	for _, f := range v.files {
 		s := &share{file: f, chunk: f.chunk, records: f.count, raw: int64(len(f.chunk.Data))}
-		s.roll = f.full && f.count == 0 || v.draining || v.sink.format.Whole() || v.rollDue(f, now) || requested(c.rolls, f)
+		s.roll = f.full || v.draining || v.sink.format.Whole() || v.rollDue(f, now) || requested(c.rolls, f)
 		f.chunk, f.count = serializer.Chunk{}, 0
 		if s.roll && f.bucket.file == f {
 			f.bucket.file = nil // what is collected meanwhile goes to the next

@@ -41,10 +41,7 @@ func (v *serving) answerRolls(requests []*rollRequest, finals []string, err erro
 	}
 }
 
-// rollSoon is how long a file that is full waits for a commit of others, beside which it becomes final.
-const rollSoon = 100 * time.Millisecond
-
-// rollDue says whether time makes f final.
+// rollDue says whether time makes f final. Size and count do when records are added.
 func (v *serving) rollDue(f *file, now time.Time) bool {
 	at := f.rollAt(&v.sink.cfg.Roll, v.passedMs)
 	return !at.IsZero() && !now.Before(at)
@@ -58,9 +55,6 @@ func (f *file) rollAt(cfg *config.Roll, passedMs int64) time.Time {
 	}
 	if f.entry.DueMs > 0 && f.entry.DueMs <= passedMs {
 		return f.begun
-	}
-	if f.full && f.count == 0 {
-		return f.committedAt.Add(rollSoon)
 	}
 	var at time.Time
 	if cfg.Interval > 0 {
