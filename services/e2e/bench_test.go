@@ -117,11 +117,7 @@ func benchPipeline(b *testing.B, topic string, target broker, second bool, insta
 
 // removeFiles spares the next round the writing of what lies in the page cache.
 func removeFiles(b *testing.B, dir string) {
-	files, err := hdfs.NewClient(hdfs.ClientOptions{Addresses: []string{stack.hdfs}, User: "hdfs"})
-	if err == nil {
-		err = errors.Join(files.RemoveAll(dir), files.Close())
-	}
-	if err != nil {
+	if err := hdfsClient(b).RemoveAll(dir); err != nil {
 		b.Fatal(err)
 	}
 	time.Sleep(5 * time.Second) // the DataNode hears of it with a heartbeat
@@ -131,11 +127,7 @@ func removeFiles(b *testing.B, dir string) {
 func benchBare(b *testing.B, topic string, fetch fetch) {
 	client := kafkaclient.New([]string{stack.kafka.addr()}, "bare", kafkaclient.Access{})
 	defer client.Close()
-	files, err := hdfs.NewClient(hdfs.ClientOptions{Addresses: []string{stack.hdfs}, User: "hdfs"})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer files.Close()
+	files := hdfsClient(b)
 	dir := fmt.Sprintf("/bare/%d", time.Now().UnixNano())
 	if err := files.MkdirAll(dir, 0o755); err != nil {
 		b.Fatal(err)

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/colinmarc/hdfs/v2"
 )
 
 const scripts = "../../deploy/stack/bin"
@@ -174,6 +176,21 @@ func free(base int, distances []int) bool {
 		}
 	}
 	return true
+}
+
+// hdfsClient is closed with the test.
+func hdfsClient(t testing.TB) *hdfs.Client {
+	t.Helper()
+	client, err := hdfs.NewClient(hdfs.ClientOptions{Addresses: []string{stack.hdfs}, User: "hdfs"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := client.Close(); err != nil {
+			t.Errorf("close HDFS client: %v", err)
+		}
+	})
+	return client
 }
 
 // freeAddr is host:port to listen on.

@@ -173,11 +173,7 @@ func TestDirectoriesAreMarked(t *testing.T) {
 			}
 		}
 	}()
-	fs, err := hdfs.NewClient(hdfs.ClientOptions{Addresses: []string{stack.hdfs}, User: "hdfs"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer fs.Close()
+	fs := hdfsClient(t)
 	looked, looking := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(looked)

@@ -30,15 +30,14 @@ func (q *Queue) dispatchLocked(sub *subscription) {
 		}
 		g.turn = 0
 		sub.ready = sub.ready[1:]
-		switch {
-		case pc == nil:
+		if pc == nil {
 			g.inReady = false
-		case s == nil:
-			waiting++
-			fallthrough
-		default:
-			sub.ready = append(sub.ready, g)
+			continue
 		}
+		if s == nil {
+			waiting++
+		}
+		sub.ready = append(sub.ready, g)
 	}
 }
 

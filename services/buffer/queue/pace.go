@@ -28,17 +28,7 @@ func (q *Queue) Pace(ctx context.Context, timestampMs int64) error {
 	began := q.clock()
 	for q.closed == nil && q.clock()-began < int64(paceMost) && q.cfg.Now().Sub(time.UnixMilli(timestampMs)).Abs() < paceAge && q.aheadLocked() {
 		q.paced = true
-		room := q.room
-		q.mu.Unlock()
-		var err error
-		select {
-		case <-room:
-		case <-q.done:
-		case <-ctx.Done():
-			err = ctx.Err()
-		}
-		q.mu.Lock()
-		if err != nil {
+		if err := q.awaitRoomLocked(ctx); err != nil {
 			return err
 		}
 	}
@@ -79,6 +69,20 @@ func (q *Queue) paceLocked() {
 	if q.paced {
 		q.roomLocked()
 	}
+}
+
+// awaitRoomLocked lets go of the lock until roomLocked is called or the queue is closed, or for ctx's error.
+func (q *Queue) awaitRoomLocked(ctx context.Context) error {
+	room := q.room
+	q.mu.Unlock()
+	defer q.mu.Lock()
+	select {
+	case <-room:
+	case <-q.done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
 }
 
 // roomLocked wakes who waits for room in the window, or in Pace.

@@ -114,6 +114,20 @@ func TestPaceSparesIdleSessions(t *testing.T) {
 	}
 }
 
+// waits calls Pace in the background, and fails when that does not wait. The channel gets what it returns.
+func (h *harness) waits(t *testing.T) <-chan error {
+	t.Helper()
+	passed, nowMs := make(chan error, 1), h.now.UnixMilli()
+	go func() { passed <- h.q.Pace(t.Context(), nowMs) }()
+	synctest.Wait()
+	select {
+	case err := <-passed:
+		t.Fatalf("not held back: %v", err)
+	default:
+	}
+	return passed
+}
+
 // TestPaceWakes: who waits goes on when something is leased, and when all stop.
 func TestPaceWakes(t *testing.T) {
 	for _, by := range []string{"lease", "time", "end"} {
@@ -126,14 +140,7 @@ func TestPaceWakes(t *testing.T) {
 				}
 				h.take(s, 1500)
 				h.take(s, 100)
-				passed := make(chan error, 1)
-				go func() { passed <- h.q.Pace(t.Context(), h.now.UnixMilli()) }()
-				synctest.Wait()
-				select {
-				case err := <-passed:
-					t.Fatalf("not held back: %v", err)
-				default:
-				}
+				passed := h.waits(t)
 				switch by {
 				case "lease":
 					h.take(s, 1000)
@@ -160,14 +167,7 @@ func TestPaceWakesForCredit(t *testing.T) {
 		}
 		s.Nack(leasesOf(drain(s))[0].ID, time.Hour) // with ordering, all the rest waits for it
 		h.pass(tick)
-		passed := make(chan error, 1)
-		go func() { passed <- h.q.Pace(t.Context(), h.now.UnixMilli()) }()
-		synctest.Wait()
-		select {
-		case err := <-passed:
-			t.Fatalf("not held back: %v", err)
-		default:
-		}
+		passed := h.waits(t)
 		if err := s.AddCredit(100); err != nil {
 			t.Fatal(err)
 		}

@@ -210,16 +210,7 @@ func (q *Queue) Append(ctx context.Context, b Batch, refetch uint64) (known bool
 		if q.memoryBytes == 0 || (q.memoryBytes+size <= q.cfg.MemoryBytes && q.memoryRecords+int64(b.Records) <= q.cfg.MemoryRecords) {
 			break
 		}
-		room := q.room
-		q.mu.Unlock()
-		select {
-		case <-room:
-		case <-q.done:
-		case <-ctx.Done():
-			err = ctx.Err()
-		}
-		q.mu.Lock()
-		if err != nil {
+		if err := q.awaitRoomLocked(ctx); err != nil {
 			return false, err
 		}
 	}
