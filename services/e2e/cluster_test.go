@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path"
@@ -10,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // cluster is an HDFS that deploy/stack started.
@@ -77,6 +80,29 @@ func (c *cluster) tool(t testing.TB, tool string, args ...string) []byte {
 		t.Fatalf("%s %s: %v\n%s", tool, strings.Join(args, " "), err, stderr.Bytes())
 	}
 	return out
+}
+
+// awaitDataNodes returns when the NameNode counts n live ones.
+func (c *cluster) awaitDataNodes(t testing.TB, n int) {
+	t.Helper()
+	url := fmt.Sprintf("http://127.0.0.1:%d/jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState", c.port+10000)
+	eventually(t, time.Minute, fmt.Sprintf("%d live DataNodes", n), func() error {
+		resp, err := http.Get(url)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		var state struct {
+			Beans []struct{ NumLiveDataNodes int }
+		}
+		if err := json.NewDecoder(resp.Body).Decode(&state); err != nil {
+			return err
+		}
+		if len(state.Beans) != 1 || state.Beans[0].NumLiveDataNodes != n {
+			return fmt.Errorf("the NameNode says %+v", state)
+		}
+		return nil
+	})
 }
 
 // files lists the files below a directory with Hadoop's own tool.

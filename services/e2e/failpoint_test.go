@@ -62,7 +62,7 @@ func TestKilledAtEachStep(t *testing.T) {
 	}()
 
 	for _, point := range []string{
-		failpoint.FSWritten + ":3", failpoint.FSCreated + ":3", // while a file is open that has something: only its lease is in the way
+		failpoint.FSWritten + ":3", failpoint.FSCreated + ":3", failpoint.FSStamped, // while a file is open that has something: only its lease is in the way
 		failpoint.CommitBegun, failpoint.CommitPut, failpoint.FSCreated, failpoint.FSWritten,
 		failpoint.CommitWritten, failpoint.AdoptDiscarded, failpoint.CommitWritten + ":3",
 		failpoint.CommitSettled, failpoint.AdoptFound, failpoint.AdoptNamed, failpoint.FSRenamed, failpoint.AdoptTaken, failpoint.AdoptFinal, failpoint.AdoptForgotten,

@@ -187,12 +187,15 @@ func (v *serving) finish(ctx context.Context, c *commit) error {
 		return c.fatal
 	}
 	wrote := false
-	var failed, denied error // of a file, for one reason or the other
+	var failed, denied, ended error // of a file, for one reason or the other
 	var finals []string
 	for _, s := range c.shares {
 		s.file.bytes += int64(len(s.chunk.Data)) - s.raw
 		v.giveBuffer(s.chunk.Data)
 		switch err := cmp.Or(s.err, s.renameErr); {
+		case errors.Is(err, ErrEnded):
+			ended = err
+			v.sink.log.Info("a file ends early; its records go to another", "path", s.file.entry.InUse, "reason", err)
 		case errors.Is(err, ErrDenied):
 			denied, s.file.bucket.denied = err, err
 			v.sink.trouble.denied(s.file.bucket.dir, v.sink.cfg.OnDenied, err)
@@ -233,7 +236,7 @@ func (v *serving) finish(ctx context.Context, c *commit) error {
 		v.sink.trouble.over()
 		v.backoff.Reset()
 	}
-	v.answerRolls(c.rolls, finals, cmp.Or(c.refused, failed, denied))
+	v.answerRolls(c.rolls, finals, cmp.Or(c.refused, failed, denied, ended))
 	v.publish()
 	v.nextRoll = v.soonestRoll()
 	return nil

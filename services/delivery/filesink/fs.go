@@ -11,6 +11,10 @@ var ErrExist = errors.New("file exists")
 // ErrNotExist is returned for a file that is not there.
 var ErrNotExist = errors.New("file does not exist")
 
+// ErrEnded is returned by Write for a file that nothing more can be written to: it is as it was, and to be taken. The
+// file system works, and takes others.
+var ErrEnded = errors.New("the file ends here")
+
 // ErrDenied is returned where the file system works, but not for this place: it may not be written to, its quota is
 // used up, its name is not allowed.
 var ErrDenied = errors.New("denied")
@@ -24,7 +28,7 @@ type FS interface {
 	// returns when all of it would survive a crash of every machine but one replica's. With length 0
 	// it creates the file and its directories, and fails with ErrExist when there is one already.
 	// After an error nothing is known of what lies at length and beyond, nor whether a writer is still
-	// at work: the file must not be used again but by Take.
+	// at work: the file must not be used again but by Take. The FS that created a file writes to it; others may get ErrEnded.
 	Write(ctx context.Context, path string, length int64, data []byte) error
 	// Take makes alias, a name that only the caller uses, hold exactly the first length bytes of the
 	// file at from, durably, shuts out whoever is writing from, and leaves no from behind. It may wait:

@@ -68,7 +68,7 @@ func (c *chaos) fault(dead *atomic.Bool) func(op, path string) fstest.Fault {
 		if !c.happens(c.rate) {
 			return fstest.None
 		}
-		return []fstest.Fault{fstest.Before, fstest.After, fstest.Torn}[c.rand.IntN(3)]
+		return []fstest.Fault{fstest.Before, fstest.After, fstest.Torn, fstest.Ended}[c.rand.IntN(4)]
 	}
 }
 

@@ -21,6 +21,7 @@ const (
 	CommitBegun    = "commit.begun"    // nothing
 	CommitPut      = "commit.put"      // the entries of new files are put
 	FSCreated      = "fs.created"      // a file is there and open, a new one is empty
+	FSStamped      = "fs.stamped"      // on HDFS: the DataNodes have a new generation stamp, and the NameNode has the old one
 	FSWritten      = "fs.written"      // data was sent, and the file is open
 	CommitWritten  = "commit.written"  // all files are written, and nothing is acked
 	CommitSettled  = "commit.settled"  // the ack is durable; no file is renamed

@@ -17,13 +17,14 @@ type Fault int
 
 // None lets it be. Before fails it without effect, After once it has had its effect. Torn, of a write,
 // fails it when half of the data is written; of anything else it is After. Denied is Before, with
-// filesink.ErrDenied.
+// filesink.ErrDenied. Ended, of a write to a file that has something, is Before, with filesink.ErrEnded; of anything else it is None.
 const (
 	None Fault = iota
 	Before
 	After
 	Torn
 	Denied
+	Ended
 )
 
 // Faulty passes operations on to FS, but for those that Decide has fail. Safe for concurrent use.
@@ -47,7 +48,7 @@ func (f *Faulty) do(op, path string, act func() error) error {
 	case Denied:
 		return fmt.Errorf("%w: %w", filesink.ErrDenied, failed)
 	}
-	if err := act(); err != nil || fault == None {
+	if err := act(); err != nil || fault == None || fault == Ended {
 		return err
 	}
 	return failed
@@ -64,6 +65,11 @@ func (f *Faulty) Write(ctx context.Context, path string, length int64, data []by
 		return failed
 	case Denied:
 		return fmt.Errorf("%w: %w", filesink.ErrDenied, failed)
+	case Ended:
+		if length > 0 {
+			return fmt.Errorf("%w: %w", filesink.ErrEnded, failed)
+		}
+		fault = None
 	case Torn:
 		data = data[:len(data)/2]
 	}

@@ -32,7 +32,7 @@ func (f *FS) connect(ctx context.Context) (*client, error) {
 	options.Addresses = f.nameNodes()
 	at := strings.Join(options.Addresses, ",")
 
-	c := &client{cluster: f.cluster, since: time.Now(), cutting: make(chan struct{}), conns: make(map[net.Conn]struct{})}
+	c := &client{cluster: f.cluster, holders: f.holders, since: time.Now(), cutting: make(chan struct{}), conns: make(map[net.Conn]struct{})}
 	options.NamenodeDialFunc, options.DatanodeDialFunc = c.dialNameNode, c.dial
 	var loginErr error
 	if login := f.cluster.login; login != nil {
@@ -75,6 +75,7 @@ func (f *FS) put(c *client) {
 type client struct {
 	*hdfs.Client
 	cluster *cluster
+	holders *holders
 	tickets *tickets // nil without Kerberos
 	since   time.Time
 

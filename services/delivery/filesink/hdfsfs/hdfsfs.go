@@ -6,7 +6,7 @@
 // last, and the NameNode did not hear of it before when it was still waiting for the block before that; so no
 // FileWriter writes more than one block. A Client renews the leases of its files for as long as it lives. So
 // every operation has a client to itself, and a client that saw an error is closed: then the NameNode takes the
-// lease away after its soft limit, a minute, and Take gets the file.
+// lease away after its soft limit, a minute, and Take gets the file. What the library's appends lack is in append.go.
 package hdfsfs
 
 import (
@@ -16,7 +16,6 @@ import (
 	"log/slog"
 	"os"
 	"path"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -35,18 +34,16 @@ const (
 	maxIdle = 8
 	// maxAge is how long a client is used: what the NameNode gave it to encrypt with expires.
 	maxAge = 10 * time.Minute
-	// pieceBytes is how much is written at a time: the library copies it before it sends any of it.
-	pieceBytes = 256 << 10
 	// takePoll is the time between two attempts to get a file that a writer still holds.
 	takePoll = time.Second
-	// maxReplicateWait is the longest time between two questions whether a file's last block was reported to the NameNode.
-	maxReplicateWait = 128 * time.Millisecond
 )
 
 // FS is an HDFS. All its methods but New and Close need the NameNode.
 type FS struct {
 	cluster *cluster
 	log     *slog.Logger
+
+	holders *holders
 
 	mu     sync.Mutex
 	idle   []*client
@@ -63,7 +60,7 @@ func New(h *config.HDFS, log *slog.Logger) (*FS, error) {
 	if c.login != nil {
 		c.login.log = log
 	}
-	return &FS{cluster: c, log: log}, nil
+	return &FS{cluster: c, log: log, holders: newHolders()}, nil
 }
 
 // Close implements filesink.FS.
@@ -81,119 +78,10 @@ func (f *FS) Close() error {
 	return nil
 }
 
-// Write implements filesink.FS.
-func (f *FS) Write(ctx context.Context, name string, length int64, data []byte) error {
-	return f.with(ctx, operationTimeout, func(ctx context.Context, c *client) error {
-		for {
-			n, err := c.write(ctx, name, length, data)
-			if err != nil {
-				return err
-			}
-			length, data = length+int64(n), data[n:]
-			if len(data) == 0 {
-				return nil
-			}
-		}
-	})
-}
-
-// write is Write of what fits into the block at length. It returns how much that was.
-func (c *client) write(ctx context.Context, name string, length int64, data []byte) (int, error) {
-	w, blockSize, err := c.open(name, length)
-	if err != nil {
-		return 0, fmt.Errorf("write %s: %w", name, err)
-	}
-	failpoint.At(failpoint.FSCreated)
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := w.SetDeadline(deadline); err != nil {
-			return 0, fmt.Errorf("write %s: %w", name, err)
-		}
-	}
-	data = data[:min(int64(len(data)), blockSize-length%blockSize)]
-	for piece := range slices.Chunk(data, pieceBytes) {
-		if _, err := w.Write(piece); err != nil {
-			c.cut()
-			_ = w.Close() // ends its goroutine; cut off, it completes nothing
-			return 0, fmt.Errorf("write %s: %w", name, err)
-		}
-	}
-	failpoint.At(failpoint.FSWritten)
-	for wait := time.Millisecond; ; wait = min(2*wait, maxReplicateWait) {
-		err := w.Close()
-		if err == nil {
-			return len(data), nil
-		}
-		if !hdfs.IsErrReplicating(err) {
-			return 0, fmt.Errorf("complete %s: %w", name, err)
-		}
-		if err := sleep(ctx, wait); err != nil {
-			return 0, fmt.Errorf("complete %s: %w", name, err)
-		}
-	}
-}
-
-// open opens the file for writing at its end, which must be at length. It has blocks of blockSize.
-func (c *client) open(name string, length int64) (w *hdfs.FileWriter, blockSize int64, err error) {
-	if length == 0 {
-		return c.create(name)
-	}
-	info, err := c.Stat(name)
-	if err != nil {
-		return nil, 0, errOf(err)
-	}
-	if info.Size() != length {
-		return nil, 0, fmt.Errorf("the file has %d bytes, not %d", info.Size(), length)
-	}
-	status, ok := info.Sys().(*hdfs.FileStatus)
-	if blockSize = int64(status.GetBlocksize()); !ok || blockSize <= 0 {
-		return nil, 0, fmt.Errorf("the NameNode does not say what size its blocks have")
-	}
-	w, err = c.Append(name)
-	return w, blockSize, errOf(err)
-}
-
-// create makes the file and its directories. The NameNode refuses a name that is taken.
-func (c *client) create(name string) (w *hdfs.FileWriter, blockSize int64, err error) {
-	if err := c.MkdirAll(path.Dir(name), c.cluster.dirMode); err != nil {
-		return nil, 0, err
-	}
-	if err := c.checkReplicated(path.Dir(name)); err != nil {
-		return nil, 0, err
-	}
-	replication := c.cluster.replication
-	blockSize = c.cluster.blockSize
-	if replication == 0 || blockSize == 0 {
-		defaults, err := c.ServerDefaults()
-		if err != nil {
-			return nil, 0, err
-		}
-		if replication == 0 {
-			replication = defaults.Replication
-		}
-		if blockSize == 0 {
-			blockSize = defaults.BlockSize
-		}
-	}
-	w, err = c.CreateFile(name, replication, blockSize, c.cluster.fileMode)
-	return w, blockSize, errOf(err)
-}
-
-// checkReplicated is nil when new files in the directory are replicated. The library would ask for a file as its directory has it
-// and then write an erasure-coded one like any other: what the DataNodes then hold is no such file.
-func (c *client) checkReplicated(dir string) error {
-	info, err := c.Stat(dir)
-	if err != nil {
-		return err
-	}
-	if status, ok := info.Sys().(*hdfs.FileStatus); ok && status.GetEcPolicy().GetId() != 0 { // 0 is replication
-		return fmt.Errorf("%w: %s is erasure-coded, which the HDFS client cannot write; hdfs ec -setPolicy -replicate makes it replicated", filesink.ErrDenied, dir)
-	}
-	return nil
-}
-
 // Take implements filesink.FS. The rename does not shut out a writer, since the NameNode goes by the
 // file's id; the truncate does: it needs the lease.
 func (f *FS) Take(ctx context.Context, from, alias string, length int64) error {
+	f.holders.forget(from)
 	return f.with(ctx, 0, func(ctx context.Context, c *client) error {
 		if err := c.rename(from, alias); err != nil {
 			return fmt.Errorf("take %s: %w", from, err)
@@ -254,6 +142,7 @@ func isHeld(err error) bool {
 
 // Rename implements filesink.FS.
 func (f *FS) Rename(ctx context.Context, from, to string) error {
+	f.holders.forget(from)
 	return f.with(ctx, operationTimeout, func(_ context.Context, c *client) error {
 		if _, err := c.Stat(to); err == nil {
 			return fmt.Errorf("rename %s: %s: %w", from, to, filesink.ErrExist)
@@ -290,6 +179,7 @@ func (f *FS) Size(ctx context.Context, name string) (size int64, err error) {
 
 // Remove implements filesink.FS.
 func (f *FS) Remove(ctx context.Context, name string) error {
+	f.holders.forget(name)
 	return f.with(ctx, operationTimeout, func(_ context.Context, c *client) error {
 		if err := c.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("remove %s: %w", name, err)
@@ -376,7 +266,7 @@ func (f *FS) with(ctx context.Context, timeout time.Duration, operate func(conte
 		}
 		return err
 	}
-	if err == nil || errors.Is(err, filesink.ErrExist) || errors.Is(err, filesink.ErrNotExist) {
+	if err == nil || errors.Is(err, filesink.ErrExist) || errors.Is(err, filesink.ErrNotExist) || errors.Is(err, filesink.ErrEnded) {
 		f.put(c)
 	} else {
 		c.close()

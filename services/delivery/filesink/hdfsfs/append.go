@@ -1,0 +1,195 @@
+package hdfsfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"reflect"
+
+	"github.com/colinmarc/hdfs/v2"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"github.com/spillwayio/spillway/services/internal/failpoint"
+)
+
+// beginAppend begins to write to the last block of a file, with the first bytes, as Hadoop's own client does and the library
+// does not: under a new generation stamp. By that a replica that the append did not reach is known to be an old one: that of a
+// DataNode that comes back, or a copy that was on its way. With the same stamp the NameNode takes it for a good one, and when the
+// append fails, the recovery of the file cuts it to the shortest of them: what was committed would be lost.
+//
+// As in Hadoop's DataStreamer: the NameNode gives out a stamp, the DataNodes get it with the request to write, and once they
+// have answered, and before anything is written, the NameNode is told.
+func (c *client) beginAppend(w *hdfs.FileWriter, first []byte) error {
+	block := blockOf(w)
+	b := get(block, "b").Message()
+	given := message("UpdateBlockForPipelineResponseProto")
+	err := c.execute("updateBlockForPipeline", given, message("UpdateBlockForPipelineRequestProto"), fields{
+		"block": protoreflect.ValueOfMessage(b), "clientName": protoreflect.ValueOfString(c.Name()),
+	})
+	if err != nil {
+		return fmt.Errorf("get a generation stamp: %w", err)
+	}
+	stamp := get(get(get(given, "block").Message(), "b").Message(), "generationStamp")
+
+	dial := hidden(w, "blockWriter").Elem().FieldByName("DialFunc")
+	next := dial.Interface().(dialFunc)
+	dial.Set(reflect.ValueOf(func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := next(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &stampedConn{conn, stamp}, nil
+	}))
+	if _, err := w.Write(first); err != nil { // connects, and keeps so few bytes in its buffer
+		return err
+	}
+	failpoint.At(failpoint.FSStamped)
+
+	stamped := proto.Clone(b.Interface()).ProtoReflect()
+	set(stamped, "generationStamp", stamp)
+	request := message("UpdatePipelineRequestProto")
+	nodes, locs := mutable(request, "newNodes"), get(block, "locs").List()
+	for i := range locs.Len() {
+		nodes.Append(get(locs.Get(i).Message(), "id"))
+	}
+	storages, ids := mutable(request, "storageIDs"), get(block, "storageIDs").List()
+	for i := range ids.Len() {
+		storages.Append(ids.Get(i))
+	}
+	err = c.execute("updatePipeline", message("UpdatePipelineResponseProto"), request, fields{
+		"clientName": protoreflect.ValueOfString(c.Name()),
+		"oldBlock":   protoreflect.ValueOfMessage(b), "newBlock": protoreflect.ValueOfMessage(stamped),
+	})
+	if err != nil {
+		return fmt.Errorf("report the generation stamp: %w", err)
+	}
+	set(b, "generationStamp", stamp) // what the library closes the file with
+	return nil
+}
+
+// locate returns the DataNodes that the NameNode knows of to have the last block of a file, which is closed.
+func (c *client) locate(name string) ([]string, error) {
+	located := message("GetBlockLocationsResponseProto")
+	err := c.execute("getBlockLocations", located, message("GetBlockLocationsRequestProto"), fields{
+		"src": protoreflect.ValueOfString(name), "offset": protoreflect.ValueOfUint64(0), "length": protoreflect.ValueOfUint64(1),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("locate the last block: %w", err)
+	}
+	return dataNodes(get(get(located, "locations").Message(), "lastBlock").Message()), nil
+}
+
+// stampedConn puts a generation stamp into the request to write a block, which comes first. In the library's it is the old one.
+type stampedConn struct {
+	net.Conn
+	stamp protoreflect.Value // invalid once it was sent
+}
+
+// Write implements net.Conn.
+func (s *stampedConn) Write(p []byte) (int, error) {
+	if !s.stamp.IsValid() {
+		return s.Conn.Write(p)
+	}
+	request, err := restamp(p, s.stamp)
+	s.stamp = protoreflect.Value{}
+	if err != nil {
+		return 0, err
+	}
+	if _, err := s.Conn.Write(request); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// restamp returns request with another latestGenerationStamp. It is a version (2 bytes), an opcode (1), the length of the
+// OpWriteBlockProto as a varint, and that: see Hadoop's DataTransferProtocol.
+func restamp(request []byte, stamp protoreflect.Value) ([]byte, error) {
+	const headerBytes = 3
+	if len(request) < headerBytes {
+		return nil, errors.New("the request to append to a block is too short")
+	}
+	body, n := protowire.ConsumeBytes(request[headerBytes:])
+	if n != len(request)-headerBytes {
+		return nil, errors.New("the request to append to a block is not one message")
+	}
+	m := message("OpWriteBlockProto")
+	if err := proto.Unmarshal(body, m.Interface()); err != nil {
+		return nil, fmt.Errorf("decode the request to append to a block: %w", err)
+	}
+	set(m, "latestGenerationStamp", stamp)
+	body, err := proto.Marshal(m.Interface())
+	if err != nil {
+		return nil, fmt.Errorf("encode the request to append to a block: %w", err)
+	}
+	return protowire.AppendBytes(request[:headerBytes:headerBytes], body), nil
+}
+
+// What follows reaches into colinmarc/hdfs, which exports neither blocks nor requests to the NameNode. TestInternals fails when
+// a new version of it has others.
+
+type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// hidden is an unexported field of what p points to.
+func hidden(p any, name string) reflect.Value {
+	field := reflect.ValueOf(p).Elem().FieldByName(name)
+	return reflect.NewAt(field.Type(), field.Addr().UnsafePointer()).Elem()
+}
+
+// blockOf is the LocatedBlockProto that w writes to now, the writer's own, or nil when w writes to none yet.
+func blockOf(w *hdfs.FileWriter) protoreflect.Message {
+	writer := hidden(w, "blockWriter")
+	if writer.IsNil() {
+		return nil
+	}
+	return writer.Elem().FieldByName("Block").Interface().(proto.Message).ProtoReflect()
+}
+
+// dataNodes are the ids of the DataNodes that a block is on.
+func dataNodes(block protoreflect.Message) []string {
+	locs := get(block, "locs").List()
+	ids := make([]string, locs.Len())
+	for i := range ids {
+		ids[i] = get(get(locs.Get(i).Message(), "id").Message(), "datanodeUuid").String()
+	}
+	return ids
+}
+
+// nameNode sends requests of Hadoop's ClientNamenodeProtocol.
+type nameNode interface {
+	Execute(method string, request, response proto.Message) error
+}
+
+type fields map[protoreflect.Name]protoreflect.Value
+
+// execute sends request, with these fields set, to the NameNode.
+func (c *client) execute(method string, response, request protoreflect.Message, with fields) error {
+	for name, value := range with {
+		set(request, name, value)
+	}
+	return hidden(c.Client, "namenode").Interface().(nameNode).Execute(method, request.Interface(), response.Interface())
+}
+
+// message is a new message of Hadoop's protocols, which the library has registered.
+func message(name protoreflect.Name) protoreflect.Message {
+	t, err := protoregistry.GlobalTypes.FindMessageByName("hadoop.hdfs." + protoreflect.FullName(name))
+	if err != nil {
+		panic(err)
+	}
+	return t.New()
+}
+
+func get(m protoreflect.Message, field protoreflect.Name) protoreflect.Value {
+	return m.Get(m.Descriptor().Fields().ByName(field))
+}
+
+func set(m protoreflect.Message, field protoreflect.Name, v protoreflect.Value) {
+	m.Set(m.Descriptor().Fields().ByName(field), v)
+}
+
+func mutable(m protoreflect.Message, field protoreflect.Name) protoreflect.List {
+	return m.Mutable(m.Descriptor().Fields().ByName(field)).List()
+}

@@ -1,0 +1,167 @@
+package hdfsfs
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"time"
+
+	"github.com/colinmarc/hdfs/v2"
+
+	"github.com/spillwayio/spillway/services/delivery/filesink"
+	"github.com/spillwayio/spillway/services/internal/failpoint"
+)
+
+// pieceBytes is how much is written at a time: the library copies it before it sends any of it.
+const pieceBytes = 256 << 10
+
+// Write implements filesink.FS.
+func (f *FS) Write(ctx context.Context, name string, length int64, data []byte) error {
+	return f.with(ctx, operationTimeout, func(ctx context.Context, c *client) error {
+		for {
+			n, err := c.write(ctx, name, length, data)
+			if err != nil {
+				return err
+			}
+			length, data = length+int64(n), data[n:]
+			if len(data) == 0 {
+				return nil
+			}
+		}
+	})
+}
+
+// write is Write of what fits into the block at length. It returns how much that was.
+func (c *client) write(ctx context.Context, name string, length int64, data []byte) (int, error) {
+	w, blockSize, err := c.open(ctx, name, length)
+	if err != nil {
+		return 0, fmt.Errorf("write %s: %w", name, err)
+	}
+	failpoint.At(failpoint.FSCreated)
+	data = data[:min(int64(len(data)), blockSize-length%blockSize)]
+	if err := c.send(ctx, w, data); err != nil {
+		c.cut()
+		_ = w.Close() // ends one of its goroutines; cut off, it completes nothing
+		return 0, fmt.Errorf("write %s: %w", name, err)
+	}
+	failpoint.At(failpoint.FSWritten)
+	block := blockOf(w)
+	if err := complete(ctx, w); err != nil {
+		return 0, fmt.Errorf("complete %s: %w", name, err)
+	}
+	if block != nil {
+		c.holders.set(name, dataNodes(block))
+	}
+	return len(data), nil
+}
+
+// send hands data, all of it for one block, to the DataNodes.
+func (c *client) send(ctx context.Context, w *hdfs.FileWriter, data []byte) error {
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := w.SetDeadline(deadline); err != nil {
+			return err
+		}
+	}
+	if len(data) > 0 && blockOf(w) != nil {
+		if err := c.beginAppend(w, data[:1]); err != nil {
+			return err
+		}
+		data = data[1:]
+	}
+	for piece := range slices.Chunk(data, pieceBytes) {
+		if _, err := w.Write(piece); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// complete closes w, which says that its bytes are acknowledged, and waits for the NameNode to hear of a replica.
+func complete(ctx context.Context, w *hdfs.FileWriter) error {
+	for wait := time.Millisecond; ; wait = min(2*wait, maxReportWait) {
+		err := w.Close()
+		if !hdfs.IsErrReplicating(err) {
+			return err
+		}
+		if err := sleep(ctx, wait); err != nil {
+			return err
+		}
+	}
+}
+
+// open opens the file for writing at its end, which must be at length. It has blocks of blockSize.
+func (c *client) open(ctx context.Context, name string, length int64) (w *hdfs.FileWriter, blockSize int64, err error) {
+	if length == 0 {
+		return c.create(name)
+	}
+	info, err := c.Stat(name)
+	if err != nil {
+		return nil, 0, errOf(err)
+	}
+	if info.Size() != length {
+		return nil, 0, fmt.Errorf("the file has %d bytes, not %d", info.Size(), length)
+	}
+	status, ok := info.Sys().(*hdfs.FileStatus)
+	if blockSize = int64(status.GetBlocksize()); !ok || blockSize <= 0 {
+		return nil, 0, fmt.Errorf("the NameNode does not say what size its blocks have")
+	}
+	if length%blockSize > 0 {
+		if err := c.holders.await(ctx, name, func() ([]string, error) { return c.locate(name) }); err != nil {
+			return nil, 0, errOf(err)
+		}
+	}
+	if w, err = c.Append(name); err != nil {
+		return nil, 0, errOf(err)
+	}
+	block := blockOf(w)
+	if block == nil { // the next one begins with what is written
+		return w, blockSize, nil
+	}
+	if _, ended := c.holders.check(name, dataNodes(block)); ended != nil { // a report came in between
+		if err := complete(ctx, w); err != nil { // with nothing written
+			return nil, 0, err
+		}
+		return nil, 0, ended
+	}
+	return w, blockSize, nil
+}
+
+// create makes the file and its directories. The NameNode refuses a name that is taken.
+func (c *client) create(name string) (w *hdfs.FileWriter, blockSize int64, err error) {
+	if err := c.MkdirAll(path.Dir(name), c.cluster.dirMode); err != nil {
+		return nil, 0, err
+	}
+	if err := c.checkReplicated(path.Dir(name)); err != nil {
+		return nil, 0, err
+	}
+	replication := c.cluster.replication
+	blockSize = c.cluster.blockSize
+	if replication == 0 || blockSize == 0 {
+		defaults, err := c.ServerDefaults()
+		if err != nil {
+			return nil, 0, err
+		}
+		if replication == 0 {
+			replication = defaults.Replication
+		}
+		if blockSize == 0 {
+			blockSize = defaults.BlockSize
+		}
+	}
+	w, err = c.CreateFile(name, replication, blockSize, c.cluster.fileMode)
+	return w, blockSize, errOf(err)
+}
+
+// checkReplicated is nil when new files in the directory are replicated. The library would ask for a file as its directory has it
+// and then write an erasure-coded one like any other: what the DataNodes then hold is no such file.
+func (c *client) checkReplicated(dir string) error {
+	info, err := c.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if status, ok := info.Sys().(*hdfs.FileStatus); ok && status.GetEcPolicy().GetId() != 0 { // 0 is replication
+		return fmt.Errorf("%w: %s is erasure-coded, which the HDFS client cannot write; hdfs ec -setPolicy -replicate makes it replicated", filesink.ErrDenied, dir)
+	}
+	return nil
+}
