@@ -71,16 +71,17 @@ func (c *client) beginAppend(w *hdfs.FileWriter, first []byte) error {
 	return nil
 }
 
-// locate returns the DataNodes that the NameNode knows of to have the last block of a file, which is closed.
-func (c *client) locate(name string) ([]string, error) {
+// locate returns the size of a file, which is closed, and the DataNodes that the NameNode knows of to have its last block.
+func (c *client) locate(name string) (int64, []string, error) {
 	located := message("GetBlockLocationsResponseProto")
 	err := c.execute("getBlockLocations", located, message("GetBlockLocationsRequestProto"), fields{
 		"src": protoreflect.ValueOfString(name), "offset": protoreflect.ValueOfUint64(0), "length": protoreflect.ValueOfUint64(1),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("locate the last block: %w", err)
+		return 0, nil, fmt.Errorf("locate the last block: %w", err)
 	}
-	return dataNodes(get(get(located, "locations").Message(), "lastBlock").Message()), nil
+	file := get(located, "locations").Message()
+	return int64(get(file, "fileLength").Uint()), dataNodes(get(file, "lastBlock").Message()), nil
 }
 
 // stampedConn puts a generation stamp into the request to write a block, which comes first. In the library's it is the old one.

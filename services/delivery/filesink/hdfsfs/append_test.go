@@ -44,7 +44,7 @@ func TestInternals(t *testing.T) {
 	for name, fields := range map[protoreflect.Name]string{
 		"UpdateBlockForPipelineRequestProto": "block clientName", "UpdateBlockForPipelineResponseProto": "block",
 		"UpdatePipelineRequestProto": "clientName oldBlock newBlock newNodes storageIDs", "UpdatePipelineResponseProto": "",
-		"GetBlockLocationsRequestProto": "src offset length", "GetBlockLocationsResponseProto": "locations", "LocatedBlocksProto": "lastBlock",
+		"GetBlockLocationsRequestProto": "src offset length", "GetBlockLocationsResponseProto": "locations", "LocatedBlocksProto": "fileLength lastBlock",
 	} {
 		for _, field := range strings.Fields(fields) {
 			if message(name).Descriptor().Fields().ByName(protoreflect.Name(field)) == nil {

@@ -63,6 +63,7 @@ func (f *FS) put(c *client) {
 	f.active = nameNode
 	keep := !f.closed && len(f.idle) < maxIdle
 	if keep {
+		c.used = time.Now()
 		f.idle = append(f.idle, c)
 	}
 	f.mu.Unlock()
@@ -78,6 +79,7 @@ type client struct {
 	holders *holders
 	tickets *tickets // nil without Kerberos
 	since   time.Time
+	used    time.Time // when an operation ended last
 
 	cutting chan struct{} // closed by cut
 

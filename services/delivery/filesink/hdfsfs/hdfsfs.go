@@ -34,6 +34,8 @@ const (
 	maxIdle = 8
 	// maxAge is how long a client is used: what the NameNode gave it to encrypt with expires.
 	maxAge = 10 * time.Minute
+	// trustFor is how long a client is taken to work after an operation that did.
+	trustFor = time.Second
 	// takePoll is the time between two attempts to get a file that a writer still holds.
 	takePoll = time.Second
 )
@@ -294,6 +296,9 @@ func (f *FS) get(ctx context.Context) (*client, error) {
 		if time.Since(c.since) > maxAge {
 			c.close()
 			continue
+		}
+		if time.Since(c.used) < trustFor {
+			return c, nil
 		}
 		// Its connection may have died meanwhile, and a write must not find that out half way.
 		stop := context.AfterFunc(ctx, c.cut)

@@ -27,14 +27,19 @@ const (
 // one has all its replicas.
 type holders struct {
 	mu     sync.Mutex
-	byFile map[string][]string
+	byFile map[string]held
 	vain   time.Time // when somebody waited last for one that did not come
 }
 
-func newHolders() *holders { return &holders{byFile: make(map[string][]string)} }
+// held is a file's last block.
+type held struct {
+	blockSize int64 // of all blocks of the file, but perhaps the last
+	dataNodes []string
+}
 
-// set notes who has the last block of a file.
-func (h *holders) set(name string, dataNodes []string) {
+func newHolders() *holders { return &holders{byFile: make(map[string]held)} }
+
+func (h *holders) set(name string, last held) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if _, ok := h.byFile[name]; !ok && len(h.byFile) >= maxHeld {
@@ -43,7 +48,14 @@ func (h *holders) set(name string, dataNodes []string) {
 			break
 		}
 	}
-	h.byFile[name] = dataNodes
+	h.byFile[name] = last
+}
+
+func (h *holders) get(name string) (held, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	last, ok := h.byFile[name]
+	return last, ok
 }
 
 func (h *holders) forget(name string) {
@@ -52,38 +64,32 @@ func (h *holders) forget(name string) {
 	delete(h.byFile, name)
 }
 
-// check compares the DataNodes that the NameNode names for the last block of a file with those that have it. The error wraps
-// ErrEnded; wait says that it may be too early to say so.
-func (h *holders) check(name string, named []string) (wait bool, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	have, ok := h.byFile[name]
-	if !ok {
-		return false, fmt.Errorf("%w: it is not known which DataNodes have all of its last block", filesink.ErrEnded)
-	}
+// check compares the DataNodes that the NameNode names for the block with those that have it. The error wraps ErrEnded; wait
+// says that it may be too early to say so.
+func (l held) check(named []string) (wait bool, err error) {
 	both := 0
 	for _, d := range named {
-		if slices.Contains(have, d) {
+		if slices.Contains(l.dataNodes, d) {
 			both++
 		}
 	}
-	if both == len(have) && both == len(named) {
+	if both == len(l.dataNodes) && both == len(named) {
 		return false, nil
 	}
 	return both == len(named), fmt.Errorf("%w: its last block was written to %d DataNodes, and the NameNode names %d of them and %d others",
-		filesink.ErrEnded, len(have), both, len(named)-both)
+		filesink.ErrEnded, len(l.dataNodes), both, len(named)-both)
 }
 
-// await returns nil once the NameNode, asked by ask, names all DataNodes that have the file's last block, and no others. After
-// it was in vain for one file others do not wait for a while.
-func (h *holders) await(ctx context.Context, name string, ask func() ([]string, error)) error {
+// await returns nil once the NameNode, asked by ask, names all DataNodes that have the block, and no others. After it was in
+// vain for one file others do not wait for a while.
+func (h *holders) await(ctx context.Context, last held, ask func() ([]string, error)) error {
 	began := time.Now()
 	for pause := time.Millisecond; ; pause = min(2*pause, maxReportWait) {
 		named, err := ask()
 		if err != nil {
 			return err
 		}
-		wait, err := h.check(name, named)
+		wait, err := last.check(named)
 		if !wait {
 			return err
 		}

@@ -38,10 +38,8 @@ func TestHoldersAwait(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := newHolders()
-				h.set("/f", []string{"a", "b", "c"})
 				began := time.Now()
-				err := h.await(t.Context(), "/f", c.ask)
+				err := newHolders().await(t.Context(), held{dataNodes: []string{"a", "b", "c"}}, c.ask)
 				if (err == nil) != (c.want == "") || err != nil && (!errors.Is(err, filesink.ErrEnded) || !strings.Contains(err.Error(), c.want)) {
 					t.Errorf("await: %v, want %q", err, c.want)
 				}
@@ -57,12 +55,10 @@ func TestHoldersAwait(t *testing.T) {
 func TestHoldersAwaitInVainOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHolders()
-		gone := func() ([]string, error) { return []string{"a"}, nil }
 		began := time.Now()
-		for i := range 100 {
-			name := fmt.Sprint("/", i)
-			h.set(name, []string{"a", "b"})
-			if err := h.await(t.Context(), name, gone); !errors.Is(err, filesink.ErrEnded) {
+		for range 100 {
+			err := h.await(t.Context(), held{dataNodes: []string{"a", "b"}}, func() ([]string, error) { return []string{"a"}, nil })
+			if !errors.Is(err, filesink.ErrEnded) {
 				t.Fatal(err)
 			}
 		}
@@ -72,30 +68,33 @@ func TestHoldersAwaitInVainOnce(t *testing.T) {
 	})
 }
 
-func TestHoldersOfUnknownFiles(t *testing.T) {
+func TestHoldersAwaitFails(t *testing.T) {
+	h, last := newHolders(), held{dataNodes: []string{"a", "b"}}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := h.await(ctx, last, func() ([]string, error) { return []string{"a"}, nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("after the context's end: %v", err)
+	}
+	broken := errors.New("no NameNode")
+	if err := h.await(t.Context(), last, func() ([]string, error) { return nil, broken }); !errors.Is(err, broken) {
+		t.Errorf("without a NameNode: %v", err)
+	}
+}
+
+func TestHoldersAreBounded(t *testing.T) {
 	h := newHolders()
 	for i := range maxHeld + 10 {
-		h.set(fmt.Sprint("/", i), []string{"a"})
+		h.set(fmt.Sprint("/", i), held{})
 	}
 	if n := len(h.byFile); n != maxHeld {
 		t.Errorf("%d files are remembered, want %d", n, maxHeld)
 	}
 	last := fmt.Sprint("/", maxHeld+9)
-	if _, err := h.check(last, []string{"a"}); err != nil {
-		t.Errorf("the newest file: %v", err)
+	if _, ok := h.get(last); !ok {
+		t.Error("the newest file is not")
 	}
 	h.forget(last)
-	if err := h.await(t.Context(), last, func() ([]string, error) { return []string{"a"}, nil }); !errors.Is(err, filesink.ErrEnded) {
-		t.Errorf("a file that is not known: %v", err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	h.set("/f", []string{"a", "b"})
-	if err := h.await(ctx, "/f", func() ([]string, error) { return []string{"a"}, nil }); !errors.Is(err, context.Canceled) {
-		t.Errorf("await after the context's end: %v", err)
-	}
-	broken := errors.New("no NameNode")
-	if err := h.await(t.Context(), "/f", func() ([]string, error) { return nil, broken }); !errors.Is(err, broken) {
-		t.Errorf("await without a NameNode: %v", err)
+	if _, ok := h.get(last); ok {
+		t.Error("a file is remembered that was to be forgotten")
 	}
 }

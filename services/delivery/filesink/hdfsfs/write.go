@@ -51,7 +51,7 @@ func (c *client) write(ctx context.Context, name string, length int64, data []by
 		return 0, fmt.Errorf("complete %s: %w", name, err)
 	}
 	if block != nil {
-		c.holders.set(name, dataNodes(block))
+		c.holders.set(name, held{blockSize, dataNodes(block)})
 	}
 	return len(data), nil
 }
@@ -95,36 +95,35 @@ func (c *client) open(ctx context.Context, name string, length int64) (w *hdfs.F
 	if length == 0 {
 		return c.create(name)
 	}
-	info, err := c.Stat(name)
-	if err != nil {
-		return nil, 0, errOf(err)
+	last, ok := c.holders.get(name)
+	if !ok {
+		return nil, 0, fmt.Errorf("%w: its last block was not written here", filesink.ErrEnded)
 	}
-	if info.Size() != length {
-		return nil, 0, fmt.Errorf("the file has %d bytes, not %d", info.Size(), length)
-	}
-	status, ok := info.Sys().(*hdfs.FileStatus)
-	if blockSize = int64(status.GetBlocksize()); !ok || blockSize <= 0 {
-		return nil, 0, fmt.Errorf("the NameNode does not say what size its blocks have")
-	}
-	if length%blockSize > 0 {
-		if err := c.holders.await(ctx, name, func() ([]string, error) { return c.locate(name) }); err != nil {
-			return nil, 0, errOf(err)
+	err = c.holders.await(ctx, last, func() ([]string, error) {
+		size, named, err := c.locate(name)
+		if err == nil && size != length {
+			err = fmt.Errorf("the file has %d bytes, not %d", size, length)
 		}
+		if length%last.blockSize == 0 { // the next block begins, wherever this one is
+			named = last.dataNodes
+		}
+		return named, err
+	})
+	if err != nil {
+		return nil, 0, err
 	}
 	if w, err = c.Append(name); err != nil {
 		return nil, 0, errOf(err)
 	}
-	block := blockOf(w)
-	if block == nil { // the next one begins with what is written
-		return w, blockSize, nil
-	}
-	if _, ended := c.holders.check(name, dataNodes(block)); ended != nil { // a report came in between
-		if err := complete(ctx, w); err != nil { // with nothing written
-			return nil, 0, err
+	if block := blockOf(w); block != nil { // else the next one begins
+		if _, ended := last.check(dataNodes(block)); ended != nil { // a report came in between
+			if err := complete(ctx, w); err != nil { // with nothing written
+				return nil, 0, err
+			}
+			return nil, 0, ended
 		}
-		return nil, 0, ended
 	}
-	return w, blockSize, nil
+	return w, last.blockSize, nil
 }
 
 // create makes the file and its directories. The NameNode refuses a name that is taken.
