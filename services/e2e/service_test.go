@@ -197,9 +197,14 @@ func (s *service) logTail(lines int) string {
 // eventually polls until the condition holds, and fails with its last error when that takes too long.
 func eventually(t testing.TB, timeout time.Duration, what string, condition func() error) {
 	t.Helper()
+	poll(t, 100*time.Millisecond, timeout, what, condition)
+}
+
+func poll(t testing.TB, every, timeout time.Duration, what string, condition func() error) {
+	t.Helper()
 	deadline := time.NewTimer(timeout)
 	defer deadline.Stop()
-	tick := time.NewTicker(100 * time.Millisecond)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		err := condition()

@@ -1,9 +1,11 @@
 package hdfsfs
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"reflect"
 
@@ -16,39 +18,93 @@ import (
 	"github.com/spillwayio/spillway/services/internal/failpoint"
 )
 
-// beginAppend begins to write to the last block of a file, with the first bytes, as Hadoop's own client does and the library
-// does not: under a new generation stamp. By that a replica that the append did not reach is known to be an old one: that of a
-// DataNode that comes back, or a copy that was on its way. With the same stamp the NameNode takes it for a good one, and when the
-// append fails, the recovery of the file cuts it to the shortest of them: what was committed would be lost.
+// begin connects to the DataNodes of the block that w writes to next, and returns the connection and where in the block that is.
 //
-// As in Hadoop's DataStreamer: the NameNode gives out a stamp, the DataNodes get it with the request to write, and once they
-// have answered, and before anything is written, the NameNode is told.
-func (c *client) beginAppend(w *hdfs.FileWriter, first []byte) error {
-	block := blockOf(w)
-	b := get(block, "b").Message()
-	given := message("UpdateBlockForPipelineResponseProto")
-	err := c.execute("updateBlockForPipeline", given, message("UpdateBlockForPipelineRequestProto"), fields{
-		"block": protoreflect.ValueOfMessage(b), "clientName": protoreflect.ValueOfString(c.Name()),
-	})
-	if err != nil {
-		return fmt.Errorf("get a generation stamp: %w", err)
+// An append is begun as Hadoop's own client does it and the library does not: under a new generation stamp. By that a replica
+// that the append did not reach is known to be an old one: that of a DataNode that comes back, or a copy that was on its way.
+// With the same stamp the NameNode takes it for a good one, and when the append fails, the recovery of the file cuts it to the
+// shortest of them: what was committed would be lost. As in Hadoop's DataStreamer the NameNode gives out a stamp, the DataNodes
+// get it with the request to write, and once they have answered, and before anything is written, the NameNode is told.
+func (c *client) begin(w *hdfs.FileWriter) (*blockConn, int64, error) {
+	if _, err := w.Write(nil); err != nil { // makes a new block when there is none to append to
+		return nil, 0, err
 	}
-	stamp := get(get(get(given, "block").Message(), "b").Message(), "generationStamp")
-
-	dial := hidden(w, "blockWriter").Elem().FieldByName("DialFunc")
+	writer := hidden(w, "blockWriter").Elem()
+	var stamp protoreflect.Value
+	if writer.FieldByName("Append").Bool() {
+		var err error
+		if stamp, err = c.newStamp(blockOf(w)); err != nil {
+			return nil, 0, fmt.Errorf("get a generation stamp: %w", err)
+		}
+	}
+	var conn *blockConn
+	dial := writer.FieldByName("DialFunc")
 	next := dial.Interface().(dialFunc)
 	dial.Set(reflect.ValueOf(func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := next(ctx, network, addr)
+		to, err := next(ctx, network, addr)
 		if err != nil {
 			return nil, err
 		}
-		return &stampedConn{conn, stamp}, nil
+		conn = &blockConn{Conn: to, r: bufio.NewReader(to), stamp: stamp}
+		return conn, nil
 	}))
-	if _, err := w.Write(first); err != nil { // connects, and keeps so few bytes in its buffer
-		return err
+	if _, err := writer.Addr().Interface().(io.Writer).Write(nil); err != nil { // connects
+		return nil, 0, err
 	}
-	failpoint.At(failpoint.FSStamped)
+	if stamp.IsValid() {
+		failpoint.At(failpoint.FSStamped)
+		if err := c.reportStamp(blockOf(w), stamp); err != nil {
+			return nil, 0, fmt.Errorf("report the generation stamp: %w", err)
+		}
+	}
+	conn.nodes = len(dataNodes(blockOf(w)))
+	return conn, writer.FieldByName("Offset").Int(), nil
+}
 
+// advance tells w that its block ends at offset now.
+func advance(w *hdfs.FileWriter, offset int64) {
+	writer := hidden(w, "blockWriter")
+	writer.Elem().FieldByName("Offset").SetInt(offset)
+	hidden(hidden(writer.Interface(), "stream").Interface(), "offset").SetInt(offset)
+}
+
+// abandon ends the goroutines of a writer that failed, whose connection is cut: the library's own Close leaves one behind.
+func abandon(w *hdfs.FileWriter) {
+	writer := hidden(w, "blockWriter")
+	if writer.IsNil() {
+		return
+	}
+	stream := hidden(writer.Interface(), "stream")
+	if stream.IsNil() {
+		return
+	}
+	if closed := hidden(stream.Interface(), "closed"); !closed.Bool() {
+		closed.SetBool(true)
+		hidden(stream.Interface(), "heartbeats").Close()
+	}
+	for packets := hidden(stream.Interface(), "packets"); ; {
+		if packet, ok := packets.TryRecv(); ok {
+			continue
+		} else if !packet.IsValid() { // open, and empty
+			packets.Close()
+		}
+		return
+	}
+}
+
+// newStamp has the NameNode give out a generation stamp for an append to the block.
+func (c *client) newStamp(block protoreflect.Message) (protoreflect.Value, error) {
+	given := message("UpdateBlockForPipelineResponseProto")
+	err := c.execute("updateBlockForPipeline", given, message("UpdateBlockForPipelineRequestProto"), fields{
+		"block": get(block, "b"), "clientName": protoreflect.ValueOfString(c.Name()),
+	})
+	return get(get(get(given, "block").Message(), "b").Message(), "generationStamp"), err
+}
+
+// reportStamp tells the NameNode that the block has the stamp now, on the DataNodes that it names itself. The block is what the
+// library closes the file with.
+func (c *client) reportStamp(block protoreflect.Message, stamp protoreflect.Value) error {
+	b := get(block, "b").Message()
 	stamped := proto.Clone(b.Interface()).ProtoReflect()
 	set(stamped, "generationStamp", stamp)
 	request := message("UpdatePipelineRequestProto")
@@ -60,15 +116,14 @@ func (c *client) beginAppend(w *hdfs.FileWriter, first []byte) error {
 	for i := range ids.Len() {
 		storages.Append(ids.Get(i))
 	}
-	err = c.execute("updatePipeline", message("UpdatePipelineResponseProto"), request, fields{
+	err := c.execute("updatePipeline", message("UpdatePipelineResponseProto"), request, fields{
 		"clientName": protoreflect.ValueOfString(c.Name()),
 		"oldBlock":   protoreflect.ValueOfMessage(b), "newBlock": protoreflect.ValueOfMessage(stamped),
 	})
-	if err != nil {
-		return fmt.Errorf("report the generation stamp: %w", err)
+	if err == nil {
+		set(b, "generationStamp", stamp)
 	}
-	set(b, "generationStamp", stamp) // what the library closes the file with
-	return nil
+	return err
 }
 
 // locate returns the size of a file, which is closed, and the DataNodes that the NameNode knows of to have its last block.
@@ -84,30 +139,8 @@ func (c *client) locate(name string) (int64, []string, error) {
 	return int64(get(file, "fileLength").Uint()), dataNodes(get(file, "lastBlock").Message()), nil
 }
 
-// stampedConn puts a generation stamp into the request to write a block, which comes first. In the library's it is the old one.
-type stampedConn struct {
-	net.Conn
-	stamp protoreflect.Value // invalid once it was sent
-}
-
-// Write implements net.Conn.
-func (s *stampedConn) Write(p []byte) (int, error) {
-	if !s.stamp.IsValid() {
-		return s.Conn.Write(p)
-	}
-	request, err := restamp(p, s.stamp)
-	s.stamp = protoreflect.Value{}
-	if err != nil {
-		return 0, err
-	}
-	if _, err := s.Conn.Write(request); err != nil {
-		return 0, err
-	}
-	return len(p), nil
-}
-
-// restamp returns request with another latestGenerationStamp. It is a version (2 bytes), an opcode (1), the length of the
-// OpWriteBlockProto as a varint, and that: see Hadoop's DataTransferProtocol.
+// restamp returns the request to write a block, in which the library has the old stamp, with another latestGenerationStamp. It
+// is a version (2 bytes), an opcode (1), the length of the OpWriteBlockProto as a varint, and that: see Hadoop's DataTransferProtocol.
 func restamp(request []byte, stamp protoreflect.Value) ([]byte, error) {
 	const headerBytes = 3
 	if len(request) < headerBytes {
@@ -130,7 +163,7 @@ func restamp(request []byte, stamp protoreflect.Value) ([]byte, error) {
 }
 
 // What follows reaches into colinmarc/hdfs, which exports neither blocks nor requests to the NameNode. TestInternals fails when
-// a new version of it has others.
+// what is used of it is not there in a new version.
 
 type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
 

@@ -25,6 +25,27 @@ func TestInternals(t *testing.T) {
 	if _, ok := writer.Elem().FieldByName("DialFunc").Interface().(dialFunc); !ok {
 		t.Error("a block writer dials in another way")
 	}
+	if writer.Elem().FieldByName("Append").Bool() {
+		t.Error("a new block writer appends")
+	}
+	stream := hidden(writer.Interface(), "stream")
+	stream.Set(reflect.New(stream.Type().Elem()))
+	for _, channel := range []string{"heartbeats", "packets"} {
+		c := hidden(stream.Interface(), channel)
+		c.Set(reflect.MakeChan(c.Type(), 1))
+	}
+	advance(w, 7)
+	if got := hidden(stream.Interface(), "offset").Int(); got != 7 || writer.Elem().FieldByName("Offset").Int() != 7 {
+		t.Errorf("the stream is at %d", got)
+	}
+	packets := hidden(stream.Interface(), "packets")
+	packets.Send(reflect.ValueOf(1))
+	for range 2 {
+		abandon(w)
+		if v, ok := packets.TryRecv(); ok || !v.IsValid() {
+			t.Error("an abandoned writer waits for packets")
+		}
+	}
 	located := message("LocatedBlockProto")
 	located.Mutable(located.Descriptor().Fields().ByName("b"))
 	locs := mutable(located, "locs")
@@ -58,7 +79,7 @@ func TestInternals(t *testing.T) {
 }
 
 // The request to write, and nothing else, gets the new stamp.
-func TestStampedConn(t *testing.T) {
+func TestRestamp(t *testing.T) {
 	encode := func(stamp string) []byte {
 		m := message("OpWriteBlockProto").Interface()
 		err := prototext.Unmarshal([]byte(`
@@ -77,7 +98,7 @@ func TestStampedConn(t *testing.T) {
 	}
 	ours, theirs := net.Pipe()
 	defer theirs.Close()
-	conn := &stampedConn{ours, protoreflect.ValueOfUint64(1_000_002)}
+	conn := &blockConn{Conn: ours, stamp: protoreflect.ValueOfUint64(1_000_002)}
 	before, packet := encode("1001"), []byte("a packet")
 	go func() {
 		defer ours.Close()

@@ -1,12 +1,13 @@
 // Package hdfsfs is a filesink.FS on HDFS.
 //
 // What it rests on, measured with colinmarc/hdfs v2.4.0 against HDFS 3.4: only a FileWriter's Close says
-// that bytes are acknowledged; Close may be repeated after ErrReplicating, but after any other error a
+// that bytes are written; Close may be repeated after ErrReplicating, but after any other error a
 // second one can complete a file with bytes that never were. Repeated, it no longer says which block is the
 // last, and the NameNode did not hear of it before when it was still waiting for the block before that; so no
 // FileWriter writes more than one block. A Client renews the leases of its files for as long as it lives. So
 // every operation has a client to itself, and a client that saw an error is closed: then the NameNode takes the
-// lease away after its soft limit, a minute, and Take gets the file. What the library's appends lack is in append.go.
+// lease away after its soft limit, a minute, and Take gets the file. What the library's appends lack is in append.go;
+// packets.go writes the data itself.
 package hdfsfs
 
 import (

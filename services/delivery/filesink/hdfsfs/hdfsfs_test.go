@@ -24,7 +24,8 @@ import (
 
 var _ filesink.FS = (*FS)(nil)
 
-// TestMain: the client leaves a goroutine behind for each block whose connection broke while it was written.
+// TestMain: the library leaves a goroutine behind for each block whose connection broke while its own writer was at it, as it is
+// in some tests.
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/colinmarc/hdfs/v2/internal/transfer.(*blockWriteStream).ackPackets"))
 }

@@ -4,17 +4,14 @@ import (
 	"context"
 	"fmt"
 	"path"
-	"slices"
 	"time"
 
 	"github.com/colinmarc/hdfs/v2"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/spillwayio/spillway/services/delivery/filesink"
 	"github.com/spillwayio/spillway/services/internal/failpoint"
 )
-
-// pieceBytes is how much is written at a time: the library copies it before it sends any of it.
-const pieceBytes = 256 << 10
 
 // Write implements filesink.FS.
 func (f *FS) Write(ctx context.Context, name string, length int64, data []byte) error {
@@ -40,15 +37,16 @@ func (c *client) write(ctx context.Context, name string, length int64, data []by
 	}
 	failpoint.At(failpoint.FSCreated)
 	data = data[:min(int64(len(data)), blockSize-length%blockSize)]
-	if err := c.send(ctx, w, data); err != nil {
-		c.cut()
-		_ = w.Close() // ends one of its goroutines; cut off, it completes nothing
-		return 0, fmt.Errorf("write %s: %w", name, err)
+	var block protoreflect.Message
+	if err = c.send(ctx, w, length%blockSize, data); err == nil {
+		failpoint.At(failpoint.FSWritten)
+		block = blockOf(w)
+		err = complete(ctx, w)
 	}
-	failpoint.At(failpoint.FSWritten)
-	block := blockOf(w)
-	if err := complete(ctx, w); err != nil {
-		return 0, fmt.Errorf("complete %s: %w", name, err)
+	if err != nil {
+		c.cut()
+		abandon(w)
+		return 0, fmt.Errorf("write %s: %w", name, err)
 	}
 	if block != nil {
 		c.holders.set(name, held{blockSize, dataNodes(block)})
@@ -56,24 +54,27 @@ func (c *client) write(ctx context.Context, name string, length int64, data []by
 	return len(data), nil
 }
 
-// send hands data, all of it for one block, to the DataNodes.
-func (c *client) send(ctx context.Context, w *hdfs.FileWriter, data []byte) error {
+// send hands data to the DataNodes, all of it for the block that is to have offset bytes.
+func (c *client) send(ctx context.Context, w *hdfs.FileWriter, offset int64, data []byte) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := w.SetDeadline(deadline); err != nil {
 			return err
 		}
 	}
-	if len(data) > 0 && blockOf(w) != nil {
-		if err := c.beginAppend(w, data[:1]); err != nil {
-			return err
-		}
-		data = data[1:]
+	if len(data) == 0 {
+		return nil
 	}
-	for piece := range slices.Chunk(data, pieceBytes) {
-		if _, err := w.Write(piece); err != nil {
-			return err
-		}
+	conn, has, err := c.begin(w)
+	if err != nil {
+		return err
 	}
+	if has != offset {
+		return fmt.Errorf("the last block has %d bytes, not %d", has, offset)
+	}
+	if err := conn.send(offset, data); err != nil {
+		return err
+	}
+	advance(w, offset+int64(len(data)))
 	return nil
 }
 
