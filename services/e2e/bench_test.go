@@ -72,7 +72,7 @@ func benchKafka(b *testing.B, topic string, edit ...string) {
 	}
 	b.ResetTimer()
 	p.ingest.start()
-	poll(b, 10*time.Millisecond, 5*time.Minute, "everything is in Kafka", func() error { return p.settled(*benchRecords, "test") })
+	poll(b, 50*time.Millisecond, 5*time.Minute, "everything is in Kafka", func() error { return p.settled(*benchRecords, "test") })
 	b.StopTimer()
 	b.ReportMetric(float64(*benchRecords)/b.Elapsed().Seconds(), "records/s")
 }
@@ -102,7 +102,7 @@ func benchPipeline(b *testing.B, topic string, target broker, second bool, insta
 	}
 	b.ResetTimer()
 	p.ingest.start()
-	poll(b, 10*time.Millisecond, 5*time.Minute, "everything is in HDFS", func() error { return p.settled(*benchRecords, "hdfs") })
+	poll(b, 50*time.Millisecond, 5*time.Minute, "everything is in HDFS", func() error { return p.settled(*benchRecords, "hdfs") })
 	b.StopTimer()
 	b.ReportMetric(float64(*benchRecords)/b.Elapsed().Seconds(), "records/s")
 	for _, s := range running {
