@@ -57,7 +57,7 @@ func (c *client) begin(w *hdfs.FileWriter) (*blockConn, int64, error) {
 			return nil, 0, fmt.Errorf("report the generation stamp: %w", err)
 		}
 	}
-	conn.nodes = len(dataNodes(blockOf(w)))
+	conn.nodes = dataNodes(blockOf(w))
 	return conn, writer.FieldByName("Offset").Int(), nil
 }
 

@@ -8,17 +8,19 @@ import (
 	"time"
 
 	"github.com/spillwayio/spillway/services/delivery/filesink"
+	"github.com/spillwayio/spillway/services/internal/backoff"
 )
 
 const (
 	// reportPatience is how long an append waits for the NameNode to hear of all replicas. DataNodes report at once, or
 	// after dfs.blockreport.incremental.intervalMsec.
 	reportPatience = 5 * time.Second
-	// maxReportWait is the longest time between two questions whether a block was reported to the NameNode.
-	maxReportWait = 128 * time.Millisecond
 	// maxHeld is how many files are remembered. Those that another process finishes are never forgotten else.
 	maxHeld = 10_000
 )
+
+// reportWait spaces out the questions whether a block was reported to the NameNode; it is copied for each wait.
+var reportWait = backoff.Backoff{Initial: time.Millisecond, Max: 128 * time.Millisecond}
 
 // holders remembers of the files that an FS writes which DataNodes have their last blocks: those that acknowledged the last write.
 // Appends go to them and no others. When one is not named in an append, the block is lost to it; and one more may have been
@@ -83,8 +85,8 @@ func (l held) check(named []string) (wait bool, err error) {
 // await returns nil once the NameNode, asked by ask, names all DataNodes that have the block, and no others. After it was in
 // vain for one file others do not wait for a while.
 func (h *holders) await(ctx context.Context, last held, ask func() ([]string, error)) error {
-	began := time.Now()
-	for pause := time.Millisecond; ; pause = min(2*pause, maxReportWait) {
+	began, pause := time.Now(), reportWait
+	for {
 		named, err := ask()
 		if err != nil {
 			return err
@@ -102,7 +104,7 @@ func (h *holders) await(ctx context.Context, last held, ask func() ([]string, er
 		if vain {
 			return err
 		}
-		if err := sleep(ctx, pause); err != nil {
+		if err := pause.Wait(ctx); err != nil {
 			return err
 		}
 	}

@@ -34,7 +34,7 @@ type blockConn struct {
 	net.Conn
 	r     *bufio.Reader      // of Conn
 	stamp protoreflect.Value // to go into the request that is written first; not valid: none
-	nodes int                // how many DataNodes acknowledge a packet
+	nodes []string           // the DataNodes that acknowledge a packet
 
 	mu sync.Mutex // held for a packet: the library's heartbeats come between them
 }
@@ -158,8 +158,8 @@ func (b *blockConn) awaitAck(seqno int64) error {
 		}
 		switch got := get(ack, "seqno").Int(); got {
 		case seqno:
-			if replies.Len() != b.nodes {
-				return fmt.Errorf("an ack of %d DataNodes, want %d", replies.Len(), b.nodes)
+			if replies.Len() != len(b.nodes) {
+				return fmt.Errorf("an ack of %d DataNodes, want %d", replies.Len(), len(b.nodes))
 			}
 			return nil
 		case -1: // of a heartbeat

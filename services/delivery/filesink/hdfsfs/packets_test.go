@@ -105,7 +105,7 @@ func sendTo(t *testing.T, offset int64, data []byte, ack func(seqno int64) []str
 	d := &dataNode{conn: theirs, ack: ack, length: offset}
 	served := make(chan error, 1)
 	go func() { served <- d.serve() }()
-	b := &blockConn{Conn: ours, r: bufio.NewReader(ours), nodes: 2}
+	b := &blockConn{Conn: ours, r: bufio.NewReader(ours), nodes: []string{"a", "b"}}
 	sendErr := b.send(offset, data)
 	if err := ours.Close(); err != nil {
 		t.Error(err)

@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 	"path"
-	"time"
 
 	"github.com/colinmarc/hdfs/v2"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/spillwayio/spillway/services/delivery/filesink"
 	"github.com/spillwayio/spillway/services/internal/failpoint"
@@ -37,10 +35,9 @@ func (c *client) write(ctx context.Context, name string, length int64, data []by
 	}
 	failpoint.At(failpoint.FSCreated)
 	data = data[:min(int64(len(data)), blockSize-length%blockSize)]
-	var block protoreflect.Message
-	if err = c.send(ctx, w, length%blockSize, data); err == nil {
+	nodes, err := c.send(ctx, w, length%blockSize, data)
+	if err == nil {
 		failpoint.At(failpoint.FSWritten)
-		block = blockOf(w)
 		err = complete(ctx, w)
 	}
 	if err != nil {
@@ -48,44 +45,45 @@ func (c *client) write(ctx context.Context, name string, length int64, data []by
 		abandon(w)
 		return 0, fmt.Errorf("write %s: %w", name, err)
 	}
-	if block != nil {
-		c.holders.set(name, held{blockSize, dataNodes(block)})
+	if nodes != nil {
+		c.holders.set(name, held{blockSize, nodes})
 	}
 	return len(data), nil
 }
 
-// send hands data to the DataNodes, all of it for the block that is to have offset bytes.
-func (c *client) send(ctx context.Context, w *hdfs.FileWriter, offset int64, data []byte) error {
+// send hands data to DataNodes, all of it for the block that is to have offset bytes, and returns who they are: nil without data.
+func (c *client) send(ctx context.Context, w *hdfs.FileWriter, offset int64, data []byte) ([]string, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := w.SetDeadline(deadline); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if len(data) == 0 {
-		return nil
+		return nil, nil
 	}
 	conn, has, err := c.begin(w)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if has != offset {
-		return fmt.Errorf("the last block has %d bytes, not %d", has, offset)
+		return nil, fmt.Errorf("the last block has %d bytes, not %d", has, offset)
 	}
 	if err := conn.send(offset, data); err != nil {
-		return err
+		return nil, err
 	}
 	advance(w, offset+int64(len(data)))
-	return nil
+	return conn.nodes, nil
 }
 
-// complete closes w, which says that its bytes are acknowledged, and waits for the NameNode to hear of a replica.
+// complete closes w, which says that its bytes are written, and waits for the NameNode to hear of a replica.
 func complete(ctx context.Context, w *hdfs.FileWriter) error {
-	for wait := time.Millisecond; ; wait = min(2*wait, maxReportWait) {
+	wait := reportWait
+	for {
 		err := w.Close()
 		if !hdfs.IsErrReplicating(err) {
 			return err
 		}
-		if err := sleep(ctx, wait); err != nil {
+		if err := wait.Wait(ctx); err != nil {
 			return err
 		}
 	}
