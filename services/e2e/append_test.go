@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,26 +19,17 @@ import (
 	"github.com/spillwayio/spillway/services/internal/config"
 )
 
-// newFS is the file system of the deliveries, on a cluster of the test's own.
-func (c *cluster) newFS(t *testing.T, replication int) *hdfsfs.FS {
+// replicatedFS is the file system of the deliveries, on a cluster of the test's own.
+func (c *cluster) replicatedFS(t *testing.T, replication int) *hdfsfs.FS {
 	t.Helper()
-	f, err := hdfsfs.New(&config.HDFS{URL: fmt.Sprintf("hdfs://127.0.0.1:%d", c.port), User: "hdfs", Replication: replication}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := f.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return f
+	return newFS(t, config.HDFS{URL: fmt.Sprintf("hdfs://127.0.0.1:%d", c.port), User: "hdfs", Replication: replication})
 }
 
 // appendsReachAll appends to a file as fast as it can, on a cluster whose DataNodes report late, and has a look at the replicas
 // themselves: each append must be on all of them, under a generation stamp of its own.
 func appendsReachAll(t *testing.T, c *cluster, replication int) {
 	t.Helper()
-	f := c.newFS(t, replication)
+	f := c.replicatedFS(t, replication)
 	before := make(map[string]bool)
 	for _, r := range replicas(t, c) {
 		before[r.block] = true
@@ -116,7 +106,7 @@ const appendersDir = "/appenders"
 
 func startAppenders(t *testing.T, c *cluster, n, replication int) *appenders {
 	t.Helper()
-	a := &appenders{fs: c.newFS(t, replication), files: make(map[string]int64)}
+	a := &appenders{fs: c.replicatedFS(t, replication), files: make(map[string]int64)}
 	for i := range n {
 		a.wg.Go(func() {
 			for round := 0; !a.stop.Load() && t.Context().Err() == nil; round++ {

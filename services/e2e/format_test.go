@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,7 +18,6 @@ import (
 	"github.com/parquet-go/parquet-go"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
-	"github.com/spillwayio/spillway/services/delivery/filesink/hdfsfs"
 	"github.com/spillwayio/spillway/services/delivery/filesink/serializer"
 	"github.com/spillwayio/spillway/services/internal/config"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
@@ -40,15 +38,7 @@ type formatFile struct {
 // of them with hdfs dfs -text. Hadoop's own zstd needs its native library, which is not in Maven: .zst files are read
 // with zstd-jni instead, which has the decoder of Zstandard's authors, and so has Avro.
 func TestHadoopReadsFormats(t *testing.T) {
-	hdfs, err := hdfsfs.New(&config.HDFS{URL: "hdfs://" + stack.hdfs, User: "hdfs"}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := hdfs.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	hdfs := newFS(t, config.HDFS{URL: "hdfs://" + stack.hdfs, User: "hdfs"})
 	var files, zstd []*formatFile
 	for name, compressions := range map[string]string{
 		"text":            "none gzip snappy lz4 bzip2 zstd",

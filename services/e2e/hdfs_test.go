@@ -3,7 +3,6 @@ package e2e
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"strings"
@@ -11,7 +10,6 @@ import (
 	"time"
 
 	"github.com/spillwayio/spillway/services/delivery/filesink"
-	"github.com/spillwayio/spillway/services/delivery/filesink/hdfsfs"
 	"github.com/spillwayio/spillway/services/internal/config"
 )
 
@@ -39,11 +37,7 @@ func TestErasureCodedDirectory(t *testing.T) {
 	hdfsTool(t, "hdfs-dfs", "-mkdir", "-p", dir+"/replicated")
 	hdfsTool(t, "hdfs-ec", "-setPolicy", "-path", dir, "-policy", "XOR-2-1-1024k")
 	hdfsTool(t, "hdfs-ec", "-setPolicy", "-path", dir+"/replicated", "-replicate")
-	fs, err := hdfsfs.New(&config.HDFS{URL: "hdfs://" + stack.hdfs, User: "hdfs"}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer fs.Close()
+	fs := newFS(t, config.HDFS{URL: "hdfs://" + stack.hdfs, User: "hdfs"})
 	if err := fs.Write(t.Context(), dir+"/new/file", 0, []byte("x")); !errors.Is(err, filesink.ErrDenied) || !strings.Contains(err.Error(), "new is erasure-coded") {
 		t.Errorf("write to an erasure-coded directory: %v", err)
 	}

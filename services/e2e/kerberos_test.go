@@ -108,16 +108,7 @@ func TestSecureHDFS(t *testing.T) {
 func secureFS(t testing.TB, c *cluster, h config.HDFS) *hdfsfs.FS {
 	t.Helper()
 	h.URL, h.ConfDir = "hdfs:///", c.file("conf")
-	fs, err := hdfsfs.New(&h, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := fs.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return fs
+	return newFS(t, h)
 }
 
 // writePrivately is what somebody does who wants privacy whatever the DataNodes have.

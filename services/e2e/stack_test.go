@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -16,6 +17,9 @@ import (
 	"testing"
 
 	"github.com/colinmarc/hdfs/v2"
+
+	"github.com/spillwayio/spillway/services/delivery/filesink/hdfsfs"
+	"github.com/spillwayio/spillway/services/internal/config"
 )
 
 const scripts = "../../deploy/stack/bin"
@@ -191,6 +195,21 @@ func hdfsClient(t testing.TB) *hdfs.Client {
 		}
 	})
 	return client
+}
+
+// newFS is a delivery's file system on an HDFS, closed with the test.
+func newFS(t testing.TB, h config.HDFS) *hdfsfs.FS {
+	t.Helper()
+	fs, err := hdfsfs.New(&h, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := fs.Close(); err != nil {
+			t.Errorf("close HDFS: %v", err)
+		}
+	})
+	return fs
 }
 
 // freeAddr is host:port to listen on.

@@ -8,7 +8,6 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/delivery/filesink"
 	"github.com/spillwayio/spillway/services/delivery/filesink/fstest"
-	"github.com/spillwayio/spillway/services/delivery/filesink/localfs"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
@@ -24,11 +23,7 @@ func (heldFS) Take(ctx context.Context, _, _ string, _ int64) error {
 // committed. When writes succeed again, records are delivered without waiting for the leases of those files.
 func TestFailedBeginningsHoldNothingUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk, err := localfs.New(t.TempDir())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer disk.Close()
+		disk := newDisk(t, t.TempDir())
 		writes := 0
 		faulty := &fstest.Faulty{FS: heldFS{disk}, Decide: func(op, _ string) fstest.Fault {
 			if op == "Write" {

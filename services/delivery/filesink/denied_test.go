@@ -12,7 +12,6 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/delivery/filesink"
 	"github.com/spillwayio/spillway/services/delivery/filesink/fstest"
-	"github.com/spillwayio/spillway/services/delivery/filesink/localfs"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
@@ -29,11 +28,7 @@ func TestOneDirectoryIsDenied(t *testing.T) {
 
 func runDenied(t *testing.T, root, rule string) {
 	const batches, size = 20, 10
-	disk, err := localfs.New(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer disk.Close()
+	disk := newDisk(t, root)
 	var allowed atomic.Bool
 	faulty := &fstest.Faulty{FS: disk, Decide: func(_, path string) fstest.Fault {
 		if !allowed.Load() && strings.Contains(path, "/bad/") {

@@ -10,7 +10,6 @@ import (
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/delivery/filesink/fstest"
-	"github.com/spillwayio/spillway/services/delivery/filesink/localfs"
 	"github.com/spillwayio/spillway/services/internal/config"
 	"github.com/spillwayio/spillway/services/internal/failpoint"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
@@ -44,11 +43,7 @@ func TestCrashAtEachStep(t *testing.T) {
 }
 
 func runCrashes(t *testing.T, root string, points []string, passed int) {
-	disk, err := localfs.New(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer disk.Close()
+	disk := newDisk(t, root)
 	cfg := testConfig()
 	cfg.Commit = config.Commit{Bytes: 1 << 20, Interval: 5 * time.Millisecond}
 	cfg.Roll = config.Roll{Count: 25, Idle: 40 * time.Millisecond}

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
-	"github.com/spillwayio/spillway/services/delivery/filesink/localfs"
 	"github.com/spillwayio/spillway/services/internal/config"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
@@ -16,11 +15,7 @@ import (
 func TestCommitInterval(t *testing.T) {
 	root := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		disk, err := localfs.New(root)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer disk.Close()
+		disk := newDisk(t, root)
 		cfg := testConfig()
 		cfg.Path = "/out"
 		cfg.Commit = config.Commit{Bytes: 1000, Interval: time.Minute}

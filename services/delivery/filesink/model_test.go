@@ -36,6 +36,21 @@ func testConfig() *config.HDFS {
 	}
 }
 
+// newDisk is a file system below root, closed with the test.
+func newDisk(t testing.TB, root string) *localfs.FS {
+	t.Helper()
+	disk, err := localfs.New(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := disk.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return disk
+}
+
 func newSink(t testing.TB, cfg *config.HDFS, fs filesink.FS) *filesink.Sink {
 	t.Helper()
 	sink, err := filesink.New(cfg, fs, slog.New(slog.DiscardHandler))
@@ -133,11 +148,7 @@ func TestModel(t *testing.T) {
 }
 
 func runModel(t *testing.T, root string, seed uint64) {
-	disk, err := localfs.New(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer disk.Close()
+	disk := newDisk(t, root)
 	c := &chaos{rand: rand.New(rand.NewPCG(seed, 1)), rate: []float64{0.01, 0.05, 0.2}[seed%3]}
 	b := newFakeBuffer()
 	b.fate = c.fate

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
-	"github.com/spillwayio/spillway/services/delivery/filesink/localfs"
 	"github.com/spillwayio/spillway/services/internal/config"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
@@ -19,11 +18,7 @@ import (
 func TestWholeFiles(t *testing.T) {
 	root := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		disk, err := localfs.New(root)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer disk.Close()
+		disk := newDisk(t, root)
 		cfg := testConfig()
 		cfg.Path, cfg.Serializer = "/out", "parquet"
 		cfg.Commit = config.Commit{Bytes: 100_000, Interval: time.Second}

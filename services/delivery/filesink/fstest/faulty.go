@@ -47,8 +47,10 @@ func (f *Faulty) do(op, path string, act func() error) error {
 		return failed
 	case Denied:
 		return fmt.Errorf("%w: %w", filesink.ErrDenied, failed)
+	case Ended:
+		fault = None
 	}
-	if err := act(); err != nil || fault == None || fault == Ended {
+	if err := act(); err != nil || fault == None {
 		return err
 	}
 	return failed
