@@ -11,6 +11,7 @@ import (
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/buffer/queue"
+	"github.com/spillwayio/spillway/services/internal/config"
 	"github.com/spillwayio/spillway/services/internal/rpc"
 )
 
@@ -34,18 +35,56 @@ func (a *admin) GetQueue(_ context.Context, r *spillwayv1.GetQueueRequest) (*spi
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	resp := &spillwayv1.GetQueueResponse{Queue: a.queue(r.Name)}
-	for _, p := range q.Partitions() {
-		resp.Partitions = append(resp.Partitions, &spillwayv1.QueuePartition{Source: fromPartition(p.Partition),
-			AppendedOffset: p.Appended, SafeOffset: p.Safe, ResumeOffset: p.Resume})
+	from, err := parseToken(r.PageToken)
+	if err != nil {
+		return nil, toStatus(err)
 	}
-	return resp, nil
+	partitions, next, err := page(q.Partitions(from.Partition), r.PageSize, func(p queue.PartitionView) *spillwayv1.QueuePartition {
+		return &spillwayv1.QueuePartition{Source: fromPartition(p.Partition), AppendedOffset: p.Appended, SafeOffset: p.Safe, ResumeOffset: p.Resume}
+	}, func(p queue.PartitionView) position { return position{Partition: p.Partition} })
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &spillwayv1.GetQueueResponse{Queue: a.queue(r.Name), Partitions: partitions, NextPageToken: next}, nil
+}
+
+// UpdateQueue changes the bounds of a queue's disk, also while it is full.
+func (a *admin) UpdateQueue(ctx context.Context, r *spillwayv1.UpdateQueueRequest) (*spillwayv1.UpdateQueueResponse, error) {
+	q, err := a.s.queue(r.Name)
+	if err == nil && r.DiskBytes == nil && r.DiskRecords == nil {
+		err = fmt.Errorf("%w update of queue %s: nothing to change; want disk_bytes or disk_records", queue.ErrInvalid, r.Name)
+	}
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	before, _ := q.Limits()
+	err = q.SetLimits(ctx, func(l *queue.Limits) error {
+		if r.DiskBytes != nil {
+			l.DiskBytes = *r.DiskBytes
+		}
+		if r.DiskRecords != nil {
+			l.DiskRecords = *r.DiskRecords
+		}
+		if err := config.CheckDisk(config.ByteSize(l.DiskBytes), l.DiskRecords); err != nil {
+			return fmt.Errorf("%w: %w", queue.ErrInvalid, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	now, _ := q.Limits()
+	a.s.deps.Log.Info("the bounds of the queue's disk were changed", "queue", r.Name, "disk_bytes", now.DiskBytes, "was", before.DiskBytes,
+		"disk_records", now.DiskRecords, "records_were", before.DiskRecords)
+	return &spillwayv1.UpdateQueueResponse{Queue: a.queue(r.Name)}, nil
 }
 
 func (a *admin) queue(name string) *spillwayv1.Queue {
 	m := a.s.queues[name]
 	q, state := m.get()
-	out := &spillwayv1.Queue{Name: name, State: state, MemoryRecordsLimit: m.cfg.MemoryRecords, MemoryBytesLimit: m.cfg.MemoryBytes, DiskBytesLimit: m.cfg.DiskBytes}
+	out := &spillwayv1.Queue{Name: name, State: state, MemoryRecordsLimit: m.cfg.MemoryRecords, MemoryBytesLimit: m.cfg.MemoryBytes,
+		DiskBytesLimit: m.cfg.DiskBytes, DiskRecordsLimit: m.cfg.DiskRecords, ConfiguredDiskBytes: m.cfg.DiskBytes, ConfiguredDiskRecords: m.cfg.DiskRecords,
+		Shard: int32(m.cfg.Shard), Shards: m.shards()}
 	if q == nil {
 		return out
 	}
@@ -54,6 +93,7 @@ func (a *admin) queue(name string) *spillwayv1.Queue {
 	out.PendingBatches, out.PendingRecords = s.PendingBatches, s.PendingRecords
 	out.AppendedRecords, out.SpilledRecords = s.AppendedRecords, s.SpilledRecords
 	out.DiskBytes, out.Subscriptions = s.Store.DiskBytes, s.Subscriptions
+	out.DiskBytesLimit, out.DiskRecordsLimit = s.Limits.DiskBytes, s.Limits.DiskRecords
 	return out
 }
 
@@ -69,22 +109,31 @@ func (a *admin) ListSubscriptions(_ context.Context, r *spillwayv1.ListSubscript
 			return
 		}
 		for _, v := range q.Subscriptions() {
-			all = append(all, fromSubscription(name, v))
+			all = append(all, fromSubscription(name, v, a.s.headers(name+"/"+v.Name)))
 		}
 	})
 	page, next, err := rpc.Page(all, (*spillwayv1.Subscription).GetName, r.PageSize, 100, r.PageToken)
+	for _, s := range page {
+		if q, name, err := a.s.subscription(s.Name); err == nil {
+			setAge(s, q.OldestPending(name))
+		}
+	}
 	return &spillwayv1.ListSubscriptionsResponse{Subscriptions: page, NextPageToken: next}, err
 }
 
-func fromSubscription(queueName string, v queue.SubscriptionView) *spillwayv1.Subscription {
-	s := &spillwayv1.Subscription{Name: queueName + "/" + v.Name, Topics: v.Topics, Required: v.Required, Paused: v.Paused, Configured: v.Configured,
+func fromSubscription(queueName string, v queue.SubscriptionView, headers []*spillwayv1.HeaderFilter) *spillwayv1.Subscription {
+	return &spillwayv1.Subscription{Name: queueName + "/" + v.Name, Topics: v.Topics, Required: v.Required, Paused: v.Paused, Configured: v.Configured,
 		PendingRecords: v.PendingRecords, PendingBytes: v.PendingBytes, LeasedBatches: int64(v.Leased), Sessions: int32(v.Sessions),
 		DeliveredRecords: v.Delivered, DeadLetteredRecords: v.DeadLettered, RedeliveredBatches: v.Redelivered,
-		DeferredOffsets: v.Deferred, DroppedOffsets: v.Dropped, LostOffsets: v.Lost, OnFull: spillwayv1.OnFull(v.OnFull), LimitBytes: v.Limit}
-	if !v.OldestPending.IsZero() {
-		s.OldestPendingAge = durationpb.New(time.Since(v.OldestPending))
+		DeferredOffsets: v.Deferred, DroppedOffsets: v.Dropped, ParkedBatches: int64(v.Parked), LostOffsets: v.Lost, OnFull: spillwayv1.OnFull(v.OnFull), LimitBytes: v.Limit, Headers: headers,
+		Replay: fromReplay(v.Replay), RedrivingOffsets: v.Redriving}
+}
+
+// setAge tells when the oldest pending batch was appended.
+func setAge(s *spillwayv1.Subscription, oldest time.Time) {
+	if !oldest.IsZero() {
+		s.OldestPendingAge = durationpb.New(time.Since(oldest))
 	}
-	return s
 }
 
 // view finds one subscription.
@@ -93,35 +142,50 @@ func (a *admin) view(name string) (*queue.Queue, queue.SubscriptionView, error) 
 	if err != nil {
 		return nil, queue.SubscriptionView{}, toStatus(err)
 	}
-	var names []string
-	for _, v := range q.Subscriptions() {
-		if v.Name == sub {
-			return q, v, nil
-		}
-		names = append(names, v.Name)
+	v, err := q.Subscription(sub)
+	if err != nil {
+		return nil, queue.SubscriptionView{}, toStatus(err)
 	}
-	return nil, queue.SubscriptionView{}, toStatus(fmt.Errorf("%w: %q; the queue has: %s", queue.ErrNoSubscription, sub, strings.Join(names, ", ")))
+	return q, v, nil
 }
 
-func (a *admin) GetSubscription(_ context.Context, r *spillwayv1.GetSubscriptionRequest) (*spillwayv1.GetSubscriptionResponse, error) {
-	_, v, err := a.view(r.Name)
+// subscription is one subscription as it is now.
+func (a *admin) subscription(name string) (*spillwayv1.Subscription, error) {
+	q, v, err := a.view(name)
 	if err != nil {
 		return nil, err
 	}
-	queueName, _, _ := strings.Cut(r.Name, "/")
-	resp := &spillwayv1.GetSubscriptionResponse{Subscription: fromSubscription(queueName, v)}
-	for _, p := range v.Partitions {
-		sp := &spillwayv1.SubscriptionPartition{Source: fromPartition(p.Partition), StartOffset: p.Settled.Start, SettledOffset: p.Settled.Floor,
-			AppendedOffset: p.Appended, Outcomes: make(map[string]int64)}
-		for _, i := range p.Settled.Above {
-			sp.SettledRanges = append(sp.SettledRanges, fromRange(i.Range))
-		}
-		for o, n := range p.Settled.Totals() {
-			sp.Outcomes[o.String()] = n
-		}
-		resp.Partitions = append(resp.Partitions, sp)
+	queueName, _, _ := strings.Cut(name, "/")
+	s := fromSubscription(queueName, v, a.s.headers(queueName+"/"+v.Name))
+	setAge(s, q.OldestPending(v.Name))
+	return s, nil
+}
+
+func (a *admin) GetSubscription(_ context.Context, r *spillwayv1.GetSubscriptionRequest) (*spillwayv1.GetSubscriptionResponse, error) {
+	q, v, err := a.view(r.Name)
+	if err != nil {
+		return nil, err
 	}
-	return resp, nil
+	from, err := parseToken(r.PageToken)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	partitions, next, err := page(q.Progress(v.Name, from.Partition), r.PageSize, fromProgress,
+		func(p queue.ProgressView) position { return position{Partition: p.Partition} })
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	s, err := a.subscription(r.Name)
+	return &spillwayv1.GetSubscriptionResponse{Subscription: s, Partitions: partitions, NextPageToken: next}, err
+}
+
+func fromProgress(p queue.ProgressView) *spillwayv1.SubscriptionPartition {
+	sp := &spillwayv1.SubscriptionPartition{Source: fromPartition(p.Partition), StartOffset: p.Start, SettledOffset: p.Settled,
+		AppendedOffset: p.Appended, Unwanted: p.Unwanted, SettledRanges: fromRanges(p.Above), Outcomes: make(map[string]int64)}
+	for o, n := range p.Outcomes {
+		sp.Outcomes[o.String()] = n
+	}
+	return sp
 }
 
 func (a *admin) PauseSubscription(ctx context.Context, r *spillwayv1.PauseSubscriptionRequest) (*spillwayv1.PauseSubscriptionResponse, error) {
@@ -143,9 +207,7 @@ func (a *admin) pause(ctx context.Context, name string, paused bool) (*spillwayv
 		return nil, toStatus(err)
 	}
 	a.s.deps.Log.Info("subscription paused or resumed", "subscription", name, "paused", paused)
-	_, v, err = a.view(name)
-	queueName, _, _ := strings.Cut(name, "/")
-	return fromSubscription(queueName, v), err
+	return a.subscription(name)
 }
 
 func (a *admin) ForgetSource(ctx context.Context, r *spillwayv1.ForgetSourceRequest) (*spillwayv1.ForgetSourceResponse, error) {

@@ -188,8 +188,8 @@ func (x *bench) awaitSafe(batches int) {
 	}
 }
 
-// consume leases and acks batches like a delivery does that has nothing to do: checksums are checked, acks
-// carry what came together.
+// consume leases and acks batches like a delivery does that has nothing to do: checksums are
+// checked, acks carry what came together.
 func (x *bench) consume(batches int) <-chan struct{} {
 	stream, err := spillwayv1.NewBufferServiceClient(x.conn).Consume(context.Background())
 	if err != nil {
@@ -258,8 +258,8 @@ func (x *bench) consume(batches int) <-chan struct{} {
 	return acked
 }
 
-// BenchmarkBareFile is what the disk gives: the same bytes written to one file, one fsync for every 2 MiB, which
-// is the size of the buffer's groups.
+// BenchmarkBareFile is what the disk gives: the same bytes written to one file, one fsync for
+// every 2 MiB, which is the size of the buffer's groups.
 func BenchmarkBareFile(b *testing.B) {
 	for _, size := range benchSizes {
 		payload := benchPayload(size)

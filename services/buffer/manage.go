@@ -2,14 +2,16 @@ package buffer
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"path"
 	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/protobuf/types/known/timestamppb"
+	"google.golang.org/grpc/codes"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/buffer/queue"
@@ -23,7 +25,11 @@ func (a *admin) CreateSubscription(ctx context.Context, r *spillwayv1.CreateSubs
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	c := queue.SubscriptionConfig{Name: name, Topics: r.Topics, Required: r.Required == nil || *r.Required, OnFull: queue.OnFull(r.OnFull), Limit: r.LimitBytes}
+	onFull, err := toOnFull(r.OnFull)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	c := queue.SubscriptionConfig{Name: name, Topics: r.Topics, Required: r.Required == nil || *r.Required, OnFull: onFull, Limit: r.LimitBytes}
 	if len(c.Topics) == 0 {
 		c.Topics = []string{"*"}
 	}
@@ -42,8 +48,20 @@ func (a *admin) CreateSubscription(ctx context.Context, r *spillwayv1.CreateSubs
 	return &spillwayv1.CreateSubscriptionResponse{Subscription: s}, err
 }
 
+// toOnFull refuses numbers that are none, which would be cut to others.
+func toOnFull(o spillwayv1.OnFull) (queue.OnFull, error) {
+	if _, known := spillwayv1.OnFull_name[int32(o)]; !known {
+		return 0, fmt.Errorf("%w on_full %d", queue.ErrInvalid, o)
+	}
+	return queue.OnFull(o), nil
+}
+
 func (a *admin) UpdateSubscription(ctx context.Context, r *spillwayv1.UpdateSubscriptionRequest) (*spillwayv1.UpdateSubscriptionResponse, error) {
 	q, name, err := a.s.subscription(r.Name)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	onFull, err := toOnFull(r.OnFull)
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -55,7 +73,7 @@ func (a *admin) UpdateSubscription(ctx context.Context, r *spillwayv1.UpdateSubs
 			c.Required = *r.Required
 		}
 		if r.OnFull != spillwayv1.OnFull_ON_FULL_UNSPECIFIED {
-			c.OnFull = queue.OnFull(r.OnFull)
+			c.OnFull = onFull
 		}
 		if r.LimitBytes != nil {
 			c.Limit = *r.LimitBytes
@@ -65,6 +83,12 @@ func (a *admin) UpdateSubscription(ctx context.Context, r *spillwayv1.UpdateSubs
 		return nil, toStatus(err)
 	}
 	a.s.deps.Log.Info("subscription changed", "subscription", r.Name)
+	if r.DropUnwanted {
+		if err := q.DropUnwanted(ctx, name); err != nil {
+			return nil, toStatus(err)
+		}
+		a.s.deps.Log.Warn("what was pending of topics that the subscription does not want is dropped", "subscription", r.Name)
+	}
 	s, err := a.subscription(r.Name)
 	return &spillwayv1.UpdateSubscriptionResponse{Subscription: s}, err
 }
@@ -74,10 +98,10 @@ func (a *admin) DeleteSubscription(ctx context.Context, r *spillwayv1.DeleteSubs
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	if err := q.Unsubscribe(ctx, name); err != nil {
+	if err := q.Unsubscribe(ctx, name, r.Force); err != nil {
 		return nil, toStatus(err)
 	}
-	a.s.deps.Log.Info("subscription deleted", "subscription", r.Name)
+	a.s.deps.Log.Warn("subscription deleted", "subscription", r.Name, "force", r.Force)
 	return &spillwayv1.DeleteSubscriptionResponse{}, nil
 }
 
@@ -119,16 +143,20 @@ func (a *admin) start(ctx context.Context, q *queue.Queue, p *spillwayv1.StartPo
 	}
 	var starts []queue.Start
 	named := make(map[string]bool)
-	seen := q.Partitions()
+	seen := slices.Collect(q.Partitions(queue.Partition{}))
+	appended := make(map[queue.Partition]int64) // by partition, and without its cluster
+	if len(p.GetOffsets()) > 0 {
+		for _, v := range seen {
+			appended[v.Partition] = v.Appended
+			v.Partition.Cluster = ""
+			appended[v.Partition] = max(appended[v.Partition], v.Appended)
+		}
+	}
 	for _, o := range p.GetOffsets() {
 		id := queue.Partition{Cluster: o.Source.GetCluster(), Topic: o.Source.GetTopic(), Incarnation: o.Source.GetIncarnation(), Number: o.Source.GetPartition()}
-		for _, v := range seen { // a digit too many would have the subscription skip all that is to come
-			if id.Cluster == "" {
-				v.Partition.Cluster = ""
-			}
-			if v.Partition == id && o.Offset > v.Appended {
-				return 0, nil, fmt.Errorf("%w offset %d of %s/%d: the buffer has read it up to %d; latest is its end", queue.ErrInvalid, o.Offset, id.Topic, id.Number, v.Appended)
-			}
+		// A digit too many would have the subscription skip all that is to come.
+		if end, known := appended[id]; known && o.Offset > end {
+			return 0, nil, fmt.Errorf("%w offset %d of %s/%d: the buffer has read it up to %d; latest is its end", queue.ErrInvalid, o.Offset, id.Topic, id.Number, end)
 		}
 		starts = append(starts, queue.Start{Offset: o.Offset, Partition: id})
 		named[fmt.Sprintf("%s/%d", id.Topic, id.Number)] = true
@@ -170,68 +198,65 @@ func (a *admin) start(ctx context.Context, q *queue.Queue, p *spillwayv1.StartPo
 	return place, starts, err
 }
 
-// subscription is one subscription as it is now.
-func (a *admin) subscription(name string) (*spillwayv1.Subscription, error) {
-	_, v, err := a.view(name)
-	if err != nil {
-		return nil, err
-	}
-	queueName, _, _ := strings.Cut(name, "/")
-	return fromSubscription(queueName, v), nil
-}
-
-func (a *admin) ListUndelivered(_ context.Context, r *spillwayv1.ListUndeliveredRequest) (*spillwayv1.ListUndeliveredResponse, error) {
-	q, name, err := a.s.subscription(r.Subscription)
-	if err != nil {
-		return nil, toStatus(err)
-	}
-	list, err := q.Undelivered(name)
-	if err != nil {
-		return nil, toStatus(err)
-	}
-	var all []*spillwayv1.Undelivered
-	for _, u := range list {
-		if o := spillwayv1.Outcome(u.Outcome); r.Outcome == spillwayv1.Outcome_OUTCOME_UNSPECIFIED || r.Outcome == o {
-			all = append(all, &spillwayv1.Undelivered{Source: fromPartition(u.Partition), Range: fromRange(u.Range), Outcome: o, Reason: u.Reason,
-				SettledAt: timestamppb.New(time.UnixMilli(u.AtMs))})
-		}
-	}
-	key := func(u *spillwayv1.Undelivered) string {
-		return fmt.Sprintf("%020d %s %s %010d %020d", u.SettledAt.AsTime().UnixMilli(), u.Source.Cluster, u.Source.Topic, u.Source.Partition, u.Range.First)
-	}
-	page, next, err := rpc.Page(all, key, r.PageSize, 100, r.PageToken)
-	return &spillwayv1.ListUndeliveredResponse{Ranges: page, NextPageToken: next}, err
-}
-
 func (a *admin) Audit(_ context.Context, r *spillwayv1.AuditRequest) (*spillwayv1.AuditResponse, error) {
+	from, err := parseToken(r.PageToken)
+	if err != nil {
+		return nil, toStatus(err)
+	}
 	queueName, sub, _ := strings.Cut(r.Name, "/")
-	resp := &spillwayv1.AuditResponse{}
-	if queueName != "" {
-		if _, err := a.s.queue(queueName); err != nil {
-			return nil, toStatus(err)
-		}
-	}
+	var names []string
 	for _, name := range a.s.names() {
-		if queueName != "" && name != queueName {
-			continue
-		}
-		q, err := a.s.queue(name)
-		if err != nil {
-			return nil, toStatus(err) // an audit that leaves out a queue would look complete
-		}
-		accounts, err := q.Audit(sub)
-		if err != nil {
-			return nil, toStatus(err)
-		}
-		for _, account := range accounts {
-			resp.Partitions = append(resp.Partitions, fromAccount(name, account))
+		if (queueName == "" || name == queueName) && name >= from.Queue {
+			names = append(names, name)
 		}
 	}
-	return resp, nil
+	if queueName != "" {
+		names = []string{queueName} // or an error says that there is none
+	}
+	var failed error
+	accounts := func(yield func(accountOf) bool) {
+		for _, name := range names {
+			at := queue.AuditPosition{}
+			if name == from.Queue {
+				at = queue.AuditPosition{Subscription: from.Subscription, Partition: from.Partition}
+			}
+			q, err := a.s.queue(name)
+			var of iter.Seq[queue.Account]
+			if err == nil {
+				of, err = q.Accounts(sub, at)
+			}
+			if err != nil { // an audit that leaves out a queue would look complete
+				failed = err
+				return
+			}
+			for account := range of {
+				if !yield(accountOf{name, account}) {
+					return
+				}
+			}
+		}
+	}
+	partitions, next, err := page(accounts, r.PageSize, fromAccount, func(v accountOf) position {
+		return position{Queue: v.queue, Subscription: v.Subscription, Partition: v.Partition}
+	})
+	if err = errors.Join(failed, err); err != nil {
+		return nil, toStatus(err)
+	}
+	if next != "" && r.PageSize == 0 && r.PageToken == "" {
+		return nil, rpc.Error(codes.FailedPrecondition, "PAGES_NEEDED", 0,
+			"there are more than %d partitions to audit, and page_size is 0, as of a client that does not ask for more pages: use a spillway of this version, ask for one queue/subscription, or set page_size and go on with next_page_token", len(partitions))
+	}
+	return &spillwayv1.AuditResponse{Partitions: partitions, NextPageToken: next}, nil
 }
 
-func fromAccount(queueName string, a queue.Account) *spillwayv1.AuditPartition {
-	p := &spillwayv1.AuditPartition{Subscription: queueName + "/" + a.Subscription, Source: fromPartition(a.Partition), StartOffset: a.Start,
+// accountOf is an account of a queue.
+type accountOf struct {
+	queue string
+	queue.Account
+}
+
+func fromAccount(a accountOf) *spillwayv1.AuditPartition {
+	p := &spillwayv1.AuditPartition{Subscription: a.queue + "/" + a.Subscription, Source: fromPartition(a.Partition), StartOffset: a.Start,
 		SettledOffset: a.Settled, AppendedOffset: a.Appended, SafeOffset: a.Safe, Outcomes: make(map[string]int64), PendingOffsets: a.Pending, HoleOffsets: a.Holes}
 	for o, n := range a.Outcomes {
 		p.Outcomes[o.String()] = n

@@ -11,7 +11,8 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 )
 
-// TestSubscriptionsAtRunTime goes through the admin API: create, replay, change, what is wrong, delete.
+// TestSubscriptionsAtRunTime goes through the admin API: create, replay, change, what is wrong,
+// delete.
 func TestSubscriptionsAtRunTime(t *testing.T) {
 	r := start(t, t.TempDir(), nil)
 	in := r.appendStream()
@@ -111,5 +112,43 @@ func TestSubscriptionsAtRunTime(t *testing.T) {
 	}
 	if _, err := admin.GetSubscription(ctx, &spillwayv1.GetSubscriptionRequest{Name: "c/new"}); status.Code(err) != codes.NotFound {
 		t.Fatalf("%v", err)
+	}
+}
+
+// TestUnknownEnumValues sends 257 and 258, which are 1 and 2 when they are cut to a byte.
+func TestUnknownEnumValues(t *testing.T) {
+	r := start(t, t.TempDir(), nil)
+	in := r.appendStream()
+	r.appended(in, batch("t", 0, 10, "v"))
+	admin := spillwayv1.NewBufferAdminServiceClient(r.conn)
+	ctx := t.Context()
+	for _, n := range []int32{-1, 6, 257, 258} {
+		_, created := admin.CreateSubscription(ctx, &spillwayv1.CreateSubscriptionRequest{Name: "c/new", OnFull: spillwayv1.OnFull(n)})
+		_, updated := admin.UpdateSubscription(ctx, &spillwayv1.UpdateSubscriptionRequest{Name: "c/all", OnFull: spillwayv1.OnFull(n)})
+		_, listed := admin.ListUndelivered(ctx, &spillwayv1.ListUndeliveredRequest{Subscription: "c/all", Outcome: spillwayv1.Outcome(n + 256)})
+		for what, err := range map[string]error{"create": created, "update": updated, "list": listed} {
+			if status.Code(err) != codes.InvalidArgument {
+				t.Errorf("%s with the enum value %d: %v, want InvalidArgument", what, n, err)
+			}
+		}
+		stream, err := spillwayv1.NewBufferServiceClient(r.conn).Consume(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.Send(&spillwayv1.ConsumeRequest{Message: &spillwayv1.ConsumeRequest_Open{Open: &spillwayv1.ConsumeOpen{
+			Subscription: "c/all", Ordering: spillwayv1.Ordering(n)}}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stream.Recv(); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("session with ordering %d: %v, want InvalidArgument", n, err)
+		}
+		r.send(in, &spillwayv1.AppendRequest{Message: &spillwayv1.AppendRequest_Settle{Settle: &spillwayv1.SettleRange{Source: source("t"),
+			Range: &spillwayv1.OffsetRange{First: 10, Next: 20}, Outcome: spillwayv1.Outcome(n + 256)}}})
+		if a := r.result(in); a.Status.GetCode() != int32(codes.InvalidArgument) {
+			t.Errorf("settle as %d: %v, want InvalidArgument", n+256, a)
+		}
+	}
+	if s, err := admin.GetSubscription(ctx, &spillwayv1.GetSubscriptionRequest{Name: "c/all"}); err != nil || s.Partitions[0].AppendedOffset != 10 {
+		t.Errorf("%v, %v, want nothing settled", s, err)
 	}
 }

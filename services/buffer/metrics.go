@@ -19,12 +19,23 @@ var (
 	descMemoryBytes    = desc("memory_bytes", "Payload bytes in the memory window.", "queue")
 	descPendingRecords = desc("pending_records", "Records that at least one subscription still needs.", "queue")
 	descDiskBytes      = desc("disk_bytes", "Bytes the store uses on disk.", "queue")
+	descMemoryLimit    = desc("memory_limit_bytes", "Bound of the memory window in payload bytes.", "queue")
+	descDiskLimit      = desc("disk_limit_bytes", "Bound of what the store uses on disk.", "queue")
+	descTimeToFull     = desc("time_to_full_seconds", "When the disk bound is reached if the use grows as it did in the window; +Inf when it does not grow.", "queue", "window")
 	descAppended       = desc("appended_records_total", "Records accepted since the queue was opened.", "queue")
 	descSpilled        = desc("spilled_records_total", "Records written to disk since the queue was opened.", "queue")
 
+	descCapacity = desc("capacity_records", "Bound of the records that are pending, disk.records.", "queue")
+
+	descLock = desc("queue_lock_seconds", "Longest time that the queue's lock was held, in the last minute or two.", "queue")
+
 	descSubPending     = desc("subscription_pending_records", "Records the subscription has not settled.", "subscription")
 	descSubBytes       = desc("subscription_pending_bytes", "Payload bytes the subscription has not settled.", "subscription")
+	descSubAge         = desc("subscription_age_seconds", "Time since the oldest batch that the subscription still needs was appended; 0 without a backlog.", "subscription")
+	descTimeToDrain    = desc("time_to_drain_seconds", "When the backlog is gone if it shrinks as it did in the window; +Inf when it does not shrink.", "subscription", "window")
+	descSubLimit       = desc("subscription_limit_bytes", "Bound of the payload bytes that are not settled, as configured; 0 is the bound of the queue.", "subscription")
 	descSubLeased      = desc("subscription_leased_batches", "Batches leased now.", "subscription")
+	descSubParked      = desc("subscription_parked_batches", "Batches that were given back and are not leased again before a time.", "subscription")
 	descSubSessions    = desc("subscription_sessions", "Live sessions.", "subscription")
 	descSubDelivered   = desc("subscription_delivered_records_total", "Records delivered since the queue was opened.", "subscription")
 	descSubDead        = desc("subscription_dead_lettered_records_total", "Records dead-lettered since the queue was opened.", "subscription")
@@ -53,15 +64,28 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		s := q.Stats()
 		send(descMemoryRecords, prometheus.GaugeValue, s.MemoryRecords, name)
 		send(descMemoryBytes, prometheus.GaugeValue, s.MemoryBytes, name)
+		send(descCapacity, prometheus.GaugeValue, s.Limits.DiskRecords, name)
 		send(descPendingRecords, prometheus.GaugeValue, s.PendingRecords, name)
 		send(descDiskBytes, prometheus.GaugeValue, s.Store.DiskBytes, name)
+		send(descMemoryLimit, prometheus.GaugeValue, c.s.queues[name].cfg.MemoryBytes, name)
+		send(descDiskLimit, prometheus.GaugeValue, s.Limits.DiskBytes, name)
+		for _, w := range windows {
+			ch <- prometheus.MustNewConstMetric(descTimeToFull, prometheus.GaugeValue, c.s.forecasts.full(name, s.Limits.DiskBytes, w.length), name, w.name)
+		}
 		send(descAppended, prometheus.CounterValue, s.AppendedRecords, name)
 		send(descSpilled, prometheus.CounterValue, s.SpilledRecords, name)
+		ch <- prometheus.MustNewConstMetric(descLock, prometheus.GaugeValue, q.LongestHold().Seconds(), name)
 		for _, v := range q.Subscriptions() {
 			sub := name + "/" + v.Name
 			send(descSubPending, prometheus.GaugeValue, v.PendingRecords, sub)
 			send(descSubBytes, prometheus.GaugeValue, v.PendingBytes, sub)
+			ch <- prometheus.MustNewConstMetric(descSubAge, prometheus.GaugeValue, c.s.forecasts.age(sub).Seconds(), sub)
+			for _, w := range windows {
+				ch <- prometheus.MustNewConstMetric(descTimeToDrain, prometheus.GaugeValue, c.s.forecasts.drained(sub, w.length), sub, w.name)
+			}
+			send(descSubLimit, prometheus.GaugeValue, v.Limit, sub)
 			send(descSubLeased, prometheus.GaugeValue, int64(v.Leased), sub)
+			send(descSubParked, prometheus.GaugeValue, int64(v.Parked), sub)
 			send(descSubSessions, prometheus.GaugeValue, int64(v.Sessions), sub)
 			send(descSubDelivered, prometheus.CounterValue, v.Delivered, sub)
 			send(descSubDead, prometheus.CounterValue, v.DeadLettered, sub)

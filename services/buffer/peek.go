@@ -17,44 +17,106 @@ const (
 	peekBytes             = 1 << 20
 )
 
-// PeekRecords is the one place where the buffer looks into a payload.
-func (a *admin) PeekRecords(_ context.Context, r *spillwayv1.PeekRecordsRequest) (*spillwayv1.PeekRecordsResponse, error) {
+// PeekRecords and TapRecords are the places where the buffer looks into a payload. A batch that cannot be read
+// is named, and does not hide what is behind it.
+func (a *admin) PeekRecords(ctx context.Context, r *spillwayv1.PeekRecordsRequest) (*spillwayv1.PeekRecordsResponse, error) {
 	limit := int(r.Limit)
 	if limit < 0 || limit > peekMost {
-		return nil, toStatus(fmt.Errorf("%w limit %d: at most %d", queue.ErrInvalid, limit, peekMost))
+		return nil, toStatus(fmt.Errorf("%w limit %d: want 1 to %d, or 0 for %d", queue.ErrInvalid, limit, peekMost, peekDefault))
 	}
 	if limit == 0 {
 		limit = peekDefault
+	}
+	if r.FromOffset != 0 && r.Source == nil || r.FromOffset < 0 {
+		return nil, toStatus(fmt.Errorf("%w from_offset %d: want an offset from 0, and a source", queue.ErrInvalid, r.FromOffset))
 	}
 	q, v, err := a.view(r.Subscription)
 	if err != nil {
 		return nil, err
 	}
-	batches, err := q.Peek(v.Name, limit)
+	var batches []*queue.Lease
+	if r.Source == nil {
+		batches, err = q.Peek(v.Name, limit)
+	} else {
+		id := queue.Partition{Cluster: r.Source.Cluster, Topic: r.Source.Topic, Incarnation: r.Source.Incarnation, Number: r.Source.Partition}
+		batches, err = q.PeekFrom(v.Name, id, r.FromOffset, limit)
+	}
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	resp := &spillwayv1.PeekRecordsResponse{}
-	bytes := 0
+	p := peek{limit: limit, from: r.FromOffset}
 	for _, b := range batches {
-		if err := q.Load(b); err != nil {
+		if err := ctx.Err(); err != nil {
 			return nil, toStatus(err)
 		}
-		if err := eachRecord(b, func(offset int64, rec *recordbatch.Record) bool {
-			if len(resp.Records) == limit || (bytes > 0 && bytes+rec.Size() > peekBytes) {
-				return false
-			}
-			bytes += rec.Size()
-			resp.Records = append(resp.Records, &spillwayv1.PeekedRecord{Source: fromPartition(b.Batch.Partition), Offset: offset, Record: fromRecord(rec)})
-			return true
-		}); err != nil {
-			return nil, toStatus(err)
-		}
-		if len(resp.Records) == limit || bytes >= peekBytes {
+		if p.full {
 			break
 		}
+		err := q.Load(b)
+		if err == nil {
+			err = eachRecord(b, func(offset int64, rec *recordbatch.Record) bool { return p.add(b, offset, rec) })
+		}
+		if err != nil {
+			p.addError(b, err)
+		}
+		b.Batch.Payload = nil
 	}
-	return resp, nil
+	return &spillwayv1.PeekRecordsResponse{Records: p.records}, nil
+}
+
+// peek collects records for an answer.
+type peek struct {
+	limit   int
+	from    int64
+	records []*spillwayv1.PeekedRecord
+	bytes   int
+	full    bool
+}
+
+// add adds a record unless the answer is full. The first one is cut where it is too large.
+func (p *peek) add(b *queue.Lease, offset int64, rec *recordbatch.Record) bool {
+	if offset < p.from {
+		return true
+	}
+	if p.full = len(p.records) == p.limit || p.bytes > 0 && p.bytes+rec.Size() > peekBytes; p.full {
+		return false
+	}
+	out := &spillwayv1.PeekedRecord{Source: fromPartition(b.Batch.Partition), Offset: offset, Record: fromRecord(rec)}
+	out.CutBytes = cutRecord(out.Record, rec.Size()-peekBytes)
+	p.bytes += rec.Size()
+	p.records = append(p.records, out)
+	p.full = len(p.records) == p.limit || p.bytes >= peekBytes
+	return !p.full
+}
+
+func (p *peek) addError(b *queue.Lease, err error) {
+	if p.full = len(p.records) == p.limit; !p.full {
+		p.records = append(p.records, unreadable(b.Batch, err))
+	}
+}
+
+// unreadable names a batch that cannot be read.
+func unreadable(b queue.Batch, err error) *spillwayv1.PeekedRecord {
+	return &spillwayv1.PeekedRecord{Source: fromPartition(b.Partition), Offset: b.First, NextOffset: b.Next, Error: fmt.Sprintf("%.1000s", err)}
+}
+
+// cutRecord takes at least over bytes from a record: its headers, then the end of its value, and
+// of its key. It returns how many.
+func cutRecord(r *spillwayv1.Record, over int) int64 {
+	cut := 0
+	if over > 0 {
+		for _, h := range r.Headers {
+			cut += len(h.Name) + len(h.Value)
+		}
+		r.Headers = nil
+	}
+	for _, b := range []*[]byte{&r.Value, &r.Key} {
+		if n := min(max(over-cut, 0), len(*b)); n > 0 {
+			*b = (*b)[:len(*b)-n]
+			cut += n
+		}
+	}
+	return int64(cut)
 }
 
 // eachRecord yields the pending records of a batch until yield says no.

@@ -1,9 +1,9 @@
 // Package buffer is the service between ingest and delivery: it keeps queues, takes batches from
 // Append streams and leases them to Consume sessions.
 //
-// A queue whose store fails is closed, which ends its streams, and opened again: what it then finds
-// on disk is the truth. Each queue has one goroutine that opens, runs and reopens it; each stream has
-// two, one for each direction.
+// A queue whose store fails is closed, which ends its streams, and opened again: what it then
+// finds on disk is the truth. Each queue has one goroutine that opens, runs and reopens it; each
+// stream has one for each direction, and an Append stream one for what is held back.
 package buffer
 
 import (
@@ -21,11 +21,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
+	"github.com/spillwayio/spillway/gen/externalscaler"
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/buffer/queue"
 	"github.com/spillwayio/spillway/services/buffer/store/nutsstore"
 	"github.com/spillwayio/spillway/services/internal/backoff"
 	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/shards"
+	"github.com/spillwayio/spillway/services/internal/telemetry"
 )
 
 // Deps is what code injects.
@@ -40,16 +43,28 @@ type Deps struct {
 
 // Service is the buffer. New starts nothing; Run opens the queues.
 type Service struct {
-	cfg    config.Buffer
-	deps   Deps
-	queues map[string]*managedQueue
+	cfg       config.Buffer
+	deps      Deps
+	queues    map[string]*managedQueue
+	flight    *flight
+	forecasts *forecasts
+	commits   telemetry.Seconds
+	arrivals  arrivals
+	taps      taps
+	flows     *flows
+
+	stopping chan struct{} // closed when Run's context has ended
+
+	readyMu sync.Mutex // held while OnReady is called
+	copying sync.Mutex // held while a batch is taken apart for copies: there is one at a time in memory
 }
 
 // managedQueue is a queue that is opened again when its store fails.
 type managedQueue struct {
-	name string
-	cfg  queue.Config
-	dir  string
+	name  string
+	cfg   queue.Config
+	dir   string
+	epoch uint64 // of the owner of the shard; 0, as a data directory has one for ever
 
 	mu      sync.Mutex
 	current *queue.Queue // nil while it is not open
@@ -59,16 +74,22 @@ type managedQueue struct {
 // New prepares the queues of the configuration.
 func New(cfg config.Buffer, deps Deps) (*Service, error) {
 	if deps.OpenStore == nil {
-		deps.OpenStore = func(dir string, o queue.StoreOptions) (queue.Store, error) {
-			return nutsstore.Open(dir, nutsstore.Config{}, o)
-		}
+		deps.OpenStore = openStores(deps.Log)
 	}
-	s := &Service{cfg: cfg, deps: deps, queues: make(map[string]*managedQueue)}
-	for name, q := range cfg.Queues {
+	s := &Service{cfg: cfg, deps: deps, queues: make(map[string]*managedQueue), flows: newFlows(), flight: newFlight(flightBytes), forecasts: newForecasts(),
+		stopping: make(chan struct{}),
+		commits:  telemetry.NewCallSeconds("spillway_buffer_commit_seconds", "Time to write a group of batches and acks to disk, with its fsync.", "queue")}
+	kept := maps.Clone(cfg.Queues)
+	maps.DeleteFunc(kept, func(_ string, q *config.Queue) bool { return cfg.Shard >= max(q.Shards, 1) })
+	for name, q := range kept {
 		qc := queue.Config{
 			MemoryRecords: q.Memory.Records, MemoryBytes: int64(q.Memory.Bytes),
 			DiskRecords: q.Disk.Records, DiskBytes: int64(q.Disk.Bytes),
 			SpillAfter: q.SpillAfter, Delivered: q.CommitAfter == "delivered", LeaseDuration: q.Lease,
+			FreeBatches: queue.DefaultFreeBatches / int64(len(kept)), MaxLeases: queue.DefaultMaxLeases / len(kept),
+			Shard: uint16(cfg.Shard), Shards: q.Shards, ShardOf: func(cluster, topic string, partition int32) int {
+				return shards.Of(cluster, topic, partition, q.Shards)
+			},
 			Log: deps.Log.With("queue", name),
 		}
 		for _, sub := range slices.Sorted(maps.Keys(q.Subscriptions)) {
@@ -79,11 +100,28 @@ func New(cfg config.Buffer, deps Deps) (*Service, error) {
 		s.queues[name] = &managedQueue{name: name, cfg: qc, dir: filepath.Join(cfg.DataDir, name), state: "opening"}
 	}
 	if deps.Registerer != nil {
-		if err := deps.Registerer.Register(&collector{s}); err != nil {
-			return nil, fmt.Errorf("register metrics: %w", err)
+		for _, c := range []prometheus.Collector{&collector{s}, s.commits} {
+			if err := deps.Registerer.Register(c); err != nil {
+				return nil, fmt.Errorf("register metrics: %w", err)
+			}
 		}
 	}
 	return s, nil
+}
+
+// openStores opens nutsstores. One that this process has opened before is not begun anew when its
+// directory is gone: what was reported safe is in it.
+func openStores(log *slog.Logger) func(string, queue.StoreOptions) (queue.Store, error) {
+	var opened sync.Map // by directory
+	return func(dir string, o queue.StoreOptions) (queue.Store, error) {
+		_, existing := opened.Load(dir)
+		s, err := nutsstore.Open(dir, nutsstore.Config{Existing: existing, Log: log}, o)
+		if err != nil {
+			return nil, err
+		}
+		opened.Store(dir, true)
+		return s, nil
+	}
 }
 
 var onFull = map[string]queue.OnFull{"": queue.Block, "block": queue.Block, "drop_oldest": queue.DropOldest, "defer": queue.Defer}
@@ -92,12 +130,18 @@ var onFull = map[string]queue.OnFull{"": queue.Block, "block": queue.Block, "dro
 func (s *Service) Register(r grpc.ServiceRegistrar) {
 	spillwayv1.RegisterBufferServiceServer(r, &server{s: s})
 	spillwayv1.RegisterBufferAdminServiceServer(r, &admin{s: s})
+	spillwayv1.RegisterClusterServiceServer(r, &cluster{s: s})
+	externalscaler.RegisterExternalScalerServer(r, &scaler{s: s})
 }
 
 // Run keeps the queues open until ctx ends; then it writes out what is in memory and closes them.
 func (s *Service) Run(ctx context.Context) error {
+	defer context.AfterFunc(ctx, func() { close(s.stopping) })()
 	s.ready()
+	go s.warnStray(ctx) // reads for a while; nobody waits for it
 	var wg sync.WaitGroup
+	wg.Go(func() { s.forecasts.run(ctx, s) })
+	wg.Go(func() { s.forecasts.ages(ctx, s) })
 	for _, m := range s.queues {
 		wg.Go(func() { s.keepOpen(ctx, m) })
 	}
@@ -105,35 +149,94 @@ func (s *Service) Run(ctx context.Context) error {
 	return nil
 }
 
-// keepOpen opens a queue, runs it, and opens it again after backoff when its store failed.
+// stableAfter is how long a queue must have been open before its next failure counts as a new
+// trouble, with a short wait and a line in the log of its own.
+const stableAfter = time.Minute
+
+// keepOpen opens a queue, runs it, and opens it again after backoff when its store failed. The
+// backoff goes on over a queue that opens and fails soon afterwards.
 func (s *Service) keepOpen(ctx context.Context, m *managedQueue) {
-	wait := backoff.Backoff{Initial: 200 * time.Millisecond, Max: 10 * time.Second}
-	failing := false
+	failing := backoff.NewTrouble(s.deps.Log.With("queue", m.name), "queue is not open", "queue is open")
 	for {
-		q, err := queue.Open(m.cfg, func(o queue.StoreOptions) (queue.Store, error) { return s.deps.OpenStore(m.dir, o) })
+		q, err := s.open(ctx, m)
 		if err == nil {
-			stats := q.Stats()
-			s.deps.Log.Info("queue is open", "queue", m.name, "pending_records", stats.PendingRecords, "disk_bytes", stats.Store.DiskBytes)
-			failing = false
-			s.set(m, q, "open")
-			err = q.Run(ctx)
-			s.set(m, nil, "closed")
+			err = s.run(ctx, m, q, failing)
 		}
 		if ctx.Err() != nil {
-			if err != nil {
+			s.set(m, nil, "closed")
+			if err != nil && !errors.Is(err, context.Canceled) {
 				s.deps.Log.Error("queue did not close cleanly; what it did not report safe is read from Kafka again", "queue", m.name, "error", err)
 			}
 			return
 		}
 		s.set(m, nil, fmt.Sprintf("recovering: %v", err))
-		if !failing {
-			s.deps.Log.Error("queue is not open; trying again with backoff", "queue", m.name, "error", err)
-		}
-		failing = true
-		if wait.Wait(ctx) != nil {
+		if failing.Failed(ctx, err) != nil {
+			s.set(m, nil, "closed")
 			return
 		}
 	}
+}
+
+// open opens the queue. It returns as soon as ctx ends, since reading a large store takes a
+// while; the queue is closed again once it is open.
+func (s *Service) open(ctx context.Context, m *managedQueue) (*queue.Queue, error) {
+	type result struct {
+		q   *queue.Queue
+		err error
+	}
+	opened := make(chan result, 1)
+	go func() {
+		q, err := queue.Open(m.cfg, func(o queue.StoreOptions) (queue.Store, error) { return s.openStore(m, o) })
+		opened <- result{q, err}
+	}()
+	select {
+	case r := <-opened:
+		return r.q, r.err
+	case <-ctx.Done():
+	}
+	select {
+	case r := <-opened:
+		return r.q, r.err
+	default:
+	}
+	s.deps.Log.Info("stopping while the queue is being opened; what is on disk stays as it is", "queue", m.name)
+	go func() {
+		if r := <-opened; r.err == nil {
+			_ = r.q.Run(ctx) // closes the store
+		}
+	}()
+	return nil, ctx.Err()
+}
+
+// openStore opens the store of a queue and has its commits timed.
+func (s *Service) openStore(m *managedQueue, o queue.StoreOptions) (queue.Store, error) {
+	store, err := s.deps.OpenStore(m.dir, o)
+	if err != nil {
+		return nil, err
+	}
+	return timedStore{store, func(d time.Duration) { s.commits.Note(d, m.name) }}, nil
+}
+
+// run runs an open queue until it fails or ctx ends.
+func (s *Service) run(ctx context.Context, m *managedQueue, q *queue.Queue, failing *backoff.Trouble) error {
+	stats := q.Stats()
+	s.deps.Log.Info("queue is open", "queue", m.name, "pending_records", stats.PendingRecords, "disk_bytes", stats.Store.DiskBytes)
+	s.set(m, q, "open")
+	stable := time.AfterFunc(stableAfter, failing.Over)
+	defer stable.Stop()
+	ended, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-q.Done(): // its writer may still wait for the store
+			s.set(m, nil, "closing")
+		case <-ended:
+		}
+	}()
+	err := q.Run(ctx)
+	close(ended)
+	<-watched
+	return err
 }
 
 func (s *Service) set(m *managedQueue, q *queue.Queue, state string) {
@@ -143,11 +246,15 @@ func (s *Service) set(m *managedQueue, q *queue.Queue, state string) {
 	s.ready()
 }
 
-// ready reports whether every queue is open.
+// ready reports whether every queue is open. Reports are made one after the other, each of the
+// state at its time: of two queues that open at once, the second report must not be overtaken by
+// the first.
 func (s *Service) ready() {
 	if s.deps.OnReady == nil {
 		return
 	}
+	s.readyMu.Lock()
+	defer s.readyMu.Unlock()
 	var waiting []string
 	for _, name := range s.names() {
 		if q, state := s.queues[name].get(); q == nil {
@@ -165,11 +272,22 @@ func (m *managedQueue) get() (*queue.Queue, string) {
 
 func (s *Service) names() []string { return slices.Sorted(maps.Keys(s.queues)) }
 
+// managed finds a queue.
+func (s *Service) managed(name string) (*managedQueue, error) {
+	if m := s.queues[name]; m != nil {
+		return m, nil
+	}
+	if q := s.cfg.Queues[name]; q != nil {
+		return nil, fmt.Errorf("%w: queue %s has shards 0 to %d, and this buffer has shard %d of those that have so many; ask the others", errNotOwner, name, max(q.Shards, 1)-1, s.cfg.Shard)
+	}
+	return nil, fmt.Errorf("%w: %.200q; there are: %s", errNoQueue, name, strings.Join(s.names(), ", "))
+}
+
 // queue finds an open queue.
 func (s *Service) queue(name string) (*queue.Queue, error) {
-	m := s.queues[name]
-	if m == nil {
-		return nil, fmt.Errorf("%w: %q; there are: %s", errNoQueue, name, strings.Join(s.names(), ", "))
+	m, err := s.managed(name)
+	if err != nil {
+		return nil, err
 	}
 	q, state := m.get()
 	if q == nil {
@@ -182,16 +300,30 @@ func (s *Service) queue(name string) (*queue.Queue, error) {
 func (s *Service) subscription(name string) (*queue.Queue, string, error) {
 	queueName, sub, ok := strings.Cut(name, "/")
 	if !ok {
-		return nil, "", fmt.Errorf("%w subscription name %q: want queue/subscription", queue.ErrInvalid, name)
+		return nil, "", fmt.Errorf("%w subscription name %.300q: want queue/subscription", queue.ErrInvalid, name)
 	}
 	q, err := s.queue(queueName)
 	return q, sub, err
 }
 
-// leaseDuration is the queue's, for "queue/subscription".
-func (s *Service) leaseDuration(subscription string) time.Duration {
+// headers returns the header filters of a "queue/subscription", as the configuration has them.
+func (s *Service) headers(subscription string) []*spillwayv1.HeaderFilter {
+	name, sub, _ := strings.Cut(subscription, "/")
+	q := s.cfg.Queues[name]
+	if q == nil || q.Subscriptions[sub] == nil {
+		return nil
+	}
+	var all []*spillwayv1.HeaderFilter
+	for _, f := range q.Subscriptions[sub].Headers {
+		all = append(all, &spillwayv1.HeaderFilter{Name: f.Name, Values: slices.Concat(f.In, f.NotIn), Except: len(f.NotIn) > 0})
+	}
+	return all
+}
+
+// queueOf returns the queue of a "queue/subscription" that was found before.
+func (s *Service) queueOf(subscription string) *managedQueue {
 	name, _, _ := strings.Cut(subscription, "/")
-	return s.queues[name].cfg.LeaseDuration
+	return s.queues[name]
 }
 
 // eachOpen calls f with every open queue by name.
@@ -203,7 +335,8 @@ func (s *Service) eachOpen(f func(name string, q *queue.Queue)) {
 	}
 }
 
-// isGone says whether an error is the other side's or the context's, and not worth a line in the log.
+// isGone says whether an error is the other side's or the context's, and not worth a line in the
+// log.
 func isGone(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, queue.ErrClosed)
 }

@@ -32,15 +32,22 @@ func TestMain(m *testing.M) {
 		goleak.IgnoreAnyFunction("github.com/nutsdb/nutsdb.(*DB).doWrites"))
 }
 
-// running is a buffer on loopback with the queue c: subscriptions all, and odd that wants the topic "odd" only.
+// running is a buffer on loopback with the queue c: subscriptions all, and odd that wants the
+// topic "odd" only.
 type running struct {
-	t     *testing.T
-	conn  *grpc.ClientConn
-	stop  func()
-	ready chan bool
+	t       *testing.T
+	service *Service
+	conn    *grpc.ClientConn
+	stop    func()
+	ready   chan bool
 }
 
 func start(t *testing.T, dir string, change func(*config.Queue, *Deps)) *running {
+	t.Helper()
+	return startShard(t, dir, 0, change)
+}
+
+func startShard(t *testing.T, dir string, shard int, change func(*config.Queue, *Deps)) *running {
 	t.Helper()
 	cfg := &config.Queue{Memory: config.Bounds{Records: 10_000, Bytes: 64 << 20}, Disk: config.Bounds{Records: 1 << 40, Bytes: 1 << 40},
 		SpillAfter: 20 * time.Millisecond, CommitAfter: "safe", Lease: 30 * time.Second,
@@ -51,10 +58,11 @@ func start(t *testing.T, dir string, change func(*config.Queue, *Deps)) *running
 	if change != nil {
 		change(cfg, &deps)
 	}
-	s, err := New(config.Buffer{DataDir: dir, Queues: map[string]*config.Queue{"c": cfg}}, deps)
+	s, err := New(config.Buffer{DataDir: dir, Shard: shard, Queues: map[string]*config.Queue{"c": cfg}}, deps)
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.service = s
 	srv := rpc.NewServer(log)
 	s.Register(srv.GRPC)
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
@@ -129,10 +137,17 @@ func batch(topic string, first, next int64, value string) *spillwayv1.Batch {
 		Codec: spillwayv1.Codec_CODEC_NONE, PayloadCrc32C: recordbatch.CRC(payload), Payload: payload}
 }
 
-// appended sends a batch and waits for its result; it also returns the safe offset once it has risen to the batch's end.
+// appended sends a batch and waits for its result; it also returns the safe offset once it has
+// risen to the batch's end.
 func (r *running) appended(s spillwayv1.BufferService_AppendClient, b *spillwayv1.Batch) *spillwayv1.Appended {
 	r.t.Helper()
 	r.send(s, &spillwayv1.AppendRequest{Message: &spillwayv1.AppendRequest_Batch{Batch: b}})
+	return r.result(s)
+}
+
+// result waits for the result of a batch or settle.
+func (r *running) result(s spillwayv1.BufferService_AppendClient) *spillwayv1.Appended {
+	r.t.Helper()
 	for {
 		m, err := s.Recv()
 		if err != nil {
@@ -470,8 +485,8 @@ func TestAQueueWhoseStoreFailsIsOpenedAgain(t *testing.T) {
 	next(t, out, (*spillwayv1.ConsumeResponse).GetLease)
 }
 
-// TestAStoreThatTurnsSlow: while a write to the store hangs, batches are taken and leased from memory; only acks wait, and
-// nothing is called safe. Then all of it is answered.
+// TestAStoreThatTurnsSlow: while a write to the store hangs, batches are taken and leased from
+// memory; only acks wait, and nothing is called safe. Then all of it is answered.
 func TestAStoreThatTurnsSlow(t *testing.T) {
 	faults := &faultstore.Faults{}
 	r := start(t, t.TempDir(), func(q *config.Queue, d *Deps) {
@@ -505,5 +520,41 @@ func TestAStoreThatTurnsSlow(t *testing.T) {
 	}
 	if a := r.assign(in, "t"); a.SafeOffset != 10 {
 		t.Fatalf("%v, want safe 10", a)
+	}
+}
+
+func TestLedgerIDIsTold(t *testing.T) {
+	dir := t.TempDir()
+	opened := func(r *running) *spillwayv1.ConsumeOpened {
+		t.Helper()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		stream, err := spillwayv1.NewBufferServiceClient(r.conn).Consume(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.Send(&spillwayv1.ConsumeRequest{Message: &spillwayv1.ConsumeRequest_Open{Open: &spillwayv1.ConsumeOpen{
+			Subscription: "c/all", Ordering: spillwayv1.Ordering_ORDERING_NONE}}}); err != nil {
+			t.Fatal(err)
+		}
+		m, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m.GetOpened()
+	}
+	r := start(t, dir, nil)
+	id := opened(r).LedgerId
+	if id == "" {
+		t.Error("no ledger id is told")
+	}
+	r.stop()
+	r = start(t, dir, nil)
+	if got := opened(r).LedgerId; got != id {
+		t.Errorf("ledger id after a restart: %q, before: %q", got, id)
+	}
+	r.stop()
+	if got := opened(start(t, t.TempDir(), nil)).LedgerId; got == id || got == "" {
+		t.Errorf("ledger id of new data: %q, of others: %q", got, id)
 	}
 }

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 
 	"google.golang.org/grpc/codes"
@@ -17,8 +18,9 @@ type FileLister interface {
 
 // FileRoller is a Sink whose files can be made final on demand.
 type FileRoller interface {
-	// RollFiles makes the in-use files final whose final path begins with prefix, and returns their
-	// final paths when that is durable. On an error the paths are those that became final before it.
+	// RollFiles makes the in-use files final whose final path begins with prefix, and returns
+	// their final paths when that is durable. On an error the paths are those that became final
+	// before it.
 	RollFiles(ctx context.Context, prefix string) ([]string, error)
 }
 
@@ -78,22 +80,27 @@ func (a *admin) noFiles() error {
 // status describes the service now.
 func (s *Service) status() *spillwayv1.Delivery {
 	s.mu.Lock()
-	session, paused, draining := s.session, s.paused, s.draining
+	paused, draining, links := s.paused, s.draining, s.links
 	s.mu.Unlock()
+	sessions := s.sessions()
 
 	d := &spillwayv1.Delivery{
 		Name: s.name, Kind: s.kind, Subscription: s.cfg.subscription, Consumer: s.cfg.consumer, Paused: paused,
 		Records: s.counters.records.Load(), Bytes: s.counters.bytes.Load(), DeadLetters: s.counters.deadLetters.Load(),
 	}
-	if session != nil {
-		d.SessionId, d.Leases = session.id, int64(session.Held())
+	for i, session := range sessions {
+		if d.Leases += int64(session.Held()); i == 0 {
+			d.SessionId = session.id
+		}
 	}
 	if l, ok := s.sink.(FileLister); ok {
 		d.OpenFiles = int32(len(l.OpenFiles()))
 	}
-	err := s.link.Err()
-	if err == nil {
-		err = s.destination.Err()
+	var err error
+	for _, l := range links {
+		if err == nil {
+			err = cmp.Or(l.trouble.Err(), l.destination.Err())
+		}
 	}
 	if t, ok := s.sink.(Troubled); ok && err == nil {
 		err = t.Trouble()
@@ -103,7 +110,7 @@ func (s *Service) status() *spillwayv1.Delivery {
 		d.State = "draining"
 	case err != nil:
 		d.State = "retrying"
-	case session != nil:
+	case len(sessions) == len(links):
 		d.State = "running"
 	default:
 		d.State = "connecting"

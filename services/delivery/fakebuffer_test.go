@@ -17,7 +17,14 @@ import (
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
+	"github.com/spillwayio/spillway/services/internal/shards"
 )
+
+// oneShard completes what a session asks of a queue of one shard.
+func oneShard(cfg sessionConfig) sessionConfig {
+	cfg.shards, cfg.time, cfg.seen = 1, newTimes(1), &shards.Seen{}
+	return cfg
+}
 
 const leaseDuration = 30 * time.Second
 
@@ -42,9 +49,13 @@ type fakeStream struct {
 	stay     chan struct{} // closed: the client's end of the stream is ignored
 }
 
-func startFakeBuffer(t *testing.T) *fakeBuffer {
+// startFakeBuffer starts a buffer that has no other services than more.
+func startFakeBuffer(t *testing.T, more ...func(grpc.ServiceRegistrar)) *fakeBuffer {
 	f := &fakeBuffer{streams: make(chan *fakeStream, 16), server: grpc.NewServer(), lis: bufconn.Listen(1 << 20)}
 	spillwayv1.RegisterBufferServiceServer(f.server, f)
+	for _, register := range more {
+		register(f.server)
+	}
 	go func() { _ = f.server.Serve(f.lis) }()
 	t.Cleanup(f.server.Stop)
 	return f
@@ -67,7 +78,7 @@ func (f *fakeBuffer) Consume(stream spillwayv1.BufferService_ConsumeServer) erro
 	}
 	s := &fakeStream{BufferService_ConsumeServer: stream, open: first.GetOpen(), requests: make(chan *spillwayv1.ConsumeRequest, 1000), end: make(chan error, 2), stay: make(chan struct{})}
 	if err := s.Send(&spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_Opened{
-		Opened: &spillwayv1.ConsumeOpened{SessionId: 7, LeaseDuration: durationpb.New(leaseDuration)}}}); err != nil {
+		Opened: &spillwayv1.ConsumeOpened{SessionId: 7, LedgerId: "made-with-the-data", LeaseDuration: durationpb.New(leaseDuration)}}}); err != nil {
 		return err
 	}
 	f.streams <- s
@@ -104,9 +115,9 @@ func newSession(t *testing.T, memory int64) (*session, *fakeStream, *counters) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	c := new(counters)
+	c := newCounters()
 	s, err := openSession(t.Context(), spillwayv1.NewBufferServiceClient(conn),
-		sessionConfig{subscription: "q/s", consumer: "me", ordering: spillwayv1.Ordering_ORDERING_PARTITION, memory: memory}, slog.New(slog.DiscardHandler), c)
+		oneShard(sessionConfig{subscription: "q/s", consumer: "me", ordering: spillwayv1.Ordering_ORDERING_PARTITION, memory: memory}), slog.New(slog.DiscardHandler), c)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,8 +11,8 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 )
 
-// TestAPartOfALeaseIsSettled: the lease stays, with its memory, until it is given back; what comes again is counted
-// when it is delivered.
+// TestAPartOfALeaseIsSettled: the lease stays, with its memory, until it is given back; what
+// comes again is counted when it is delivered.
 func TestAPartOfALeaseIsSettled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, stream, c := newSession(t, memory)

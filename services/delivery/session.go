@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/delivery/transform"
+	"github.com/spillwayio/spillway/services/internal/rpc"
+	"github.com/spillwayio/spillway/services/internal/shards"
 )
 
 // openTimeout bounds the wait for the buffer's answer to open.
@@ -19,31 +23,48 @@ const openTimeout = 10 * time.Second
 
 // sessionConfig is what a session asks of the buffer.
 type sessionConfig struct {
+	buffer       string // its address, for errors
 	subscription string
 	consumer     string
 	ordering     spillwayv1.Ordering
 	memory       int64 // bound of granted credit and held payload bytes, but for one batch over it
 	watermarks   bool
+	target       *spillwayv1.FlowTarget // nil: it does not produce to Kafka
 	paused       bool
-	acked        func() // called for every accepted ack; may be nil
+	acked        func()           // called for every accepted ack; may be nil
+	transforms   *transform.Chain // may be nil
+	time         *times           // of all shards
+	shard        int
+	shards       int          // how many sessions the delivery has at a time
+	seen         *shards.Seen // of the shard
 }
 
 // session is the client's side of one Consume stream.
 //
-// Two goroutines live from openSession until Close: receive takes messages off the stream, and run
-// does all that may have to wait: it sends, extends, and hands out leases and adoptions. Everybody
-// else changes the state under mu and wakes run. So a slow sink holds up no ack, and a slow stream no
-// receiver. What waits to be sent is bounded by the leases held and the callers waiting in Ack.
+// Two goroutines live from openSession until Close: receive takes messages off the stream, and
+// run does all that may have to wait: it sends, extends, and hands out leases and adoptions.
+// Everybody else changes the state under mu and wakes run. So a slow sink holds up no ack, and a
+// slow stream no receiver. What waits to be sent is bounded by the leases held and the callers
+// waiting in Ack.
 type session struct {
 	id       uint64
+	shard    int
+	shards   int // of the queue
+	time     *times
+	ledger   string
+	ranges   bool // the buffer takes dead letters as ranges
 	log      *slog.Logger
 	counters *counters
 	memory   int64
 	duration time.Duration // of a lease
 	acked    func()
+	accepted atomic.Bool // an ack was
 	zstd     *zstd.Decoder
+	// transforms of the delivery, behind the filters of the subscription; each lease has a clone.
+	transforms *transform.Chain
 
 	stream spillwayv1.BufferService_ConsumeClient
+	buffer string             // its address
 	cancel context.CancelFunc // of the stream
 	wg     sync.WaitGroup
 	wake   chan struct{} // has room for one: there is something for run to do
@@ -52,6 +73,7 @@ type session struct {
 	leases     chan *Lease // run sends and closes
 	adoptions  chan *Adoption
 	watermarks chan Watermark // has room for one: the newest
+	flows      atomic.Pointer[spillwayv1.Flows]
 
 	mu        sync.Mutex
 	err       error // why the stream ended
@@ -66,12 +88,7 @@ type session struct {
 	lastAck   uint64
 	credit    int64 // granted and not used up
 	heldBytes int64
-}
-
-// pendingAck is an ack without an answer.
-type pendingAck struct {
-	leases []AckedLease
-	result chan error // has room for one
+	taken     int64 // of them, those that the sink has
 }
 
 // openSession opens a stream and returns when the buffer has accepted it. The session does not end
@@ -89,13 +106,15 @@ func openSession(ctx context.Context, client spillwayv1.BufferServiceClient, cfg
 		return nil, fmt.Errorf("prepare zstd: %w", err)
 	}
 	s := &session{
-		id: opened.SessionId, log: log.With("session", opened.SessionId), counters: c,
+		id: opened.SessionId, ledger: opened.LedgerId, ranges: opened.DeadLetterRanges, log: log.With("session", opened.SessionId), counters: c,
 		memory: cfg.memory, duration: opened.LeaseDuration.AsDuration(), zstd: decoder,
-		stream: stream, cancel: cancel, paused: cfg.paused, acked: cfg.acked,
+		stream: stream, buffer: cfg.buffer, cancel: cancel, paused: cfg.paused, acked: cfg.acked,
 		wake: make(chan struct{}, 1), lost: make(chan struct{}),
 		leases: make(chan *Lease), adoptions: make(chan *Adoption), watermarks: make(chan Watermark, 1),
-		held: make(map[uint64]*Lease), acks: make(map[uint64]*pendingAck),
+		held: make(map[uint64]*Lease), acks: make(map[uint64]*pendingAck), transforms: cfg.transforms.Behind(opened.Headers),
+		shard: cfg.shard, shards: cfg.shards, time: cfg.time,
 	}
+	s.time.join(s)
 	s.wg.Go(s.receive)
 	s.wg.Go(s.run)
 	return s, nil
@@ -113,7 +132,7 @@ func open(ctx, streamCtx context.Context, cancel context.CancelFunc, client spil
 	case late:
 		return nil, nil, fmt.Errorf("no answer within %s", openTimeout)
 	}
-	return stream, opened, err
+	return stream, opened, rpc.Explain(err, "buffer", cfg.buffer)
 }
 
 func shakeHands(ctx context.Context, client spillwayv1.BufferServiceClient, cfg sessionConfig) (spillwayv1.BufferService_ConsumeClient, *spillwayv1.ConsumeOpened, error) {
@@ -123,7 +142,7 @@ func shakeHands(ctx context.Context, client spillwayv1.BufferServiceClient, cfg 
 	}
 	// The reason of a failed Send is what Recv returns.
 	_ = stream.Send(&spillwayv1.ConsumeRequest{Message: &spillwayv1.ConsumeRequest_Open{Open: &spillwayv1.ConsumeOpen{
-		Subscription: cfg.subscription, Consumer: cfg.consumer, Ordering: cfg.ordering, Watermarks: cfg.watermarks}}})
+		Subscription: cfg.subscription, Consumer: cfg.consumer, Ordering: cfg.ordering, Watermarks: cfg.watermarks, Target: cfg.target, FiltersHeaders: true, Shard: cfg.seen.Claim(cfg.shard, cfg.shards)}}})
 	m, err := stream.Recv()
 	if err != nil {
 		return nil, nil, err
@@ -132,11 +151,24 @@ func shakeHands(ctx context.Context, client spillwayv1.BufferServiceClient, cfg 
 	if opened.GetLeaseDuration().AsDuration() <= 0 {
 		return nil, nil, fmt.Errorf("%w: answered %T, want opened with a lease duration", errProtocol, m.Message)
 	}
+	if err := cfg.seen.Admit(opened.LedgerId, opened.Epoch); err != nil {
+		return nil, nil, err
+	}
 	return stream, opened, nil
 }
 
 // ID implements Session.
 func (s *session) ID() uint64 { return s.id }
+
+// Flows is what is read into the buffer and produced from it, as far as the buffer told; nil when
+// it did not. It is another pointer when it is another, and nobody changes it.
+func (s *session) Flows() *spillwayv1.Flows { return s.flows.Load() }
+
+// Sessions implements Session.
+func (s *session) Sessions() int { return s.shards }
+
+// LedgerID implements Session.
+func (s *session) LedgerID() string { return s.ledger }
 
 // Leases implements Session.
 func (s *session) Leases() <-chan *Lease { return s.leases }
@@ -164,8 +196,8 @@ func (s *session) Held() int {
 	return len(s.held)
 }
 
-// Pause withholds credit and leases from the sink, or stops doing so. What was leased already stays
-// here, at most the memory bound.
+// Pause withholds credit and leases from the sink, or stops doing so. What was leased already
+// stays here, at most the memory bound.
 func (s *session) Pause(paused bool) {
 	s.mu.Lock()
 	s.paused = paused
@@ -173,7 +205,8 @@ func (s *session) Pause(paused bool) {
 	s.wakeUp()
 }
 
-// Drain grants no more credit, gives back what the sink has not taken, and closes Leases. Acks go on.
+// Drain grants no more credit, gives back what the sink has not taken, and closes Leases. Acks go
+// on.
 func (s *session) Drain() {
 	s.mu.Lock()
 	s.draining = true
@@ -181,8 +214,8 @@ func (s *session) Drain() {
 	s.wakeUp()
 }
 
-// Close sends what is to be sent, ends the stream, and returns when both goroutines have ended. When
-// ctx ends before the buffer has ended its side, the stream is cut.
+// Close sends what is to be sent, ends the stream, and returns when both goroutines have ended.
+// When ctx ends before the buffer has ended its side, the stream is cut.
 func (s *session) Close(ctx context.Context) {
 	s.mu.Lock()
 	s.draining, s.closing = true, true
@@ -195,59 +228,6 @@ func (s *session) Close(ctx context.Context) {
 	s.cancel()
 	s.wg.Wait()
 	s.zstd.Close()
-}
-
-// Ack implements Session.
-func (s *session) Ack(ctx context.Context, ack *Ack) error {
-	p, err := s.enqueueAck(ack)
-	if err != nil {
-		return err
-	}
-	s.wakeUp()
-	select {
-	case err := <-p.result:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (s *session) enqueueAck(ack *Ack) (*pendingAck, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.err != nil {
-		return nil, s.err
-	}
-	if s.closing {
-		return nil, fmt.Errorf("%w: it is being closed", ErrSessionLost)
-	}
-	for _, l := range ack.Leases {
-		if s.held[l.Lease.ID] != l.Lease {
-			s.counters.refusedAcks.Add(1)
-			return nil, fmt.Errorf("%w (lease %d)", ErrRefused, l.Lease.ID)
-		}
-	}
-	s.lastAck++
-	p := &pendingAck{leases: ack.Leases, result: make(chan error, 1)}
-	s.acks[s.lastAck] = p
-	s.outbox = append(s.outbox, &spillwayv1.ConsumeRequest{Message: &spillwayv1.ConsumeRequest_Ack{Ack: ack.message(s.lastAck)}})
-	return p, nil
-}
-
-func (a *Ack) message(id uint64) *spillwayv1.Ack {
-	m := &spillwayv1.Ack{Id: id}
-	for _, l := range a.Leases {
-		al := &spillwayv1.AckedLease{LeaseId: l.Lease.ID}
-		for _, d := range l.DeadLetters {
-			al.DeadLetters = append(al.DeadLetters, &spillwayv1.DeadLetter{Offset: d.Offset, Reason: d.Reason})
-		}
-		al.Only = l.Only
-		m.Leases = append(m.Leases, al)
-	}
-	for _, c := range a.State {
-		m.StateChanges = append(m.StateChanges, &spillwayv1.StateChange{Key: c.Key, Value: c.Value, HoldsMs: c.HoldsMs})
-	}
-	return m
 }
 
 // Nack implements Session.
@@ -270,13 +250,16 @@ func (s *session) Nack(l *Lease, delay time.Duration, reason error) {
 func (s *session) nackLocked(id uint64, delay *durationpb.Duration, reason error) {
 	s.counters.nacks.Add(1)
 	s.outbox = append(s.outbox, &spillwayv1.ConsumeRequest{Message: &spillwayv1.ConsumeRequest_Nack{
-		Nack: &spillwayv1.Nack{LeaseId: id, Delay: delay, Reason: reason.Error()}}})
+		Nack: &spillwayv1.Nack{LeaseId: id, Delay: delay, Reason: cutReason(reason.Error())}}})
 }
 
 // releaseLocked forgets a lease that is not among those waiting, and frees its bytes.
 func (s *session) releaseLocked(l *Lease) {
 	delete(s.held, l.ID)
 	s.heldBytes -= l.bytes
+	if l.taken {
+		s.taken -= l.bytes
+	}
 }
 
 func (s *session) wakeUp() {

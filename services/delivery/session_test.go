@@ -43,6 +43,25 @@ func TestSessionOpens(t *testing.T) {
 		if s.ID() != 7 {
 			t.Errorf("ID is %d", s.ID())
 		}
+		if s.LedgerID() != "made-with-the-data" {
+			t.Errorf("LedgerID is %q", s.LedgerID())
+		}
+	})
+}
+
+func TestFlowsAreTheNewest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, stream, _ := newSession(t, memory)
+		if s.Flows() != nil {
+			t.Errorf("before the buffer told: %v", s.Flows())
+		}
+		for _, queue := range []string{"a", "b"} {
+			stream.send(&spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_Flows{Flows: &spillwayv1.Flows{Sources: []*spillwayv1.FlowSource{{Queue: queue}}}}})
+			synctest.Wait()
+			if f := s.Flows(); len(f.GetSources()) != 1 || f.Sources[0].Queue != queue {
+				t.Errorf("flows %v, want those of %s", f, queue)
+			}
+		}
 	})
 }
 
@@ -455,20 +474,56 @@ func TestOpenGivesUp(t *testing.T) {
 		}
 		defer func() { _ = conn.Close() }()
 		client := spillwayv1.NewBufferServiceClient(conn)
-		_, err = openSession(t.Context(), client, sessionConfig{subscription: "q/x"}, nil, nil)
+		_, err = openSession(t.Context(), client, oneShard(sessionConfig{subscription: "q/x"}), nil, nil)
 		if status.Code(err) != codes.NotFound || !strings.Contains(err.Error(), "q/x") {
 			t.Errorf("got %v, want NOT_FOUND with the subscription's name", err)
 		}
 		silence := make(chan struct{})
 		f.refuse = func() error { <-silence; return nil }
-		if _, err = openSession(t.Context(), client, sessionConfig{}, nil, nil); err == nil || !strings.Contains(err.Error(), "no answer within 10s") {
+		if _, err = openSession(t.Context(), client, oneShard(sessionConfig{}), nil, nil); err == nil || !strings.Contains(err.Error(), "no answer within 10s") {
 			t.Errorf("a silent buffer: %v", err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
-		if _, err = openSession(ctx, client, sessionConfig{}, nil, nil); !errors.Is(err, context.Canceled) {
+		if _, err = openSession(ctx, client, oneShard(sessionConfig{}), nil, nil); !errors.Is(err, context.Canceled) {
 			t.Errorf("after cancel: %v", err)
 		}
 		close(silence)
+	})
+}
+
+// TestBatchesThatExpand: of batches that a few bytes decompress to megabytes of, those that wait
+// for the sink stay as they came, however much credit there was for them.
+func TestBatchesThatExpand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const leases, expanded = 20, 4 << 20
+		s, stream, _ := newSession(t, memory)
+		stream.credit()
+		for id := range uint64(leases) {
+			stream.lease(lease(id+1, spillwayv1.Codec_CODEC_ZSTD, strings.Repeat("x", expanded)))
+		}
+		for range leases {
+			synctest.Wait()
+			s.mu.Lock()
+			held := s.heldBytes
+			s.mu.Unlock()
+			if held > 2*expanded {
+				t.Errorf("%d bytes are held", held)
+			}
+			l := <-s.Leases()
+			if v := values(t, l); len(v) != 1 || len(v[0]) != expanded {
+				t.Fatalf("lease %d has %d values", l.ID, len(v))
+			}
+			done := ackAsync(s, l)
+			for m := stream.next(); ; m = stream.next() {
+				if a := m.GetAck(); a != nil {
+					stream.answer(&spillwayv1.AckResult{Id: a.Id})
+					break
+				}
+			}
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+		}
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -38,6 +39,10 @@ func (s *session) run() {
 	defer extend.Stop()
 	for {
 		next := s.next()
+		if next.packed != nil {
+			s.unpackHeld(next.packed)
+			continue
+		}
 		for _, m := range next.messages {
 			if s.stream.Send(m) != nil {
 				<-s.lost // the reason is receive's to find
@@ -80,6 +85,7 @@ func (s *session) run() {
 type todo struct {
 	messages          []*spillwayv1.ConsumeRequest
 	lease             *Lease
+	packed            *Lease // to be unpacked before anything else is done
 	adoption          *Adoption
 	draining, closing bool
 }
@@ -97,14 +103,17 @@ func (s *session) next() todo {
 			s.nackLocked(l.ID, durationpb.New(0), errDraining)
 		}
 	}
+	if l := s.firstLocked(); l != nil && l.codec != spillwayv1.Codec_CODEC_NONE && s.unpacksLocked(l) {
+		return todo{packed: l}
+	}
 	t := todo{messages: s.outbox, draining: s.draining, closing: s.closing}
 	s.outbox = nil
 	if grant := s.grantLocked(); grant > 0 {
 		s.credit += grant
 		t.messages = append(t.messages, &spillwayv1.ConsumeRequest{Message: &spillwayv1.ConsumeRequest_Credit{Credit: &spillwayv1.Credit{Bytes: grant}}})
 	}
-	if len(s.waiting) > 0 && !s.paused {
-		t.lease = s.waiting[0]
+	if l := s.firstLocked(); l != nil && l.codec == spillwayv1.Codec_CODEC_NONE {
+		t.lease = l
 	}
 	if len(s.inherited) > 0 {
 		t.adoption = s.inherited[0]
@@ -112,7 +121,53 @@ func (s *session) next() todo {
 	return t
 }
 
-// grantLocked is the credit to grant now. Small amounts are saved up while the buffer has some left.
+// firstLocked is the lease that the sink is to have next, if any.
+func (s *session) firstLocked() *Lease {
+	if len(s.waiting) == 0 || s.paused {
+		return nil
+	}
+	return s.waiting[0]
+}
+
+// unpacksLocked says whether there is memory for what a payload decompresses to, beside what the
+// sink has: a few compressed bytes can be any number then. One always may be.
+func (s *session) unpacksLocked(l *Lease) bool {
+	size := int64(maxPayloadBytes)
+	var h zstd.Header
+	if h.Decode(l.Payload) == nil && h.HasFCS {
+		size = int64(min(h.FrameContentSize, maxPayloadBytes))
+	}
+	return s.taken == 0 || s.taken+size <= s.memory
+}
+
+// unpackHeld decompresses the payload of a lease that waits for the sink, or gives it back.
+func (s *session) unpackHeld(l *Lease) {
+	payload, err := s.unpack(l)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held[l.ID] != l { // revoked meanwhile
+		return
+	}
+	s.heldBytes -= l.bytes
+	l.Payload, l.codec, l.bytes = payload, spillwayv1.Codec_CODEC_NONE, int64(len(payload))
+	l.recordBytes = l.bytes
+	s.heldBytes += l.bytes
+	if err != nil {
+		s.waiting = slices.DeleteFunc(s.waiting, func(x *Lease) bool { return x == l })
+		s.releaseLocked(l)
+		s.damagedLocked(l, err)
+	}
+}
+
+// damagedLocked gives back what cannot be read.
+func (s *session) damagedLocked(l *Lease, err error) {
+	s.counters.damaged.Add(1)
+	s.log.Error("cannot read batch; giving it back", "source", l.Source, "first_offset", l.First, "next_offset", l.Next, "attempt", l.Attempt, "error", err)
+	s.nackLocked(l.ID, nil, err)
+}
+
+// grantLocked is the credit to grant now. Small amounts are saved up while the buffer has some
+// left.
 func (s *session) grantLocked() int64 {
 	if s.paused || s.draining {
 		return 0
@@ -129,6 +184,10 @@ func (s *session) handedOut(l *Lease) {
 	defer s.mu.Unlock()
 	if len(s.waiting) > 0 && s.waiting[0] == l { // else it was revoked meanwhile
 		s.waiting = s.waiting[1:]
+	}
+	if s.held[l.ID] == l {
+		l.taken = true
+		s.taken += l.bytes
 	}
 }
 
@@ -157,6 +216,8 @@ func (s *session) receive() {
 		m, err := s.stream.Recv()
 		if err == nil {
 			err = s.accept(m)
+		} else {
+			err = rpc.Explain(err, "buffer", s.buffer)
 		}
 		if err != nil {
 			s.end(err)
@@ -174,6 +235,9 @@ func (s *session) end(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.err = fmt.Errorf("%w: %w", ErrSessionLost, err)
+	if status.Code(err) == codes.NotFound {
+		s.err = fmt.Errorf("%w: %w", ErrSubscriptionGone, s.err)
+	}
 	for _, p := range s.acks {
 		p.result <- s.err
 	}
@@ -182,8 +246,9 @@ func (s *session) end(err error) {
 	}
 	clear(s.acks)
 	clear(s.held)
-	s.heldBytes, s.waiting, s.inherited, s.outbox = 0, nil, nil, nil
+	s.heldBytes, s.taken, s.waiting, s.inherited, s.outbox = 0, 0, nil, nil, nil
 	s.cancel()
+	s.time.leave(s)
 	close(s.lost)
 }
 
@@ -200,11 +265,9 @@ func (s *session) accept(m *spillwayv1.ConsumeResponse) error {
 		s.inherited = append(s.inherited, &Adoption{SessionID: m.Adopt.SessionId, Entries: m.Adopt.Entries})
 		s.mu.Unlock()
 	case *spillwayv1.ConsumeResponse_Watermark:
-		select { // only the newest counts, and only this goroutine sends
-		case <-s.watermarks:
-		default:
-		}
-		s.watermarks <- Watermark{PassedMs: m.Watermark.PassedMs, CompleteMs: m.Watermark.CompleteMs}
+		s.time.tell(s, Watermark{PassedMs: m.Watermark.PassedMs, CompleteMs: m.Watermark.CompleteMs})
+	case *spillwayv1.ConsumeResponse_Flows:
+		s.flows.Store(m.Flows)
 	default:
 		return fmt.Errorf("%w: unexpected message %T", errProtocol, m)
 	}
@@ -216,7 +279,10 @@ func (s *session) leased(m *spillwayv1.Lease) error {
 	if b == nil || b.Source == nil {
 		return fmt.Errorf("%w: lease %d without batch or source", errProtocol, m.LeaseId)
 	}
-	payload, err := s.unpack(b)
+	l := &Lease{ID: m.LeaseId, Attempt: int(m.Attempt), Epoch: m.Epoch, Last: m.Last, Source: b.Source, First: b.FirstOffset, Next: b.NextOffset,
+		RecordCount: int(b.RecordCount), Payload: b.Payload, codec: b.Codec, settled: m.Settled, bytes: int64(len(b.Payload)),
+		records: int64(b.RecordCount), recordBytes: int64(len(b.Payload)), transforms: s.transforms.Clone()}
+	err := checkPayload(b)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.credit -= int64(len(b.Payload))
@@ -225,16 +291,11 @@ func (s *session) leased(m *spillwayv1.Lease) error {
 	}
 	switch {
 	case s.draining:
-		// Given back with all the others when the stream ends. A nack now would only have it leased
-		// to this session again while credit is left.
+		// Given back with all the others when the stream ends. A nack now would only have it
+		// leased to this session again while credit is left.
 	case err != nil:
-		s.counters.damaged.Add(1)
-		s.log.Error("cannot read batch; giving it back", "source", b.Source, "first_offset", b.FirstOffset, "next_offset", b.NextOffset, "attempt", m.Attempt, "error", err)
-		s.nackLocked(m.LeaseId, nil, err)
+		s.damagedLocked(l, err)
 	default:
-		l := &Lease{ID: m.LeaseId, Attempt: int(m.Attempt), Epoch: m.Epoch, Last: m.Last, Source: b.Source, First: b.FirstOffset, Next: b.NextOffset,
-			RecordCount: int(b.RecordCount), Payload: payload, settled: m.Settled, bytes: int64(len(payload)),
-			records: int64(b.RecordCount), recordBytes: int64(len(payload))}
 		s.held[l.ID] = l
 		s.heldBytes += l.bytes
 		s.waiting = append(s.waiting, l)
@@ -242,23 +303,24 @@ func (s *session) leased(m *spillwayv1.Lease) error {
 	return nil
 }
 
-// unpack checks and decompresses a payload.
-func (s *session) unpack(b *spillwayv1.Batch) ([]byte, error) {
+// checkPayload says what is wrong with a payload before it is decompressed.
+func checkPayload(b *spillwayv1.Batch) error {
 	if crc := recordbatch.CRC(b.Payload); crc != b.PayloadCrc32C {
-		return nil, fmt.Errorf("%w: CRC32C is %08x, want %08x", errDamaged, crc, b.PayloadCrc32C)
+		return fmt.Errorf("%w: CRC32C is %08x, want %08x", errDamaged, crc, b.PayloadCrc32C)
 	}
-	switch b.Codec {
-	case spillwayv1.Codec_CODEC_NONE:
-		return b.Payload, nil
-	case spillwayv1.Codec_CODEC_ZSTD:
-		payload, err := s.zstd.DecodeAll(b.Payload, nil)
-		if err != nil {
-			return nil, fmt.Errorf("%w: decompress: %w", errDamaged, err)
-		}
-		return payload, nil
-	default:
-		return nil, fmt.Errorf("%w: unknown codec %s", errDamaged, b.Codec)
+	if b.Codec != spillwayv1.Codec_CODEC_NONE && b.Codec != spillwayv1.Codec_CODEC_ZSTD {
+		return fmt.Errorf("%w: unknown codec %s", errDamaged, b.Codec)
 	}
+	return nil
+}
+
+// unpack decompresses a payload. Only run calls it.
+func (s *session) unpack(l *Lease) ([]byte, error) {
+	payload, err := s.zstd.DecodeAll(l.Payload, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w: decompress: %w", errDamaged, err)
+	}
+	return payload, nil
 }
 
 func (s *session) answered(m *spillwayv1.AckResult) error {
@@ -284,13 +346,14 @@ func (s *session) answered(m *spillwayv1.AckResult) error {
 		if s.held[l.Lease.ID] == l.Lease && len(l.Only) == 0 {
 			s.releaseLocked(l.Lease)
 		}
-		s.counters.settled(l)
-		if n := len(l.DeadLetters); n > 0 { // a line for each batch, since nothing else names the records
+		n := s.counters.settled(l, p.part)
+		if len(l.DeadLetters) > 0 && n > 0 { // a line for each batch, since nothing else names the records
 			s.log.Error("records are dead-lettered", "source", l.Lease.Source, "records", n,
 				"first_offset", l.DeadLetters[0].Offset, "reason", l.DeadLetters[0].Reason)
 		}
 	}
 	p.result <- nil
+	s.accepted.Store(true)
 	if s.acked != nil {
 		s.acked()
 	}

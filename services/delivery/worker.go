@@ -15,15 +15,19 @@ import (
 	"google.golang.org/grpc"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
-	"github.com/spillwayio/spillway/services/internal/backoff"
+	"github.com/spillwayio/spillway/services/delivery/transform"
 	"github.com/spillwayio/spillway/services/internal/config"
 	"github.com/spillwayio/spillway/services/internal/rpc"
+	"github.com/spillwayio/spillway/services/internal/shards"
 )
 
 const (
-	drainTimeout  = 30 * time.Second // for the sink to finish what it holds
-	closeTimeout  = 5 * time.Second  // for the buffer to end its side of a stream
-	defaultMemory = 64 << 20
+	drainTimeout = 30 * time.Second // for the sink to finish what it holds
+	closeTimeout = 5 * time.Second  // for the buffer to end its side of a stream, and for a sink to stop when told to
+	// shortLived is how soon a session has failed at once when it got no ack accepted. After one,
+	// the link counts as well again only when the next has done better.
+	shortLived    = 10 * time.Second
+	defaultMemory = 48 << 20 // as in the configuration
 )
 
 // Deps is what code injects.
@@ -39,37 +43,36 @@ type Deps struct {
 	Dial func(addr string) (*grpc.ClientConn, error)
 }
 
-// Service delivers one subscription to one Sink. New starts nothing; Run holds one session after the
-// other.
+// Service delivers one subscription to one Sink. New starts nothing; Run has a link with the owner
+// of each shard.
 type Service struct {
-	name   string
-	kind   string
-	buffer string
-	cfg    sessionConfig
-	sink   Sink
-	deps   Deps
-	log    *slog.Logger
+	name    string
+	kind    string
+	buffers []string
+	cfg     sessionConfig // but for what is a shard's
+	sink    Sink
+	deps    Deps
+	log     *slog.Logger
 
-	counters    counters
-	link        *backoff.Trouble // with the buffer
-	destination *backoff.Trouble
+	counters *counters
 
 	mu       sync.Mutex
-	session  *session // nil when there is none
+	links    []*link // by shard; only the first before it is known how many there are
 	paused   bool
 	draining bool
 	ready    bool
 	reason   string
+	stuck    bool // the sink did not stop when told to: it is not closed
 }
+
+// errStuck means that a sink did not stop when told to.
+var errStuck = errors.New("the destination's code does not return")
 
 // New prepares the delivery called name. The sink is the service's from now on: when it is an
 // io.Closer, Run closes it at its end.
 func New(name string, cfg *config.Delivery, buffers []string, sink Sink, deps Deps) (*Service, error) {
-	if len(buffers) != 1 {
-		if len(buffers) == 0 {
-			return nil, errors.New("no buffer address is configured")
-		}
-		return nil, fmt.Errorf("buffers: several buffers (shards) are not supported yet; there are %d", len(buffers))
+	if len(buffers) == 0 {
+		return nil, errors.New("no buffer address is configured")
 	}
 	ordering := sink.Ordering()
 	switch cfg.Ordering {
@@ -95,20 +98,32 @@ func New(name string, cfg *config.Delivery, buffers []string, sink Sink, deps De
 	if memory <= 0 {
 		memory = defaultMemory
 	}
-	log := deps.Log.With("delivery", name, "subscription", cfg.Subscription)
-	s := &Service{
-		name: name, kind: kindOf(cfg), buffer: buffers[0], sink: sink, deps: deps, log: log,
-		cfg:         sessionConfig{subscription: cfg.Subscription, consumer: deps.Instance, ordering: ordering, memory: memory},
-		link:        backoff.NewTrouble(log, "no session with the buffer"),
-		destination: backoff.NewTrouble(log, "the destination fails"),
-		reason:      "not started",
+	transforms, err := transform.New(cfg.Transforms)
+	if err != nil {
+		return nil, fmt.Errorf("delivery.%s: %w", name, err)
 	}
+	log := deps.Log.With("subscription", cfg.Subscription)
+	s := &Service{
+		name: name, kind: kindOf(cfg), buffers: buffers, sink: sink, deps: deps, log: log,
+		cfg:      sessionConfig{subscription: cfg.Subscription, consumer: deps.Instance, ordering: ordering, memory: memory, transforms: transforms, time: newTimes(1)},
+		reason:   "not started",
+		counters: newCounters(),
+	}
+	s.links = []*link{newLink(s, 0, 1)}
 	if timed, ok := sink.(Timed); ok {
 		s.cfg.watermarks = timed.WantsWatermarks()
 	}
-	s.cfg.acked = s.destination.Over
-	if err := s.counters.register(deps.Registerer, name, s.held); err != nil {
+	files, _ := sink.(FileLister)
+	if err := s.counters.register(deps.Registerer, name, s.held, files); err != nil {
 		return nil, err
+	}
+	if m, ok := sink.(Metered); ok && deps.Registerer != nil {
+		r := prometheus.WrapRegistererWith(prometheus.Labels{"delivery": name}, deps.Registerer)
+		for _, c := range m.Metrics() {
+			if err := r.Register(c); err != nil {
+				return nil, fmt.Errorf("register metrics of the destination: %w", err)
+			}
+		}
 	}
 	return s, nil
 }
@@ -116,6 +131,8 @@ func New(name string, cfg *config.Delivery, buffers []string, sink Sink, deps De
 // kindOf names the destination for the admin API.
 func kindOf(cfg *config.Delivery) string {
 	switch {
+	case cfg.Manifest != nil:
+		return "manifest"
 	case cfg.Kafka != nil:
 		return "kafka"
 	case cfg.HDFS != nil && strings.HasPrefix(cfg.HDFS.URL, "file:"):
@@ -130,152 +147,130 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	spillwayv1.RegisterDeliveryAdminServiceServer(r, &admin{s: s})
 }
 
-// Run delivers until ctx ends; then it finishes and acks what the sink holds, for at most 30 s, and
-// closes the sink. Neither a buffer nor a destination that is away ends it.
+// Run delivers until ctx ends; then it finishes and acks what the sink holds, for at most 30 s,
+// and closes the sink. Neither a buffer nor a destination that is away ends it.
 func (s *Service) Run(ctx context.Context) error {
-	conn, err := s.deps.Dial(s.buffer)
+	buffers, err := shards.Dial(s.buffers, s.deps.Dial)
 	if err != nil {
-		return fmt.Errorf("connect to the buffer: %w", err)
+		return err
 	}
-	s.run(ctx, conn)
+	s.run(ctx, buffers)
 	s.setReady(false, "stopped")
-	if err := conn.Close(); err != nil {
-		return fmt.Errorf("close connection to the buffer: %w", err)
-	}
-	if c, ok := s.sink.(io.Closer); ok {
+	failed := []error{buffers.Close()}
+	if c, ok := s.sink.(io.Closer); ok && !s.isStuck() {
 		if err := c.Close(); err != nil {
-			return fmt.Errorf("close destination: %w", err)
+			failed = append(failed, fmt.Errorf("close destination: %w", err))
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
-func (s *Service) run(ctx context.Context, conn *grpc.ClientConn) {
-	if p, ok := s.sink.(Prober); ok {
-		s.setReady(false, "waiting for the destination")
-		for err := p.Probe(ctx); err != nil; err = p.Probe(ctx) {
-			if ctx.Err() != nil {
-				return
-			}
-			s.setReady(false, fmt.Sprintf("waiting for the destination: %v", err))
-			if s.destination.Failed(ctx, err) != nil {
-				return
-			}
-		}
-		s.destination.Over()
+// probe is Prober.Probe, but that it returns soon after ctx has ended.
+func (s *Service) probe(ctx context.Context, p Prober) error {
+	result := make(chan error, 1)
+	go func() { result <- p.Probe(ctx) }()
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
 	}
-	client := spillwayv1.NewBufferServiceClient(conn)
-	s.setReady(false, "waiting for the buffer")
-	for ctx.Err() == nil {
-		session, err := openSession(ctx, client, s.sessionConfig(), s.log, &s.counters)
-		if err != nil {
-			if ctx.Err() != nil {
-				return
-			}
-			s.setReady(false, fmt.Sprintf("waiting for the buffer: %v", err))
-			if s.link.Failed(ctx, err) != nil {
-				return
-			}
-			conn.ResetConnectBackoff() // the waiting has been done
-			continue
-		}
-		s.link.Over()
-		s.counters.sessions.Add(1)
-		s.begin(session)
-		err = s.serve(ctx, session)
-		lost := s.finish(session)
-		switch {
-		case ctx.Err() != nil:
-			if err != nil {
-				s.log.Warn("drained incompletely; what is left is delivered by another session", "error", err)
-			}
-		case lost != nil:
-			_ = s.link.Failed(ctx, lost) // the loop looks at ctx
-		default:
-			if err == nil {
-				err = errors.New("the sink stopped")
-			}
-			_ = s.destination.Failed(ctx, err)
-		}
+	select {
+	case err := <-result:
+		return err
+	case <-time.After(closeTimeout):
+		s.setStuck()
+		return errStuck
 	}
 }
 
-// sessionConfig is what the next session asks for.
-func (s *Service) sessionConfig() sessionConfig {
+func (s *Service) isStuck() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	cfg := s.cfg
-	cfg.paused = s.paused
-	return cfg
+	return s.stuck
 }
 
-// begin makes the session known to the admin API.
-func (s *Service) begin(session *session) {
+func (s *Service) setStuck() {
 	s.mu.Lock()
-	s.session = session
-	session.Pause(s.paused)
-	s.mu.Unlock()
-	s.log.Info("session opened", "session", session.id, "ordering", s.cfg.ordering)
-	s.setReady(true, "")
+	defer s.mu.Unlock()
+	s.stuck = true
 }
 
-// serve runs the sink on a session until the sink returns.
-func (s *Service) serve(ctx context.Context, session *session) error {
-	sinkCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+func (s *Service) run(ctx context.Context, buffers *shards.Buffers) {
+	if !s.awaitDestination(ctx) {
+		return
+	}
+	s.setReady(false, "waiting for the buffer")
+	links := s.findShards(ctx, buffers)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	served := make(chan error, 1)
-	go func() { served <- s.sink.Serve(sinkCtx, session) }()
+	var wg sync.WaitGroup
+	for _, l := range links {
+		wg.Go(func() {
+			l.run(ctx, buffers)
+			if s.isStuck() {
+				cancel() // the others drain
+			}
+		})
+	}
+	wg.Wait()
+}
 
-	stop, lost := ctx.Done(), session.Lost()
-	var deadline <-chan time.Time
-	for {
-		select {
-		case err := <-served:
-			return err
-		case <-stop:
-			stop = nil
-			timer := time.NewTimer(drainTimeout)
-			defer timer.Stop()
-			deadline = timer.C
-			s.drain(session)
-		case <-lost:
-			lost = nil
-			cancel()
-		case <-deadline:
-			s.log.Warn("the sink did not finish in time", "after", drainTimeout)
-			cancel()
+// awaitDestination waits for the destination to answer, and says whether it did before ctx ended.
+func (s *Service) awaitDestination(ctx context.Context) bool {
+	p, ok := s.sink.(Prober)
+	if !ok {
+		return true
+	}
+	destination := s.links[0].destination
+	s.setReady(false, "waiting for the destination")
+	for err := s.probe(ctx, p); err != nil; err = s.probe(ctx, p) {
+		if ctx.Err() != nil {
+			return false
+		}
+		s.setReady(false, fmt.Sprintf("waiting for the destination: %v", err))
+		if destination.Failed(ctx, err) != nil {
+			return false
 		}
 	}
+	destination.Over()
+	return true
 }
 
-func (s *Service) drain(session *session) {
-	s.mu.Lock()
-	s.draining = true
-	s.mu.Unlock()
-	s.setReady(false, "draining")
-	s.log.Info("draining", "leases", session.Held())
-	session.Drain()
-}
-
-// finish ends the session and returns why it was lost, if it was. A sink that ran into its ctx's end
-// may have left leases: closing hands them to other sessions.
-func (s *Service) finish(session *session) (lost error) {
-	lost = session.Err()
-	if lost != nil {
-		s.setReady(false, lost.Error())
+// findShards waits until a buffer tells how many shards the queue has, and returns a link for
+// each; none when ctx ends before.
+func (s *Service) findShards(ctx context.Context, buffers *shards.Buffers) []*link {
+	queue, _, _ := strings.Cut(s.cfg.subscription, "/")
+	trouble := s.links[0].trouble
+	n, err := buffers.Shards(ctx, queue)
+	for ; err != nil; n, err = buffers.Shards(ctx, queue) {
+		if ctx.Err() != nil {
+			return nil
+		}
+		s.setReady(false, fmt.Sprintf("waiting for the buffer: %v", err))
+		if trouble.Failed(ctx, err) != nil {
+			return nil
+		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-	defer cancel()
-	session.Close(ctx)
-	s.mu.Lock()
-	s.session = nil
-	s.mu.Unlock()
-	return lost
+	if n > 1 {
+		trouble.Over()
+		s.mu.Lock()
+		s.cfg.time = newTimes(n)
+		s.links = nil
+		for shard := range n {
+			s.links = append(s.links, newLink(s, shard, n))
+		}
+		s.mu.Unlock()
+	}
+	return s.links
 }
 
 func (s *Service) setReady(ready bool, reason string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.setReadyLocked(ready, reason)
+}
+
+func (s *Service) setReadyLocked(ready bool, reason string) {
 	if s.ready == ready && s.reason == reason {
 		return
 	}
@@ -285,14 +280,26 @@ func (s *Service) setReady(ready bool, reason string) {
 	}
 }
 
-func (s *Service) held() int {
+// sessions are those that are open now.
+func (s *Service) sessions() []*session {
 	s.mu.Lock()
-	session := s.session
-	s.mu.Unlock()
-	if session == nil {
-		return 0
+	defer s.mu.Unlock()
+	var all []*session
+	for _, l := range s.links {
+		if l.session != nil {
+			all = append(all, l.session)
+		}
 	}
-	return session.Held()
+	return all
+}
+
+// held is how many leases all sessions have.
+func (s *Service) held() int {
+	n := 0
+	for _, session := range s.sessions() {
+		n += session.Held()
+	}
+	return n
 }
 
 // pause withholds batches from the sink, or stops doing so.
@@ -303,7 +310,9 @@ func (s *Service) pause(paused bool) {
 		s.log.Info("paused by the admin API", "paused", paused)
 	}
 	s.paused = paused
-	if s.session != nil {
-		s.session.Pause(paused)
+	for _, l := range s.links {
+		if l.session != nil {
+			l.session.Pause(paused)
+		}
 	}
 }

@@ -20,6 +20,7 @@ import (
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
 // fakeSink hands every session to the test.
@@ -207,7 +208,7 @@ func TestServiceKeepsTryingTheBuffer(t *testing.T) {
 		if d := r.status(); d.State != "running" || d.LastError != "" {
 			t.Errorf("status is %v", d)
 		}
-		if begin, over := r.log.count("no session with the buffer; retrying"), r.log.count("over: no session"); begin != 1 || over != 1 {
+		if begin, over := r.log.count("no session with the buffer; retrying"), r.log.count("recovered: a session with the buffer is open"); begin != 1 || over != 1 {
 			t.Errorf("%d lines for the beginning, %d for the end, want one each", begin, over)
 		}
 	})
@@ -263,7 +264,7 @@ func TestServiceRetriesAFailingSink(t *testing.T) {
 		if d := r.status(); d.State != "running" || d.LastError != "" {
 			t.Errorf("status after an ack is %v", d)
 		}
-		if begin, over := r.log.count("the destination fails; retrying"), r.log.count("over: the destination fails"); begin != 1 || over != 1 {
+		if begin, over := r.log.count("the destination fails; retrying"), r.log.count("recovered: the destination takes records again"); begin != 1 || over != 1 {
 			t.Errorf("%d lines for the beginning, %d for the end, want one each", begin, over)
 		}
 	})
@@ -294,9 +295,6 @@ func TestServiceWaitsForTheDestination(t *testing.T) {
 func TestNewRefuses(t *testing.T) {
 	sink := &fakeSink{}
 	deps := Deps{Log: slog.New(slog.DiscardHandler)}
-	if _, err := New("d", &config.Delivery{}, []string{"a:1", "b:1"}, sink, deps); err == nil || !strings.Contains(err.Error(), "several buffers (shards) are not supported yet") {
-		t.Errorf("two buffers: %v", err)
-	}
 	if _, err := New("d", &config.Delivery{}, nil, sink, deps); err == nil {
 		t.Error("no buffer: no error")
 	}
@@ -307,11 +305,11 @@ func TestNewRefuses(t *testing.T) {
 
 func TestMetrics(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	var c counters
-	if err := c.register(registry, "d", func() int { return 2 }); err != nil {
+	c := newCounters()
+	if err := c.register(registry, "d", func() int { return 2 }, nil); err != nil {
 		t.Fatal(err)
 	}
-	c.settled(AckedLease{Lease: NewLease(1, nil, 0, 3, 3, []byte("12345")), DeadLetters: make([]DeadLetter, 1)})
+	c.settled(AckedLease{Lease: NewLease(1, nil, 0, 3, 3, []byte("12345")), DeadLetters: make([]DeadLetter, 1)}, wholeAck)
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(`
 # HELP spillway_delivery_dead_letters_total Records dead-lettered.
 # TYPE spillway_delivery_dead_letters_total counter
@@ -324,5 +322,31 @@ spillway_delivery_held_leases{delivery="d"} 2
 spillway_delivery_records_total{delivery="d"} 2
 `), "spillway_delivery_records_total", "spillway_delivery_dead_letters_total", "spillway_delivery_held_leases"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestAges: a batch that was delivered counts with the age of its oldest record, whatever a
+// transform does to timestamps; records without one have none.
+func TestAges(t *testing.T) {
+	c := newCounters()
+	for _, timestamps := range [][]int64{{0, time.Now().Add(-time.Hour).UnixMilli(), time.Now().UnixMilli()}, {0, -1}} {
+		var payload []byte
+		for i, ms := range timestamps {
+			payload = recordbatch.AppendRecord(payload, &recordbatch.Record{OffsetDelta: int64(i), TimestampMs: ms, Value: []byte("x")})
+		}
+		l := NewLease(1, nil, 0, int64(len(timestamps)), len(timestamps), payload)
+		if err := l.Records(func(_ int64, r *recordbatch.Record) error { r.TimestampMs = 1; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		c.settled(AckedLease{Lease: l}, wholeAck)
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(c.ages)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := families[0].Metric[0].Histogram; h.GetSampleCount() != 1 || h.GetSampleSum() < 3600 || h.GetSampleSum() > 3700 {
+		t.Errorf("%d ages with a sum of %v, want one of an hour", h.GetSampleCount(), h.GetSampleSum())
 	}
 }

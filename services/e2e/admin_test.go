@@ -19,8 +19,8 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 )
 
-// TestAdmin: every method of the admin API does what it says on a running pipeline, and all of it can be
-// found by reflection.
+// TestAdmin: every method of the admin API does what it says on a running pipeline, and all of it
+// can be found by reflection.
 func TestAdmin(t *testing.T) {
 	const n = 8_000
 	p := newPipeline(t, stack.kafka, "idle: 2s", "idle: 10m")
@@ -147,7 +147,8 @@ func TestAdmin(t *testing.T) {
 	}
 	eventually(t, 30*time.Second, "all of it is committed to Kafka", p.committedAll)
 
-	// A subscription that is created now and goes back to the beginning gets everything, refetched.
+	// A subscription that is created now and goes back to the beginning gets everything,
+	// refetched.
 	_, err = buffer.CreateSubscription(ctx, &spillwayv1.CreateSubscriptionRequest{Name: "c/replay", Start: &spillwayv1.StartPosition{
 		Place: &spillwayv1.StartPosition_Latest_{Latest: &spillwayv1.StartPosition_Latest{}}}})
 	must(err)
@@ -201,7 +202,8 @@ func (s *service) waitServing() {
 	})
 }
 
-// checkWaitsFor fails unless the service lives, is not ready, and names the address that it waits for.
+// checkWaitsFor fails unless the service lives, is not ready, and names the address that it waits
+// for.
 func (s *service) checkWaitsFor(addr string) {
 	s.t.Helper()
 	eventually(s.t, 30*time.Second, s.name+" says that it waits for "+addr, func() error {
@@ -249,8 +251,8 @@ func checkHTTP(t testing.TB, s *service) {
 	}
 }
 
-// TestPeersThatAreAway: every service starts without the others, says what it waits for, and serves when they come.
-// A topic that does not exist is named, and read when it appears.
+// TestPeersThatAreAway: every service starts without the others, says what it waits for, and
+// serves when they come. A topic that does not exist is named, and read when it appears.
 func TestPeersThatAreAway(t *testing.T) {
 	t.Parallel()
 	const n = 2_000
@@ -295,14 +297,16 @@ func TestPeersThatAreAway(t *testing.T) {
 	tallyTopic(t, target, p.out, n).check(t, p.out, false)
 }
 
-// TestOddRecords: what Kafka can carry arrives in Kafka as it was: null and empty keys and values, binary headers,
-// names that repeat, a value of 16 MiB. What is larger is dead-lettered with its position, and the rest flows.
+// TestOddRecords: what Kafka can carry arrives in Kafka as it was: null and empty keys and
+// values, binary headers, names that repeat, a value of 16 MiB. What is larger is dead-lettered
+// with its position, and the rest flows.
 func TestOddRecords(t *testing.T) {
 	t.Parallel()
 	p := newPipeline(t, stack.kafka, `"*"`, `"odd*", "testodd*"`)
-	large := "41943040"
-	createTopic(t, stack.kafka, p.topic, map[string]*string{"max.message.bytes": &large})
-	createTopic(t, stack.kafka, p.out, map[string]*string{"max.message.bytes": &large})
+	large, forever := "41943040", "-1" // the records are from 2020: Kafka would delete them at its next look
+	configs := map[string]*string{"max.message.bytes": &large, "retention.ms": &forever}
+	createTopic(t, stack.kafka, p.topic, configs)
+	createTopic(t, stack.kafka, p.out, configs)
 	at := time.UnixMilli(1_600_000_000_123)
 	big := slices.Repeat([]byte("0123456789abcdef"), 1<<20)
 	records := []*kgo.Record{

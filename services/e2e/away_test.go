@@ -9,8 +9,8 @@ import (
 // outageEnv is for how long the buffer is away, after the lag is there; without it 5 s.
 const outageEnv = "E2E_OUTAGE"
 
-// TestBufferIsAwayWithALag: the buffer is dead while a million records are written. Ingest holds no more memory than it may,
-// and takes them all in when the buffer is back.
+// TestBufferIsAwayWithALag: the buffer is dead while a million records are written. Ingest holds
+// no more memory than it may, and takes them all in when the buffer is back.
 func TestBufferIsAwayWithALag(t *testing.T) {
 	const n = 1_000_000
 	outage := 5 * time.Second

@@ -202,7 +202,8 @@ func fetchClient(ctx context.Context, topic string, partition int, at, end int64
 	})
 }
 
-// clientFetch calls each with the records of a partition from one offset up to another, as kafka-go's Client.Fetch has them.
+// clientFetch calls each with the records of a partition from one offset up to another, as
+// kafka-go's Client.Fetch has them.
 func clientFetch(ctx context.Context, client *kafka.Client, topic string, partition int, at, end int64, each func(*kafka.Record) error) error {
 	for at < end {
 		answer, err := client.Fetch(ctx, &kafka.FetchRequest{Topic: topic, Partition: partition, Offset: at,

@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// TestKilledAgainAndAgain: while records flow, SIGKILL hits processes again and again, one, several at once, or
-// all. In the end every record is in HDFS exactly once, no file is in use, and the audit has no hole.
+// TestKilledAgainAndAgain: while records flow, SIGKILL hits processes again and again, one,
+// several at once, or all. In the end every record is in HDFS exactly once, no file is in use,
+// and the audit has no hole.
 func TestKilledAgainAndAgain(t *testing.T) {
 	random := seeded(t)
 	p := newPipeline(t, stack.kafka)
@@ -44,9 +45,9 @@ func TestKilledAgainAndAgain(t *testing.T) {
 	tallyTopic(t, stack.kafka, p.out, manyRecords).check(t, p.out, true)
 }
 
-// TestDataFileSystemFull: the buffer's data is on a file system of 64 MiB, and the target Kafka is dead. The file
-// system fills up; no process ends, HDFS goes on as far as memory lets it, and when the broker is back everything
-// arrives everywhere without anybody's help.
+// TestDataFileSystemFull: the buffer's data is on a file system of 64 MiB, and the target Kafka
+// is dead. The file system fills up; no process ends, HDFS goes on as far as memory lets it, and
+// when the broker is back everything arrives everywhere without anybody's help.
 func TestDataFileSystemFull(t *testing.T) {
 	const n = 600_000
 	target := secondBroker(t)
@@ -84,7 +85,8 @@ func TestDataFileSystemFull(t *testing.T) {
 	tallyTopic(t, target, p.out, n).check(t, p.out, true)
 }
 
-// smallFileSystem mounts an ext4 of that many MiB. Without root it is a failure in CI, and said elsewhere.
+// smallFileSystem mounts an ext4 of that many MiB. Without root it is a failure in CI, and said
+// elsewhere.
 func smallFileSystem(t testing.TB, mib int) string {
 	t.Helper()
 	image := filepath.Join(t.TempDir(), "disk.img")

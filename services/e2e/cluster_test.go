@@ -136,7 +136,8 @@ func (c *cluster) tally(t testing.TB, dir string, n int) *tally {
 	return y
 }
 
-// hdfsScript runs one of the stack's scripts on the HDFS that is there for all tests, as do the next ones.
+// hdfsScript runs one of the stack's scripts on the HDFS that is there for all tests, as do the
+// next ones.
 func hdfsScript(name string, args ...string) error { return stack.cluster.script(name, args...) }
 
 func hdfsTool(t testing.TB, tool string, args ...string) []byte {

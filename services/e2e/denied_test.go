@@ -12,9 +12,10 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 )
 
-// TestTopicsThatAreDenied: of the topics that a delivery writes to it may not see one, may see but not write to another, and
-// a third takes small records only. The records for those, and no others, wait or are dead-lettered, as the configuration
-// says. What waits is delivered when the broker allows it.
+// TestTopicsThatAreDenied: of the topics that a delivery writes to it may not see one, may see
+// but not write to another, and a third takes small records only. The records for those, and no
+// others, wait or are dead-lettered, as the configuration says. What waits is delivered when the
+// broker allows it.
 func TestTopicsThatAreDenied(t *testing.T) {
 	for _, onDenied := range []string{"wait", "dead_letter"} {
 		t.Run(onDenied, func(t *testing.T) {
@@ -87,7 +88,8 @@ func TestTopicsThatAreDenied(t *testing.T) {
 	}
 }
 
-// checkDeadLetters says that n records of a topic are dead-lettered for a reason, and nothing else is undelivered.
+// checkDeadLetters says that n records of a topic are dead-lettered for a reason, and nothing
+// else is undelivered.
 func (p *pipeline) checkDeadLetters(topic string, n int64, reason string) {
 	p.t.Helper()
 	got := int64(0)
@@ -102,8 +104,9 @@ func (p *pipeline) checkDeadLetters(topic string, n int64, reason string) {
 	}
 }
 
-// TestSourceTopicsThatAreDenied: ingest may not read one of its topics, then it may, then it may not any more, and in the end
-// it may again. The other topic flows all the time, and nothing is lost.
+// TestSourceTopicsThatAreDenied: ingest may not read one of its topics, then it may, then it may
+// not any more, and in the end it may again. The other topic flows all the time, and nothing is
+// lost.
 func TestSourceTopicsThatAreDenied(t *testing.T) {
 	t.Parallel()
 	const n = 2_000

@@ -35,8 +35,9 @@ func (s *service) startToDie(point string) error {
 	return nil
 }
 
-// TestKilledAtEachStep: the delivery is killed by SIGKILL exactly between two steps of writing, rolling and adopting
-// files, at each of them, and started again. Every record is in HDFS exactly once, and no file stays in use.
+// TestKilledAtEachStep: the delivery is killed by SIGKILL exactly between two steps of writing,
+// rolling and adopting files, at each of them, and started again. Every record is in HDFS exactly
+// once, and no file stays in use.
 func TestKilledAtEachStep(t *testing.T) {
 	t.Parallel()
 	p := newPipeline(t, stack.kafka, "roll: {interval: 1h, size: 8MiB, idle: 2s}", "commit: {interval: 200ms}, roll: {idle: 600ms}")
@@ -62,7 +63,7 @@ func TestKilledAtEachStep(t *testing.T) {
 	}()
 
 	for _, point := range []string{
-		failpoint.FSWritten + ":3", failpoint.FSCreated + ":3", failpoint.FSStamped, // while a file is open that has something: only its lease is in the way
+		failpoint.FSWritten + ":3", failpoint.FSCreated + ":3", failpoint.FSClosed, failpoint.FSRecovered,
 		failpoint.CommitBegun, failpoint.CommitPut, failpoint.FSCreated, failpoint.FSWritten,
 		failpoint.CommitWritten, failpoint.AdoptDiscarded, failpoint.CommitWritten + ":3",
 		failpoint.CommitSettled, failpoint.AdoptFound, failpoint.AdoptNamed, failpoint.FSRenamed, failpoint.AdoptTaken, failpoint.AdoptFinal, failpoint.AdoptForgotten,

@@ -34,9 +34,10 @@ type formatFile struct {
 	path string
 }
 
-// TestHadoopReadsFormats writes a file of each serializer and compression to HDFS, in several commits, and reads all
-// of them with hdfs dfs -text. Hadoop's own zstd needs its native library, which is not in Maven: .zst files are read
-// with zstd-jni instead, which has the decoder of Zstandard's authors, and so has Avro.
+// TestHadoopReadsFormats writes a file of each serializer and compression to HDFS, in several
+// commits, and reads all of them with hdfs dfs -text. Hadoop's own zstd needs its native library,
+// which is not in Maven: .zst files are read with zstd-jni instead, which has the decoder of
+// Zstandard's authors, and so has Avro.
 func TestHadoopReadsFormats(t *testing.T) {
 	hdfs := newFS(t, config.HDFS{URL: "hdfs://" + stack.hdfs, User: "hdfs"})
 	var files, zstd []*formatFile
@@ -64,13 +65,18 @@ func TestHadoopReadsFormats(t *testing.T) {
 	args := []string{"-text"}
 	for _, f := range files {
 		f.path = fmt.Sprintf("/e2e/formats/%s/%s-%s", f.Serializer, f.Compression, f.SequenceValue)
-		var length int64
+		file, err := hdfs.Create(t.Context(), f.path+".tmp", func() {})
+		if err != nil {
+			t.Fatal(err)
+		}
 		extension := f.write(t, func(data []byte) {
-			if err := hdfs.Write(t.Context(), f.path+".tmp", length, data); err != nil {
+			if err := file.Commit(t.Context(), data); err != nil {
 				t.Fatal(err)
 			}
-			length += int64(len(data))
 		})
+		if err := file.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		f.path += extension
 		if err := hdfs.Rename(t.Context(), strings.TrimSuffix(f.path, extension)+".tmp", f.path); err != nil {
 			t.Fatal(err)
@@ -207,8 +213,9 @@ func hexPairs(b []byte) string {
 	return strings.Join(pairs, " ")
 }
 
-// TestFormatsSurviveKills: the delivery is killed with SIGKILL while it writes files of several blocks, so that some are cut
-// by the next session. An independent reader finds every record once.
+// TestFormatsSurviveKills: the delivery is killed with SIGKILL while it writes files of several
+// blocks, so that some are cut by the next session. An independent reader finds every record
+// once.
 func TestFormatsSurviveKills(t *testing.T) {
 	const n = 40_000
 	for _, test := range []struct {

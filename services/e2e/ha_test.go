@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// TestNameNodeFailover: the active NameNode of two goes on standby, in order, and later dies. The delivery, which knows them
-// by the name in Hadoop's files, goes on with the other one; every record is there once, in files as the configuration wants them.
+// TestNameNodeFailover: the active NameNode of two goes on standby, in order, and later dies. The
+// delivery, which knows them by the name in Hadoop's files, goes on with the other one; every
+// record is there once, in files as the configuration wants them.
 func TestNameNodeFailover(t *testing.T) {
 	for _, test := range []struct {
 		name  string

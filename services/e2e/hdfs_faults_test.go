@@ -13,21 +13,23 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 )
 
-// TestReplicatedHDFS: an HDFS with three replicas, whose DataNodes report blocks late, so that files are not complete
-// when they are closed. While records flow, one DataNode is killed and stays dead until the NameNode goes on without it, comes
-// back and is given copies of what is being written, and another one dies; then the NameNode is away for more than a
-// minute, and HDFS is full. Nothing is lost, nothing doubled, and no file stays in use. Appends to other files, more than a
-// delivery needs, go on all the while, and whatever was committed is there in the end.
+// TestReplicatedHDFS: an HDFS with three replicas, whose DataNodes report blocks late, so that
+// files are not complete when they are closed. While records flow, one DataNode is killed and
+// stays dead until the NameNode goes on without it, comes back and is given copies of what is
+// being written, and another one dies; then the NameNode is away for more than a minute, and HDFS
+// is full. Nothing is lost, nothing doubled, and no file stays in use. Commits to other files,
+// more than a delivery needs, go on all the while, and whatever was committed is there in the
+// end.
 func TestReplicatedHDFS(t *testing.T) {
 	t.Parallel()
 	const datanodes = 3
 	random := seeded(t)
 	hdfs := newCluster(t, datanodes, "HDFS_REPLICATION=3", "HDFS_SITE_EXTRA=dfs.blockreport.incremental.intervalMsec=700\ndfs.namenode.redundancy.interval.seconds=1")
-	appendsReachAll(t, hdfs, datanodes)
+	commitsReachAll(t, hdfs, datanodes)
 	p := newPipeline(t, stack.kafka, stack.hdfs, fmt.Sprintf("127.0.0.1:%d", hdfs.port), "user: hdfs", "user: hdfs, replication: 3")
 	createTopic(t, stack.kafka, p.topic, nil)
 	p.start()
-	appenders := startAppenders(t, hdfs, 6, datanodes)
+	writers := startWriters(t, hdfs, 6, datanodes)
 	source := newProducer(t, stack.kafka, p.topic)
 	var stop atomic.Bool
 	produced := make(chan error, 1)
@@ -110,7 +112,7 @@ func TestReplicatedHDFS(t *testing.T) {
 	n := int(source.written.Load())
 	p.awaitRest(n, 3*time.Minute, p.hdfs)
 	hdfs.tally(t, p.hdfsDir, n).check(t, "HDFS", false)
-	appenders.check(t, hdfs)
+	writers.check(t, hdfs)
 	log, err := os.ReadFile(hdfs.file("namenode.log"))
 	if err != nil {
 		t.Fatal(err)

@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// TestHDFSKilled: while two replicas of the delivery write, SIGKILL hits the NameNode, the DataNode, the replicas and the
-// buffer, again and again. Every record is in HDFS exactly once, and no file stays in use.
+// TestHDFSKilled: while two replicas of the delivery write, SIGKILL hits the NameNode, the
+// DataNode, the replicas and the buffer, again and again. Every record is in HDFS exactly once,
+// and no file stays in use.
 func TestHDFSKilled(t *testing.T) {
 	const n = 150_000
 	random := seeded(t)

@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -93,6 +95,8 @@ func (i *idleBuffer) Append(stream spillwayv1.BufferService_AppendServer) error 
 			if n := i.records.Add(int64(m.Batch.RecordCount)); n == int64(*benchRecords) {
 				close(i.all)
 			}
+		case *spillwayv1.AppendRequest_Topics, *spillwayv1.AppendRequest_CaughtUp:
+			continue
 		default:
 			return fmt.Errorf("unexpected %T", m)
 		}
@@ -102,8 +106,28 @@ func (i *idleBuffer) Append(stream spillwayv1.BufferService_AppendServer) error 
 	}
 }
 
+// ingestLog keeps what an ingest logs.
+type ingestLog struct {
+	mu    sync.Mutex
+	bytes bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (l *ingestLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.bytes.Write(p)
+}
+
+func (l *ingestLog) text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.bytes.String()
+}
+
 func benchIngest(b *testing.B, topic string) {
-	log := slog.New(slog.DiscardHandler)
+	lines := new(ingestLog)
+	log := slog.New(slog.NewTextHandler(lines, nil))
 	buffer := &idleBuffer{assigned: make(chan struct{}, 1), all: make(chan struct{})}
 	server := rpc.NewServer(log)
 	spillwayv1.RegisterBufferServiceServer(server.GRPC, buffer)
@@ -126,6 +150,9 @@ func benchIngest(b *testing.B, topic string) {
 	<-buffer.all
 	b.StopTimer()
 	b.ReportMetric(float64(*benchRecords)/b.Elapsed().Seconds(), "records/s")
+	if b.Elapsed().Seconds() > 3+float64(*benchRecords)/200_000 { // something was waited for
+		b.Logf("it took %s:\n%s", b.Elapsed(), lines.text())
+	}
 	cancel()
 	if err := g.Wait(); err != nil {
 		b.Fatal(err)

@@ -8,8 +8,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// TestTopicsByPattern: a source reads what matches a pattern, also a topic that is created while it runs; records of aborted
-// transactions are not delivered.
+// TestTopicsByPattern: a source reads what matches a pattern, also a topic that is created while
+// it runs; records of aborted transactions are not delivered.
 func TestTopicsByPattern(t *testing.T) {
 	t.Parallel()
 	const n = 5_000

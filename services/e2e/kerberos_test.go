@@ -14,6 +14,7 @@ import (
 	"github.com/jcmturner/gokrb5/v8/iana/etypeID"
 	"github.com/jcmturner/gokrb5/v8/keytab"
 
+	"github.com/spillwayio/spillway/services/delivery/filesink/fstest"
 	"github.com/spillwayio/spillway/services/delivery/filesink/hdfsfs"
 	"github.com/spillwayio/spillway/services/internal/config"
 )
@@ -35,8 +36,9 @@ func shortTickets(t testing.TB, c *cluster) string {
 	return path
 }
 
-// TestSecureHDFS: one run of the processes outlives its tickets, all keys, and each protection of the connections to
-// DataNodes. Where the NameNodes are and what they are called comes from Hadoop's own files.
+// TestSecureHDFS: one run of the processes outlives its tickets, all keys, and each protection of
+// the connections to DataNodes. Where the NameNodes are and what they are called comes from
+// Hadoop's own files.
 func TestSecureHDFS(t *testing.T) {
 	t.Parallel()
 	const first, part = 40_000, 5_000
@@ -69,7 +71,8 @@ func TestSecureHDFS(t *testing.T) {
 	}
 	more(first, "all is delivered with privacy")
 
-	// A NameNode that was away wants a new login of each connection. The first tickets are no good by then.
+	// A NameNode that was away wants a new login of each connection. The first tickets are no
+	// good by then.
 	pause(t, time.Until(loggedIn.Add(ticketLifetime+time.Second)))
 	scripts("hdfs-restart-namenode")
 	more(part, "all is delivered after the tickets expired")
@@ -96,7 +99,8 @@ func TestSecureHDFS(t *testing.T) {
 	}
 	kerberosErrors(t, c, krb5Conf)
 
-	// The tests of the file system that read with the library, which can do that with authentication alone, and of a KDC that is away.
+	// The tests of the file system that read with the library, which can do that with
+	// authentication alone, and of a KDC that is away.
 	cmd := exec.Command("go", "test", "-count=1", "-v", "-run", "Conformance|Modes|ConcurrentWrites|AbsentKDC", "../delivery/filesink/hdfsfs")
 	cmd.Env = append(os.Environ(), "E2E_HDFS=hdfs:///", "E2E_CONF_DIR="+c.file("conf"), "E2E_KEYTAB="+c.file("kdc.keytab"), "E2E_KRB5_CONF="+krb5Conf)
 	if out, err := cmd.CombinedOutput(); err != nil || strings.Count(string(out), "--- PASS: ") < 18 {
@@ -115,10 +119,11 @@ func secureFS(t testing.TB, c *cluster, h config.HDFS) *hdfsfs.FS {
 func writePrivately(t testing.TB, c *cluster, krb5Conf string) error {
 	t.Helper()
 	fs := secureFS(t, c, config.HDFS{DataTransferProtection: "privacy", Kerberos: &config.Kerberos{Principal: "spillway", Keytab: c.file("kdc.keytab"), Krb5Conf: krb5Conf}})
-	return fs.Write(t.Context(), fmt.Sprintf("/secret-%d", time.Now().UnixNano()), 0, []byte("secret"))
+	return fstest.WriteFile(t.Context(), fs, fmt.Sprintf("/secret-%d", time.Now().UnixNano()), []byte("secret"))
 }
 
-// kerberosErrors checks what an operator reads: of a principal that the KDC does not know, of a wrong key, and of a KDC that is away.
+// kerberosErrors checks what an operator reads: of a principal that the KDC does not know, of a
+// wrong key, and of a KDC that is away.
 func kerberosErrors(t testing.TB, c *cluster, krb5Conf string) {
 	t.Helper()
 	probe := func(principal, path, service string) error {
@@ -146,7 +151,7 @@ func kerberosErrors(t testing.TB, c *cluster, krb5Conf string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = errors.Join(unprotected.Write(t.Context(), "/unprotected", 0, []byte("x")), unprotected.Close())
+	err = errors.Join(fstest.WriteFile(t.Context(), unprotected, "/unprotected", []byte("x")), unprotected.Close())
 	t.Logf("no protection where DataNodes want one: %v", err)
 	if err == nil {
 		t.Error("DataNodes took a connection without SASL")

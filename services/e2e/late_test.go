@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// latePeer is an address at which nobody listens before it is opened; then connections go on to target.
+// latePeer is an address at which nobody listens before it is opened; then connections go on to
+// target.
 type latePeer struct{ addr, target string }
 
 func newLatePeer(t testing.TB, target string) latePeer {

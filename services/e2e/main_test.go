@@ -30,6 +30,10 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(reapEnv); dir != "" {
 		os.Exit(reap(dir))
 	}
+	if err := chooseTests(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
 	os.Exit(prepareAndRun(m))
 }
 

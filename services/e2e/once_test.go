@@ -15,9 +15,10 @@ import (
 
 var onceSeconds = flag.Int("once.seconds", 25, "how long TestExactlyOnceToKafka breaks things")
 
-// TestExactlyOnceToKafka: three deliveries produce in transactions, while random ones of them, the buffer, ingest and the
-// target broker are killed with SIGKILL, or stopped for longer than a lease. A reader of committed records sees each record
-// once, in the order of its source partition; and once more what is sought back.
+// TestExactlyOnceToKafka: three deliveries produce in transactions, while random ones of them,
+// the buffer, ingest and the target broker are killed with SIGKILL, or stopped for longer than a
+// lease. A reader of committed records sees each record once, in the order of its source
+// partition; and once more what is sought back.
 func TestExactlyOnceToKafka(t *testing.T) {
 	t.Parallel()
 	random := seeded(t)
@@ -96,7 +97,8 @@ func TestExactlyOnceToKafka(t *testing.T) {
 	}
 }
 
-// checkCommitted checks that readers of committed records see n records once, each partition's in order.
+// checkCommitted checks that readers of committed records see n records once, each partition's in
+// order.
 func checkCommitted(t testing.TB, b broker, topic string, n int) {
 	t.Helper()
 	y := newTally(n)

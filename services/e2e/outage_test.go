@@ -34,9 +34,10 @@ func (p *pipeline) goesOn(subscription string, n int64) error {
 	return err
 }
 
-// TestEachPeerDies: while records flow, HDFS's NameNode, its DataNode, the target Kafka and the source Kafka are
-// killed by SIGKILL, one after the other, and come back. No process ends, what does not need the dead one goes on,
-// and in the end every record is in HDFS exactly once and in the target topic. Nothing may run beside it.
+// TestEachPeerDies: while records flow, HDFS's NameNode, its DataNode, the target Kafka and the
+// source Kafka are killed by SIGKILL, one after the other, and come back. No process ends, what
+// does not need the dead one goes on, and in the end every record is in HDFS exactly once and in
+// the target topic. Nothing may run beside it.
 func TestEachPeerDies(t *testing.T) {
 	target := secondBroker(t)
 	if err := target.start(); err != nil {

@@ -24,6 +24,7 @@ type pipeline struct {
 	hdfsDir    string
 	target     broker
 	buffer     *service
+	others     []*service // the buffers of the queue's other shards
 	ingest     *service
 	hdfs       *service // delivery k
 	kafka      *service // delivery t
@@ -96,7 +97,9 @@ func (p *pipeline) rewrite(edit ...string) {
 	}
 }
 
-func (p *pipeline) services() []*service { return []*service{p.buffer, p.ingest, p.hdfs, p.kafka} }
+func (p *pipeline) buffers() []*service { return append([]*service{p.buffer}, p.others...) }
+
+func (p *pipeline) services() []*service { return append(p.buffers(), p.ingest, p.hdfs, p.kafka) }
 
 func (p *pipeline) start() {
 	p.t.Helper()
@@ -111,16 +114,20 @@ func (p *pipeline) start() {
 // stop ends all in the order of the records' way. Each must drain.
 func (p *pipeline) stop() {
 	p.t.Helper()
-	for _, s := range []*service{p.ingest, p.hdfs, p.kafka, p.buffer} {
+	for _, s := range append([]*service{p.ingest, p.hdfs, p.kafka}, p.buffers()...) {
 		s.stop()
 	}
 }
 
 // subscriptions asks the buffer, by name without the queue.
 func (p *pipeline) subscriptions() (map[string]*spillwayv1.Subscription, error) {
+	return subscriptionsOf(p.buffer)
+}
+
+func subscriptionsOf(buffer *service) (map[string]*spillwayv1.Subscription, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	resp, err := spillwayv1.NewBufferAdminServiceClient(p.buffer.conn).ListSubscriptions(ctx, &spillwayv1.ListSubscriptionsRequest{})
+	resp, err := spillwayv1.NewBufferAdminServiceClient(buffer.conn).ListSubscriptions(ctx, &spillwayv1.ListSubscriptionsRequest{})
 	if err != nil {
 		return nil, err
 	}
@@ -132,13 +139,16 @@ func (p *pipeline) subscriptions() (map[string]*spillwayv1.Subscription, error) 
 	return all, nil
 }
 
-// settled is nil when the buffer has taken n records of the topic and the subscriptions have settled all of them.
+// settled is nil when the buffers have taken n records of the topic and the subscriptions have
+// settled all of them.
 func (p *pipeline) settled(n int, subscriptions ...string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	audit, err := spillwayv1.NewBufferAdminServiceClient(p.buffer.conn).Audit(ctx, &spillwayv1.AuditRequest{})
-	if err != nil {
-		return err
+	audit := &spillwayv1.AuditResponse{}
+	for _, b := range p.buffers() {
+		of, err := auditOf(b)
+		if err != nil {
+			return err
+		}
+		audit.Partitions = append(audit.Partitions, of.Partitions...)
 	}
 	for _, name := range subscriptions {
 		offsets, pending := int64(0), int64(0)
@@ -156,6 +166,13 @@ func (p *pipeline) settled(n int, subscriptions ...string) error {
 		}
 	}
 	return nil
+}
+
+// auditOf asks a buffer for its account.
+func auditOf(b *service) (*spillwayv1.AuditResponse, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return spillwayv1.NewBufferAdminServiceClient(b.conn).Audit(ctx, &spillwayv1.AuditRequest{})
 }
 
 // noOpenFiles is nil when every file of the instances is final.
@@ -178,13 +195,15 @@ func noOpenFiles(instances ...*service) error {
 func (p *pipeline) noOrphans() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	resp, err := spillwayv1.NewBufferAdminServiceClient(p.buffer.conn).ListSessions(ctx, &spillwayv1.ListSessionsRequest{Subscription: "c/hdfs"})
-	if err != nil {
-		return err
-	}
-	for _, s := range resp.Sessions {
-		if s.StateEntries > 0 {
-			return fmt.Errorf("session %d (live: %t) has %d files that are not final", s.Id, s.Live, s.StateEntries)
+	for _, b := range p.buffers() {
+		resp, err := spillwayv1.NewBufferAdminServiceClient(b.conn).ListSessions(ctx, &spillwayv1.ListSessionsRequest{Subscription: "c/hdfs"})
+		if err != nil {
+			return err
+		}
+		for _, s := range resp.Sessions {
+			if s.StateEntries > 0 {
+				return fmt.Errorf("session %d (live: %t) has %d files that are not final", s.Id, s.Live, s.StateEntries)
+			}
 		}
 	}
 	return nil
@@ -199,7 +218,8 @@ func (p *pipeline) awaitRest(n int, timeout time.Duration, instances ...*service
 
 const manyRecords = 200_000
 
-// TestEverythingArrivesOnce: nothing fails, so that every record is in HDFS and in the target topic once.
+// TestEverythingArrivesOnce: nothing fails, so that every record is in HDFS and in the target
+// topic once.
 func TestEverythingArrivesOnce(t *testing.T) {
 	p := newPipeline(t, stack.kafka)
 	createTopic(t, stack.kafka, p.topic, nil)
@@ -261,8 +281,9 @@ func seeded(t testing.TB) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, 0))
 }
 
-// TestEachProcessKilled: SIGKILL hits each of the processes while records flow. Nothing is lost, and in HDFS
-// nothing is doubled. The target topic may have doubles: at least once is the promise there.
+// TestEachProcessKilled: SIGKILL hits each of the processes while records flow. Nothing is lost,
+// and in HDFS nothing is doubled. The target topic may have doubles: at least once is the promise
+// there.
 func TestEachProcessKilled(t *testing.T) {
 	random := seeded(t)
 	p := newPipeline(t, stack.kafka)
@@ -291,7 +312,8 @@ func TestEachProcessKilled(t *testing.T) {
 	p.stop()
 }
 
-// TestAReplicaAdopts: of two deliveries one is killed and stays dead; the other one finishes its files.
+// TestAReplicaAdopts: of two deliveries one is killed and stays dead; the other one finishes its
+// files.
 func TestAReplicaAdopts(t *testing.T) {
 	t.Parallel()
 	const n = 60_000
@@ -319,8 +341,9 @@ func TestAReplicaAdopts(t *testing.T) {
 	tallyTopic(t, stack.kafka, p.out, n).check(t, p.out, true)
 }
 
-// TestTargetKafkaDies: while the second Kafka is dead, HDFS gets its records as before and the buffer's memory
-// stays in bounds, also over a SIGKILL of the buffer; when the broker is back, everything arrives there, too.
+// TestTargetKafkaDies: while the second Kafka is dead, HDFS gets its records as before and the
+// buffer's memory stays in bounds, also over a SIGKILL of the buffer; when the broker is back,
+// everything arrives there, too.
 func TestTargetKafkaDies(t *testing.T) {
 	target := secondBroker(t)
 	p := newPipeline(t, target)

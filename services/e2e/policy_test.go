@@ -9,8 +9,9 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 )
 
-// TestASleeperWakes: a delivery is stopped with SIGSTOP for longer than its leases while it writes, and wakes up when another
-// replica has delivered its batches. What it then does to its files does not count.
+// TestASleeperWakes: a delivery is stopped with SIGSTOP for longer than its leases while it
+// writes, and wakes up when another replica has delivered its batches. What it then does to its
+// files does not count.
 func TestASleeperWakes(t *testing.T) {
 	t.Parallel()
 	const n = 60_000
@@ -53,8 +54,8 @@ func (s *service) pause(sig syscall.Signal) {
 	}
 }
 
-// TestDropOldest: the target is dead and its subscription may keep 5 MiB. The oldest batches are dropped and named, HDFS gets
-// everything, and what was kept arrives when the target is back.
+// TestDropOldest: the target is dead and its subscription may keep 5 MiB. The oldest batches are
+// dropped and named, HDFS gets everything, and what was kept arrives when the target is back.
 func TestDropOldest(t *testing.T) {
 	t.Parallel()
 	const n = 100_000
@@ -92,8 +93,8 @@ func TestDropOldest(t *testing.T) {
 	}
 }
 
-// TestDefer: the same with a subscription that defers, and a SIGKILL of the buffer: what it did not keep is refetched from
-// Kafka, and everything arrives.
+// TestDefer: the same with a subscription that defers, and a SIGKILL of the buffer: what it did
+// not keep is refetched from Kafka, and everything arrives.
 func TestDefer(t *testing.T) {
 	t.Parallel()
 	const n = 100_000

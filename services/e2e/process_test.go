@@ -15,8 +15,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// TestBufferIsReadyAgainAfterSIGKILL: it comes back by itself, with its lock, its ports and its memory in
-// order, and ends with status 0 on SIGTERM.
+// TestBufferIsReadyAgainAfterSIGKILL: it comes back by itself, with its lock, its ports and its
+// memory in order, and ends with status 0 on SIGTERM.
 func TestBufferIsReadyAgainAfterSIGKILL(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "pipeline.yaml")

@@ -71,8 +71,8 @@ func newProducer(t testing.TB, b broker, topic string) *producer {
 	return &producer{t: t, topic: topic, client: newClient(t, b, kgo.ProducerBatchCompression(kgo.Lz4Compression()))}
 }
 
-// produce writes the next n records, at most perSecond a second (0: as fast as it goes), and returns when
-// Kafka has them all.
+// produce writes the next n records, at most perSecond a second (0: as fast as it goes), and
+// returns when Kafka has them all.
 func (p *producer) produce(n, perSecond int) error {
 	const chunk = 1000
 	start := time.Now()

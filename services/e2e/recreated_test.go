@@ -7,9 +7,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 )
 
-// TestTopicIsCreatedAgain: the topic is deleted and created again while everything runs, then once more while ingest is
-// down; the second one becomes longer than what was read before, the third is shorter. All records of all three arrive,
-// those of the first topic that the dead target had not taken included.
+// TestTopicIsCreatedAgain: the topic is deleted and created again while everything runs, then
+// once more while ingest is down; the second one becomes longer than what was read before, the
+// third is shorter. All records of all three arrive, those of the first topic that the dead
+// target had not taken included.
 func TestTopicIsCreatedAgain(t *testing.T) {
 	t.Parallel()
 	target := secondBroker(t)

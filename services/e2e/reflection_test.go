@@ -58,8 +58,9 @@ func (r *reflected) take(answer *grpc_reflection_v1.ServerReflectionResponse) {
 	}
 }
 
-// checkReflection finds the services by reflection alone, and calls each method of their admin API with an empty
-// request: it answers, or says what is wrong with the request in the way all errors are said.
+// checkReflection finds the services by reflection alone, and calls each method of their admin
+// API with an empty request: it answers, or says what is wrong with the request in the way all
+// errors are said.
 func checkReflection(t testing.TB, s *service, want []string) {
 	t.Helper()
 	stream, err := grpc_reflection_v1.NewServerReflectionClient(s.conn).ServerReflectionInfo(t.Context())

@@ -20,20 +20,23 @@ import (
 
 const manyPartitions = 12
 
-// roundsEnv is how many rounds of kills there are; a round takes about 15 s, and every other one crashes the broker.
-// Without it there are two.
+// roundsEnv is how many rounds of kills there are; a round takes about 15 s, and every other one
+// crashes the broker. Without it there are two.
 const roundsEnv = "E2E_ROUNDS"
 
-// onceEnv set has the deliveries produce exactly once: then nothing is repeated for readers of committed records.
+// onceEnv set has the deliveries produce exactly once: then nothing is repeated for readers of
+// committed records.
 const onceEnv = "E2E_EXACTLY_ONCE"
 
-// librdkafkaEnv set has testdata/librdkafka.py write and read, with a python3 that has confluent-kafka, instead of franz-go.
+// librdkafkaEnv set has testdata/librdkafka.py write and read, with a python3 that has
+// confluent-kafka, instead of franz-go.
 const librdkafkaEnv = "E2E_LIBRDKAFKA"
 
-// TestReplicasAreKilledAndSleep: three ingests and three deliveries share twelve partitions. SIGKILL hits them, the buffer and
-// the broker again and again, and one ingest and one delivery sleep for longer than the group and the lease wait for them.
-// Nothing is lost, each partition arrives in order but for stretches that are repeated, and no committed offset goes back, as
-// it would if an ingest committed that had lost the partition.
+// TestReplicasAreKilledAndSleep: three ingests and three deliveries share twelve partitions.
+// SIGKILL hits them, the buffer and the broker again and again, and one ingest and one delivery
+// sleep for longer than the group and the lease wait for them. Nothing is lost, each partition
+// arrives in order but for stretches that are repeated, and no committed offset goes back, as it
+// would if an ingest committed that had lost the partition.
 func TestReplicasAreKilledAndSleep(t *testing.T) {
 	random := seeded(t)
 	rounds := 2
@@ -131,7 +134,8 @@ func TestReplicasAreKilledAndSleep(t *testing.T) {
 	checkOrder(t, kafka, p.out, counts)
 }
 
-// startNumbering writes "PARTITION NUMBER" to each partition until it is told to stop; then it returns how many each has got.
+// startNumbering writes "PARTITION NUMBER" to each partition until it is told to stop; then it
+// returns how many each has got.
 func startNumbering(t *testing.T, b broker, topic string) (stop func() []int) {
 	t.Helper()
 	if os.Getenv(librdkafkaEnv) != "" {
@@ -193,7 +197,8 @@ func startNumbering(t *testing.T, b broker, topic string) (stop func() []int) {
 	}
 }
 
-// watchCommits fails the test when an offset that the group of that name has committed goes back. It ends with the test.
+// watchCommits fails the test when an offset that the group of that name has committed goes back.
+// It ends with the test.
 func watchCommits(t *testing.T, b broker, group string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -221,8 +226,8 @@ func watchCommits(t *testing.T, b broker, group string) {
 	}()
 }
 
-// checkOrder says that the partitions of a topic have the numbers from 0 on, each for the first time right after the one before
-// it has been there.
+// checkOrder says that the partitions of a topic have the numbers from 0 on, each for the first
+// time right after the one before it has been there.
 func checkOrder(t *testing.T, b broker, topic string, counts []int) {
 	t.Helper()
 	next := make([]int, len(counts))

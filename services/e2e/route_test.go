@@ -63,7 +63,8 @@ func (s *service) complains(words ...string) error {
 	return err
 }
 
-// settledTopic is nil when the subscription test has settled n offsets of a topic and waits for none.
+// settledTopic is nil when the subscription test has settled n offsets of a topic and waits for
+// none.
 func (p *pipeline) settledTopic(topic string, n int64) error {
 	settled, pending, err := p.topicState(topic)
 	if err == nil && (settled != n || pending != 0) {
@@ -84,7 +85,8 @@ func (p *pipeline) waits(topic string, n int64) error {
 	return err
 }
 
-// topicState is how many offsets of a topic the subscription test has settled, and how many it waits for.
+// topicState is how many offsets of a topic the subscription test has settled, and how many it
+// waits for.
 func (p *pipeline) topicState(topic string) (settled, pending int64, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()

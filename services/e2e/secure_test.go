@@ -15,8 +15,8 @@ import (
 	"github.com/spillwayio/spillway/services/internal/tlsconfig/tlstest"
 )
 
-// reauthenticate is how long the broker lets a client that logged in stay connected. kafka-go does not log in
-// again on a connection, so that each one breaks then.
+// reauthenticate is how long the broker lets a client that logged in stay connected. kafka-go
+// does not log in again on a connection, so that each one breaks then.
 const reauthenticate = 4 * time.Second
 
 // authority is whose certificates the stack's broker has and wants.
@@ -157,9 +157,10 @@ func allowAll(t *testing.T, pattern kadm.ACLPattern, principal string, build *ka
 	}
 }
 
-// TestTLSAndSASL: ingest and delivery get into a broker in each way there is, as users that may do just what they need.
-// A wrong authority and wrong credentials are named, and when the files are put right the processes go on by themselves,
-// also when the broker breaks each connection after some seconds because it wants them to log in again.
+// TestTLSAndSASL: ingest and delivery get into a broker in each way there is, as users that may
+// do just what they need. A wrong authority and wrong credentials are named, and when the files
+// are put right the processes go on by themselves, also when the broker breaks each connection
+// after some seconds because it wants them to log in again.
 func TestTLSAndSASL(t *testing.T) {
 	for _, ways := range [][2]string{{"SCRAM-SHA-512", "SCRAM-SHA-256"}, {"SCRAM-SHA-256", "OAUTHBEARER"}, {"OAUTHBEARER", "certificate"}, {"certificate", "PLAIN"}} {
 		t.Run(ways[0]+" to "+ways[1], func(t *testing.T) {
@@ -221,8 +222,9 @@ func TestTLSAndSASL(t *testing.T) {
 	}
 }
 
-// TestExactlyOnceWithACLs: transactions over connections that the broker ends, by a user that may do what the documentation
-// says it needs. A topic that it may not write to waits, and what readers of committed records see is not doubled.
+// TestExactlyOnceWithACLs: transactions over connections that the broker ends, by a user that may
+// do what the documentation says it needs. A topic that it may not write to waits, and what
+// readers of committed records see is not doubled.
 func TestExactlyOnceWithACLs(t *testing.T) {
 	t.Parallel()
 	const n = 4_000

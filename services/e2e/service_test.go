@@ -30,6 +30,7 @@ type service struct {
 	http string
 	log  string // file that every start appends to
 	conn *grpc.ClientConn
+	web  *http.Client // nil: plain text
 
 	mu      sync.Mutex
 	running *exec.Cmd     // nil when not running
@@ -125,15 +126,27 @@ func (s *service) stop() {
 	}
 }
 
+// url is of the HTTP port.
+func (s *service) url(path string) string {
+	if s.web != nil {
+		return "https://" + s.http + path
+	}
+	return "http://" + s.http + path
+}
+
 // get asks the HTTP port.
 func (s *service) get(path string) (int, string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.http+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url(path), nil)
 	if err != nil {
 		return 0, "", err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	client := http.DefaultClient
+	if s.web != nil {
+		client = s.web
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		return 0, "", err
 	}
@@ -194,7 +207,8 @@ func (s *service) logTail(lines int) string {
 	return string(bytes.Join(all[max(0, len(all)-lines-1):], nil))
 }
 
-// eventually polls until the condition holds, and fails with its last error when that takes too long.
+// eventually polls until the condition holds, and fails with its last error when that takes too
+// long.
 func eventually(t testing.TB, timeout time.Duration, what string, condition func() error) {
 	t.Helper()
 	poll(t, 100*time.Millisecond, timeout, what, condition)

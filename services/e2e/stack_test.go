@@ -36,10 +36,12 @@ type realStack struct {
 
 // broker is a Kafka cluster of one.
 type broker struct {
-	run  string
-	port int
-	tls  string // directory with the certificates; empty: only the plain port is there
-	more string // lines of its configuration
+	run   string
+	port  int
+	tls   string // directory with the certificates; empty: only the plain port is there
+	more  string // lines of its configuration
+	kdc   string // directory of kdc-start; empty: no Kerberos
+	joins int    // the port of another broker, of whose cluster it is; 0: of its own
 }
 
 func (b broker) addr() string { return fmt.Sprintf("127.0.0.1:%d", b.port) }
@@ -49,9 +51,10 @@ func (b broker) saslAddr() string { return fmt.Sprintf("127.0.0.1:%d", b.port+sa
 func (b broker) certAddr() string { return fmt.Sprintf("127.0.0.1:%d", b.port+certPort) }
 
 // Distances of the ports with TLS, as kafka-start has them.
-const saslPort, certPort = 17000, 16500
+const saslPort, certPort, kerberosPort = 17000, 16500, 17500
 
-// startStack returns errNoJava, with the scripts' words about it, when it cannot be had on this machine.
+// startStack returns errNoJava, with the scripts' words about it, when it cannot be had on this
+// machine.
 func startStack(run string) (*realStack, error) {
 	if out, err := script(run, "stack-resolve"); err != nil {
 		// The scripts name the packages to install where one of these is what is missing.
@@ -87,7 +90,7 @@ func startStack(run string) (*realStack, error) {
 
 // newBroker has ports, and is not started.
 func newBroker(run string) (broker, error) {
-	port, err := freeBase(10000, 12700, 0, 20000, saslPort, certPort)
+	port, err := freeBase(10000, 12700, 0, 20000, saslPort, certPort, kerberosPort)
 	return broker{run: run, port: port}, err
 }
 
@@ -96,6 +99,12 @@ func (b broker) start() error {
 	env := []string{"KAFKA_OPTS_EXTRA=" + b.more}
 	if b.tls != "" {
 		env = append(env, "KAFKA_TLS="+b.tls)
+	}
+	if b.kdc != "" {
+		env = append(env, "KAFKA_KERBEROS="+b.kdc)
+	}
+	if b.joins != 0 {
+		env = append(env, fmt.Sprint("KAFKA_JOIN=", b.joins))
 	}
 	_, err := scriptWith(b.run, env, "kafka-start", strconv.Itoa(b.port))
 	return err
@@ -148,8 +157,9 @@ var given = struct {
 	ports map[int]bool
 }{ports: map[int]bool{}}
 
-// freeBase finds a port in [from, to) such that it, plus each of the distances, is free, and was not given
-// before. The ranges stay below those from which the kernel takes the ports of outgoing connections.
+// freeBase finds a port in [from, to) such that it, plus each of the distances, is free, and was
+// not given before. The ranges stay below those from which the kernel takes the ports of outgoing
+// connections.
 func freeBase(from, to int, distances ...int) (int, error) {
 	given.Lock()
 	defer given.Unlock()
@@ -185,7 +195,12 @@ func free(base int, distances []int) bool {
 // hdfsClient is closed with the test.
 func hdfsClient(t testing.TB) *hdfs.Client {
 	t.Helper()
-	client, err := hdfs.NewClient(hdfs.ClientOptions{Addresses: []string{stack.hdfs}, User: "hdfs"})
+	return hdfsClientAt(t, stack.hdfs)
+}
+
+func hdfsClientAt(t testing.TB, address string) *hdfs.Client {
+	t.Helper()
+	client, err := hdfs.NewClient(hdfs.ClientOptions{Addresses: []string{address}, User: "hdfs"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,8 +239,8 @@ func freeAddr(t testing.TB) string {
 // reapEnv names the directory to clean up, and makes the test binary a reaper.
 const reapEnv = "E2E_REAP"
 
-// reaper is this binary again, in a session of its own. It waits for the end of its stdin, which only
-// this process holds, and cleans up then.
+// reaper is this binary again, in a session of its own. It waits for the end of its stdin, which
+// only this process holds, and cleans up then.
 type reaper struct {
 	cmd   *exec.Cmd
 	stdin io.Closer

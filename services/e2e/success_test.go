@@ -16,7 +16,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// successBuckets is the length of the times that directories of TestDirectoriesAreMarked are about.
+// successBuckets is the length of the times that directories of TestDirectoriesAreMarked are
+// about.
 const successBuckets = 10 * time.Second
 
 // timedRecords are the records of TestDirectoriesAreMarked.
@@ -37,7 +38,8 @@ func (r *timedRecords) note(at time.Time) int {
 	return r.n - 1
 }
 
-// look reads all directories that are marked since the last look: what belongs there must be there, in final files.
+// look reads all directories that are marked since the last look: what belongs there must be
+// there, in final files.
 func (r *timedRecords) look(t *testing.T, fs *hdfs.Client, root string) error {
 	days, err := fs.ReadDir(root)
 	if errors.Is(err, os.ErrNotExist) {
@@ -130,9 +132,10 @@ func numbersIn(fs *hdfs.Client, dir string) (map[int]bool, error) {
 	return there, nil
 }
 
-// TestDirectoriesAreMarked: two replicas write directories of ten seconds, one source partition of four is empty at first, one
-// idle for long, and all processes are killed now and then; the ingest is away for longer than success_after. Each
-// directory gets its _SUCCESS, and never before all of its records are in final files.
+// TestDirectoriesAreMarked: two replicas write directories of ten seconds, one source partition
+// of four is empty at first, one idle for long, and all processes are killed now and then; the
+// ingest is away for longer than success_after. Each directory gets its _SUCCESS, and never
+// before all of its records are in final files.
 func TestDirectoriesAreMarked(t *testing.T) {
 	random := seeded(t)
 	p := newPipeline(t, stack.kafka, `path: "/e2e/%{topic}/%Y-%m-%d"`, `path: "/e2e/%{topic}/%Y-%m-%d/%H-%M-%S", round: true, round_value: 10, round_unit: second, time_zone: UTC, success_after: 5s`,

@@ -41,7 +41,8 @@ func (a *admin) ListPartitions(_ context.Context, r *spillwayv1.ListPartitionsRe
 	for _, s := range sources {
 		all = append(all, s.partitionStatus()...)
 	}
-	// Names have no blank, and the number is padded, so that the keys sort as source, topic and number do.
+	// Names have no blank, and the number is padded, so that the keys sort as source, topic and
+	// number do.
 	key := func(p *spillwayv1.PartitionStatus) string {
 		return fmt.Sprintf("%s %s %010d", p.Source, p.Topic, p.Partition)
 	}
@@ -91,7 +92,7 @@ func (s *source) status() *spillwayv1.Source {
 	defer s.mu.Unlock()
 	m := &spillwayv1.Source{Name: s.name, Brokers: s.cfg.Brokers, Cluster: s.cluster, Group: s.cfg.Group, Topics: s.cfg.Topics,
 		MissingTopics: s.missing, Queue: s.cfg.Queue, Paused: s.gate.closed(), State: state, Partitions: int32(len(s.partitions)),
-		Records: s.records.Load(), Bytes: s.bytes.Load()}
+		Records: s.records.Load(), Bytes: s.bytes.Load(), ForeignClients: s.foreign}
 	if err != nil {
 		m.LastError = err.Error()
 	}
@@ -106,7 +107,8 @@ func (s *source) partitionStatus() []*spillwayv1.PartitionStatus {
 	for _, p := range s.partitions {
 		m := &spillwayv1.PartitionStatus{Source: s.name, Topic: p.topic, Partition: int32(p.number), Position: max(p.position.Load(), 0),
 			SafeOffset: max(p.safe.Load(), 0), CommittedOffset: max(p.committed.Load(), 0), EndOffset: p.end.Load(), FirstOffset: p.first.Load(),
-			OldestUnsafeMs: p.unsafeAge.Load(), RetentionMs: p.keeps().After.Milliseconds()}
+			OldestUnsafeMs: p.unsafeAge.Load(), RetentionMs: p.keeps().After.Milliseconds(),
+			StableOffset: p.stable.Load(), HeldBackSinceMs: p.undecided.Load()}
 		m.Lag = max(m.EndOffset-m.Position, 0)
 		all = append(all, m)
 	}

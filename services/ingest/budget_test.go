@@ -10,17 +10,17 @@ import (
 
 func TestBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBudget(100)
-		if err := b.acquire(t.Context(), 150); err != nil {
+		b := newBudget(100, nil)
+		if err := b.acquire(t.Context(), nil, 150); err != nil {
 			t.Fatal("an overdraft of an unused budget must pass:", err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := b.acquire(ctx, 1); !errors.Is(err, context.DeadlineExceeded) {
+		if err := b.acquire(ctx, nil, 1); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("acquire of a budget that is used up: %v", err)
 		}
 		done := make(chan error, 1)
-		go func() { done <- b.acquire(t.Context(), 60) }()
+		go func() { done <- b.acquire(t.Context(), nil, 60) }()
 		synctest.Wait()
 		b.change(-120)
 		if err := <-done; err != nil || b.held() != 90 {
@@ -31,12 +31,12 @@ func TestBudget(t *testing.T) {
 
 func TestBudgetIsGivenInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBudget(100)
+		b := newBudget(100, nil)
 		b.change(100)
 		served := make(chan string, 3)
 		wait := func(ctx context.Context, name string, n int64) {
 			go func() {
-				if b.acquire(ctx, n) == nil {
+				if b.acquire(ctx, nil, n) == nil {
 					served <- name
 				}
 			}()

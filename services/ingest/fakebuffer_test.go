@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -28,8 +29,12 @@ type fakeBuffer struct {
 	mu         sync.Mutex
 	partitions map[topicPartition]*fakePartition // of the newest incarnation
 	lives      map[topicPartition]uint32
-	refuse     error // answer to batches
-	breakAfter int   // batches until the stream is broken; 0: never
+	refuse     error                       // answer to batches
+	refused    int                         // so many
+	held       map[int]bool                // partitions whose batches are not answered
+	late       []*spillwayv1.AppendRequest // those, in order
+	lateBytes  int                         // the most that was held at a time
+	breakAfter int                         // batches until the stream is broken; 0: never
 	streams    int
 	refetch    *spillwayv1.Refetch // asked for when a stream opens
 	refetched  fakePartition       // the answers to it
@@ -51,7 +56,7 @@ type storedRecord struct {
 	headers           []recordbatch.Header
 }
 
-func startBuffer(t *testing.T) *fakeBuffer {
+func startBuffer(t *testing.T, more ...func(grpc.ServiceRegistrar)) *fakeBuffer {
 	t.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -60,6 +65,9 @@ func startBuffer(t *testing.T) *fakeBuffer {
 	f := &fakeBuffer{t: t, addr: lis.Addr().String(), partitions: make(map[topicPartition]*fakePartition), lives: make(map[topicPartition]uint32), accepted: make(map[int64]bool), mayWait: make(map[int64]bool)}
 	server := rpc.NewServer(slog.New(slog.DiscardHandler))
 	spillwayv1.RegisterBufferServiceServer(server.GRPC, f)
+	for _, register := range more {
+		register(server.GRPC)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ctx, lis) }()
@@ -100,9 +108,11 @@ func (f *fakeBuffer) Append(stream spillwayv1.BufferService_AppendServer) error 
 			<-stream.Context().Done()
 			return nil
 		}
-		for _, answer := range f.handle(m) {
-			if err := stream.Send(answer); err != nil {
-				return err
+		for _, m := range f.due(m) {
+			for _, answer := range f.handle(m) {
+				if err := stream.Send(answer); err != nil {
+					return err
+				}
 			}
 		}
 		f.mu.Lock()
@@ -141,7 +151,9 @@ func (f *fakeBuffer) handle(m *spillwayv1.AppendRequest) []*spillwayv1.AppendRes
 		b := m.Batch
 		f.mayWait[b.NextOffset] = mayWait
 		err := f.refuse
-		if err == nil {
+		if err != nil {
+			f.refused++
+		} else {
 			err = f.extend(b.Source, b.FirstOffset, b.NextOffset, func(p *fakePartition) error {
 				p.known = append([]*spillwayv1.Fingerprint{last}, p.known...)
 				return p.store(b)
@@ -239,6 +251,31 @@ func (f *fakeBuffer) answer(s *spillwayv1.SourcePartition, r *spillwayv1.OffsetR
 		all = append(all, &spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Safe{Safe: &spillwayv1.SafeOffset{Source: s, Offset: r.Next}}})
 	}
 	return all
+}
+
+// due returns the requests to be answered when one has come: not those of partitions that are
+// held, and those that were.
+func (f *fakeBuffer) due(m *spillwayv1.AppendRequest) (due []*spillwayv1.AppendRequest) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := append(f.late, m)
+	f.late = nil
+	bytes := 0
+	for _, m := range all {
+		if b := m.GetBatch(); b != nil && f.held[int(b.Source.Partition)] {
+			f.late = append(f.late, m)
+			bytes += len(b.Payload)
+		} else {
+			due = append(due, m)
+		}
+	}
+	f.lateBytes = max(f.lateBytes, bytes)
+	return due
+}
+
+func (f *fakeBuffer) refusals() (n int) {
+	f.set(func() { n = f.refused })
+	return n
 }
 
 // set changes how the buffer behaves.

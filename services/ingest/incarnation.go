@@ -5,18 +5,22 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/segmentio/kafka-go"
+
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/kafkaclient"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
-// A topic that is deleted and created again has other records at the same offsets, and Kafka's answers do not tell.
-// So the buffer keeps the fingerprint of a record that was read, and that record is read again whenever the topic
-// may have changed unseen: at an assignment, after a fetch that failed, and before a refetch.
+// A topic that is deleted and created again has other records at the same offsets, and Kafka's
+// answers do not tell. So the buffer keeps the fingerprint of a record that was read, and that
+// record is read again whenever the topic may have changed unseen: at an assignment, after a
+// fetch that failed, and before a refetch.
 
-// A broker that is elected leader without having all records (unclean.leader.election.enable) has cut off the end of a
-// partition, whose offsets are then given to other records. That looks the same at the newest record, but older ones
-// are still there: then what comes after the newest of those is the next incarnation.
+// A broker that is elected leader without having all records (unclean.leader.election.enable) has
+// cut off the end of a partition, whose offsets are then given to other records. That looks the
+// same at the newest record, but older ones are still there: then what comes after the newest of
+// those is the next incarnation.
 
 // errRecreated ends the reading of a partition whose topic was created again, or cut off.
 var errRecreated = errors.New("the topic was created again, or lost its newest records")
@@ -35,18 +39,32 @@ func fingerprint(offset int64, r *recordbatch.Record) *spillwayv1.Fingerprint {
 	return &spillwayv1.Fingerprint{Offset: offset, TimestampMs: r.TimestampMs, Crc32C: recordbatch.CRC(r.Key, r.Value)}
 }
 
-// compare looks at what Kafka, which has offsets first to next, has in the place of a record that was read.
-func (p *partition) compare(ctx context.Context, known *spillwayv1.Fingerprint, first, next int64) (found comparison, err error) {
-	switch {
-	case known.Offset < first:
-		return untold, nil
-	case known.Offset >= next:
-		return another, nil
+// compare looks at what Kafka has in the place of a record that was read. It also returns the
+// offset that the partition's next record gets.
+func (p *partition) compare(ctx context.Context, known *spillwayv1.Fingerprint) (found comparison, next int64, err error) {
+	fetched, err := p.peek(ctx, known.Offset)
+	if errors.Is(err, kafka.OffsetOutOfRange) {
+		first, next, err := p.offsets(ctx)
+		switch {
+		case err != nil || known.Offset < first:
+			return untold, next, err
+		case known.Offset >= next:
+			return another, next, nil
+		}
+		return untold, 0, fmt.Errorf("offset %d is out of range, and between %d and %d", known.Offset, first, next)
 	}
-	fetched, err := p.source.client.Fetch(ctx, kafkaclient.Request{Topic: p.topic, Partition: p.number, Offset: known.Offset,
-		MinBytes: 1, MaxBytes: probeBytes, Uncommitted: true})
 	if err != nil {
-		return untold, err
+		return untold, 0, err
+	}
+	if next = fetched.HighWatermark; known.Offset >= next {
+		fetched.Release()
+		if next, err = p.nextOffset(ctx); err != nil {
+			return untold, 0, err
+		}
+		if known.Offset >= next {
+			return another, next, nil
+		}
+		return untold, 0, fmt.Errorf("offset %d is not readable yet, and the end is %d", known.Offset, next)
 	}
 	errSeen := errors.New("seen")
 	_, err = fetched.Each(func(offset int64, r *recordbatch.Record) error {
@@ -57,26 +75,39 @@ func (p *partition) compare(ctx context.Context, known *spillwayv1.Fingerprint, 
 			}
 		}
 		return errSeen
-	}, func(int64, int64) error { return errSeen })
+	}, func(int64, int64, string) error { return errSeen })
 	if errors.Is(err, errSeen) {
 		err = nil
 	}
-	return found, err
+	return found, next, err
 }
 
-// isGone says whether the partition is another one than that of the known records, the newest first, which was read up to
-// resume; and from where on, if not from its beginning.
+// nextOffset is the offset that the partition's next record gets. A fetch does not tell that reliably: a
+// broker that has just become leader may answer with a high watermark that is behind what the
+// former leader had shown, and asked for the end it then refuses to answer (KIP-207).
+func (p *partition) nextOffset(ctx context.Context) (int64, error) {
+	return p.source.lookups.place(ctx, p.topicPartition, kafkaclient.Next)
+}
+
+// isGone says whether the partition is another one than that of the known records, the newest
+// first, which was read up to resume; and from where on, if not from its beginning.
 func (p *partition) isGone(ctx context.Context, known []*spillwayv1.Fingerprint, resume int64) (gone bool, from int64, err error) {
-	first, next, err := p.source.client.Offsets(ctx, p.topic, p.number)
-	if err != nil {
-		return false, 0, err
+	if len(known) == 0 {
+		_, next, err := p.offsets(ctx)
+		return err == nil && next < resume, 0, err
 	}
-	gone = next < resume
-	for _, k := range known {
-		found, err := p.compare(ctx, k, first, next)
-		switch {
-		case err != nil:
+	for i, k := range known {
+		found, next, err := p.compare(ctx, k)
+		if err == nil && i == 0 && next < resume {
+			next, err = p.nextOffset(ctx)
+		}
+		if err != nil {
 			return false, 0, err
+		}
+		if i == 0 {
+			gone = next < resume
+		}
+		switch {
 		case found == same && gone:
 			return true, k.Offset + 1, nil
 		case found == same:
@@ -99,10 +130,15 @@ func (p *partition) verify(ctx context.Context, known []*spillwayv1.Fingerprint,
 			p.log.Error("the topic was deleted and created again", "was_read_to", resume)
 		}
 		if err == nil {
+			p.source.fetching.over(p)
 			return gone, from, nil
 		}
-		if failed := p.fetching.Failed(ctx, fmt.Errorf("is it still the topic that was read: %w", err)); failed != nil {
-			return false, 0, failed
+		if ctx.Err() != nil {
+			return false, 0, ctx.Err()
+		}
+		p.source.fetching.note(p, fmt.Errorf("is it still the topic that was read: %w", err))
+		if err := p.wait.Wait(ctx); err != nil {
+			return false, 0, err
 		}
 	}
 }

@@ -3,6 +3,7 @@ package ingest
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,8 +38,8 @@ func (f *fakeBuffer) awaitLife(life uint32) {
 	})
 }
 
-// TestTopicIsCreatedAgain has all records of the new topic read, whether it is shorter or longer than the one that
-// was read, and whether ingest runs at the time.
+// TestTopicIsCreatedAgain has all records of the new topic read, whether it is shorter or longer
+// than the one that was read, and whether ingest runs at the time.
 func TestTopicIsCreatedAgain(t *testing.T) {
 	for _, n := range []int{40, 180} {
 		for _, running := range []bool{true, false} {
@@ -74,8 +75,8 @@ func TestTopicIsCreatedAgain(t *testing.T) {
 	}
 }
 
-// TestPartitionLosesItsEnd has a topic with the first records of the one that was read, and others after those, as after an
-// unclean leader election: only the others are read.
+// TestPartitionLosesItsEnd has a topic with the first records of the one that was read, and
+// others after those, as after an unclean leader election: only the others are read.
 func TestPartitionLosesItsEnd(t *testing.T) {
 	for _, others := range []int{5, 300} { // it ends before what was read, or after
 		for _, running := range []bool{true, false} {
@@ -129,6 +130,60 @@ func TestRefetchFromAnotherTopic(t *testing.T) {
 	b.set(func() {
 		if s := b.refetched.settled; len(b.refetched.records) > 0 || len(s) != 1 || s[0].Outcome != spillwayv1.Outcome_OUTCOME_LOST || !strings.Contains(s[0].Reason, "created again") {
 			t.Errorf("got %d records and %v", len(b.refetched.records), s)
+		}
+	})
+}
+
+// TestNewLeaderLags: a broker that has just become leader shows an end below what was read, for a
+// while. That does not make another topic of it.
+func TestNewLeaderLags(t *testing.T) {
+	c, b := startKafka(t, 1, topic), startBuffer(t)
+	c.produce(numbered(100, 1, 0)...)
+	var lags atomic.Bool
+	var peeks, refusals atomic.Int32
+	c.fake.ControlKey(kmsg.Fetch.Int16(), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		c.fake.KeepControl()
+		asked := r.(*kmsg.FetchRequest).Topics[0].Partitions[0]
+		if !lags.Load() {
+			return nil, nil, false
+		}
+		answer := r.ResponseKind().(*kmsg.FetchResponse)
+		p := kmsg.NewFetchResponseTopicPartition()
+		p.HighWatermark, p.LastStableOffset = 90, 90
+		if asked.FetchOffset >= 100 {
+			p.ErrorCode = 6 // it is no longer the leader, say
+		} else {
+			peeks.Add(1)
+		}
+		one := kmsg.NewFetchResponseTopic()
+		one.Topic, one.Partitions = topic, append(one.Partitions, p)
+		answer.Topics = append(answer.Topics, one)
+		return answer, nil, true
+	})
+	c.fake.ControlKey(kmsg.ListOffsets.Int16(), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		c.fake.KeepControl()
+		if !lags.Load() {
+			return nil, nil, false
+		}
+		refusals.Add(1)
+		p := kmsg.NewListOffsetsResponseTopicPartition()
+		p.ErrorCode = 78 // the end is not known yet
+		one := kmsg.NewListOffsetsResponseTopic()
+		one.Topic, one.Partitions = topic, append(one.Partitions, p)
+		answer := r.ResponseKind().(*kmsg.ListOffsetsResponse)
+		answer.Topics = append(answer.Topics, one)
+		return answer, nil, true
+	})
+	c.ingest(b)
+	checkOnce(t, b, 100)
+	lags.Store(true)
+	waitFor(t, "a look at a known record, and the question for the end", func() bool { return peeks.Load() > 1 && refusals.Load() > 1 })
+	lags.Store(false)
+	c.produce(numbered(10, 1, 100)...)
+	checkOnce(t, b, 110)
+	b.set(func() {
+		if life := b.lives[topicPartition{topic, 0}]; life != 0 {
+			t.Errorf("it is incarnation %d now", life)
 		}
 	})
 }

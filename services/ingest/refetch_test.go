@@ -10,7 +10,8 @@ import (
 	"github.com/spillwayio/spillway/services/internal/rpc"
 )
 
-// TestRefetch: what the buffer asks for is read again beside the group, exactly that range, over a refusal.
+// TestRefetch: what the buffer asks for is read again beside the group, exactly that range, over
+// a refusal.
 func TestRefetch(t *testing.T) {
 	k, b := startKafka(t, 1, topic), startBuffer(t)
 	k.produce(numbered(1000, 1, 0)...)

@@ -3,6 +3,7 @@ package ingest
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -13,12 +14,11 @@ import (
 
 const (
 	retentionInterval = 30 * time.Second
-	// thinMargin is the part of the retention that an unsafe record may reach before there is a warning.
+	// thinMargin is the part of the retention that an unsafe record may reach before there is a
+	// warning.
 	thinMargin = 0.8
-	// probeBytes is what one look at a record may bring, but for a batch that is larger.
-	probeBytes = 4 << 10
-	// hurryShare is the part of what Kafka keeps that a partition may be behind before the buffer is to take its batches at
-	// once, whatever becomes of them there.
+	// hurryShare is the part of what Kafka keeps that a partition may be behind before the buffer
+	// is to take its batches at once, whatever becomes of them there.
 	hurryShare = 8
 )
 
@@ -30,8 +30,8 @@ func (p *partition) keeps() (r kafkaclient.Retention) {
 	return r
 }
 
-// mayWait says whether the buffer may hold back a batch that ends at next and whose newest record is of newestMs: Kafka
-// is far from deleting what comes after it.
+// mayWait says whether the buffer may hold back a batch that ends at next and whose newest record
+// is of newestMs: Kafka is far from deleting what comes after it.
 func (p *partition) mayWait(next, newestMs int64) bool {
 	keeps := p.retention.Load()
 	if keeps == nil || keeps.After > 0 && time.Since(time.UnixMilli(newestMs)) > keeps.After/hurryShare {
@@ -41,8 +41,8 @@ func (p *partition) mayWait(next, newestMs int64) bool {
 	return !keeps.Bounded || end-next <= (end-p.first.Load())/hurryShare
 }
 
-// watchRetention compares the age of each partition's first unsafe record with how long its topic keeps
-// records, until ctx ends. What Kafka deletes before it is safe may be lost.
+// watchRetention compares the age of each partition's first unsafe record with how long its topic
+// keeps records, until ctx ends. What Kafka deletes before it is safe may be lost.
 func (s *source) watchRetention(ctx context.Context, partitions []*partition) {
 	for ctx.Err() == nil {
 		err := s.lookAtRetention(ctx, partitions)
@@ -54,6 +54,7 @@ func (s *source) watchRetention(ctx context.Context, partitions []*partition) {
 		default:
 			s.retention.Over()
 		}
+		s.lookAtTransactions(partitions)
 		sleep(ctx, retentionInterval)
 	}
 }
@@ -68,16 +69,36 @@ func (s *source) lookAtRetention(ctx context.Context, partitions []*partition) e
 			topics = append(topics, p.topic)
 		}
 	}
-	kept, err := s.client.Retention(ctx, topics)
-	failures := err
+	kept, failures := s.client.Retention(ctx, topics)
 	for _, p := range partitions {
-		if err == nil {
+		if failures == nil {
 			keeps := kept[p.topic]
 			p.retention.Store(&keeps)
 		}
-		age, err := p.oldestUnsafe(ctx)
+	}
+	// Together, so that few requests do for many partitions.
+	const looks = 64
+	ages, errs := make([]time.Duration, len(partitions)), make([]error, len(partitions))
+	next := make(chan int)
+	var wg sync.WaitGroup
+	for range min(looks, len(partitions)) {
+		wg.Go(func() {
+			for i := range next {
+				ages[i], errs[i] = partitions[i].oldestUnsafe(ctx)
+			}
+		})
+	}
+	for i := range partitions {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+	for i, p := range partitions {
+		age, err := ages[i], errs[i]
 		if err != nil {
-			failures = errors.Join(failures, err)
+			if failures == nil { // those of the others are most likely like it
+				failures = err
+			}
 			continue
 		}
 		p.unsafeAge.Store(age.Milliseconds())
@@ -87,7 +108,7 @@ func (s *source) lookAtRetention(ctx context.Context, partitions []*partition) e
 			if p.thin = thin; thin {
 				p.log.Warn("Kafka will soon delete records that are not safe yet", "offset", p.safe.Load(), "age", age.Round(time.Second), "retention", limit)
 			} else {
-				p.log.Info("over: Kafka will soon delete records that are not safe yet")
+				p.log.Info("recovered: Kafka is far from deleting records that are not safe yet")
 			}
 		}
 	}
@@ -100,7 +121,10 @@ func (p *partition) oldestUnsafe(ctx context.Context) (age time.Duration, err er
 	if safe < 0 || safe >= p.end.Load() {
 		return 0, nil
 	}
-	fetched, err := p.source.client.Fetch(ctx, kafkaclient.Request{Topic: p.topic, Partition: p.number, Offset: safe, MinBytes: 1, MaxBytes: probeBytes})
+	if p.seen.timestampMs != 0 && p.seen.offset == safe {
+		return ageOf(p.seen.timestampMs), nil
+	}
+	fetched, err := p.peek(ctx, safe)
 	if errors.Is(err, kafka.OffsetOutOfRange) {
 		return 0, nil // the reader deals with that
 	}
@@ -109,12 +133,22 @@ func (p *partition) oldestUnsafe(ctx context.Context) (age time.Duration, err er
 	}
 	errFound := errors.New("found")
 	found := func(_ int64, r *recordbatch.Record) error {
-		age = time.Since(time.UnixMilli(r.TimestampMs))
+		age = ageOf(r.TimestampMs)
+		p.seen.offset, p.seen.timestampMs = safe, r.TimestampMs
 		return errFound
 	}
-	_, err = fetched.Each(found, func(int64, int64) error { return errFound })
+	_, err = fetched.Each(found, func(int64, int64, string) error { return errFound })
 	if errors.Is(err, errFound) {
 		err = nil
 	}
-	return max(age, 0), err
+	return age, err
+}
+
+// ageOf is the age of a record for Kafka's retention. Without a timestamp, which is -1, Kafka goes
+// by when it wrote the segment, and tells nobody.
+func ageOf(timestampMs int64) time.Duration {
+	if timestampMs < 0 {
+		return 0
+	}
+	return max(time.Since(time.UnixMilli(timestampMs)), 0)
 }

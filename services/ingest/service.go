@@ -1,10 +1,3 @@
-// Package ingest reads Kafka and appends to the buffer. It commits to Kafka the safe offsets that the
-// buffer reports and nothing else, so that what the buffer lost is read again.
-//
-// The way of a record: consumer.go (the group's partitions) → partition.go (fetch, make batches) →
-// appender.go (the stream to the buffer). Goroutines: one per source; while it is in the group, one per
-// partition, one that receives from the buffer and one that commits. Locks: none is held while another
-// is taken.
 package ingest
 
 import (
@@ -24,16 +17,18 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/config"
 	"github.com/spillwayio/spillway/services/internal/rpc"
+	"github.com/spillwayio/spillway/services/internal/shards"
 )
 
 // Deps is what code injects.
 type Deps struct {
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // may be nil
-	// OnReady is called when readiness changes, with the reason when not ready. It may be nil, and must
-	// not call the service.
+	// OnReady is called when readiness changes, with the reason when not ready. It may be nil,
+	// and must not call the service.
 	OnReady func(ready bool, reason string)
-	// Instance names this process in logs, in the buffer and in Kafka's group; empty is the host's name.
+	// Instance names this process in logs, in the buffer and in Kafka's group; empty is the
+	// host's name.
 	Instance string
 	// Dial connects to the buffer; nil is rpc.Dial.
 	Dial func(addr string) (*grpc.ClientConn, error)
@@ -41,10 +36,10 @@ type Deps struct {
 
 // Service is the ingest. New starts nothing; Run reads.
 type Service struct {
-	buffer  string
+	buffers []string
 	deps    Deps
 	sources []*source // by name
-	memory  []*budget
+	memory  []*memory
 
 	mu      sync.Mutex
 	waiting map[string]string // source → what it waits for before it is ready
@@ -52,12 +47,8 @@ type Service struct {
 
 // New prepares the sources of the configuration.
 func New(cfg config.Ingest, buffers []string, deps Deps) (*Service, error) {
-	switch len(buffers) {
-	case 0:
+	if len(buffers) == 0 {
 		return nil, errors.New("no buffer address is configured")
-	case 1:
-	default:
-		return nil, fmt.Errorf("buffers: several buffers (shards) are not supported yet; there are %d", len(buffers))
 	}
 	if deps.Instance == "" {
 		host, err := os.Hostname()
@@ -69,14 +60,16 @@ func New(cfg config.Ingest, buffers []string, deps Deps) (*Service, error) {
 	if deps.Dial == nil {
 		deps.Dial = rpc.Dial
 	}
-	s := &Service{buffer: buffers[0], deps: deps, waiting: make(map[string]string)}
-	// Each queue has its part: one that takes nothing for a while, or is held back, shall not hold back the others' sources.
-	memory := make(map[string]*budget)
+	s := &Service{buffers: buffers, deps: deps, waiting: make(map[string]string)}
+	// Each queue has its part: one that takes nothing for a while, or is held back, shall not
+	// hold back the others' sources.
+	memory := make(map[string]*memory)
 	for _, source := range cfg.Sources {
 		memory[source.Queue] = nil
 	}
+	large := oversize{arrived: newSlot(), unpacked: newSlot()}
 	for queue := range memory {
-		memory[queue] = newBudget(max(int64(cfg.Memory)/int64(len(memory)), 1))
+		memory[queue] = newMemory(max(int64(cfg.Memory)/int64(len(memory)), 1), large)
 		s.memory = append(s.memory, memory[queue])
 	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Sources)) {
@@ -88,8 +81,14 @@ func New(cfg config.Ingest, buffers []string, deps Deps) (*Service, error) {
 		s.sources = append(s.sources, source)
 	}
 	if deps.Registerer != nil {
-		if err := deps.Registerer.Register(&collector{s}); err != nil {
-			return nil, fmt.Errorf("register metrics: %w", err)
+		collectors := []prometheus.Collector{&collector{s}}
+		for _, source := range s.sources {
+			collectors = append(collectors, prometheus.WrapCollectorWith(prometheus.Labels{"source": source.name}, source.access.Metrics("spillway_ingest_")))
+		}
+		for _, c := range collectors {
+			if err := deps.Registerer.Register(c); err != nil {
+				return nil, fmt.Errorf("register metrics: %w", err)
+			}
 		}
 	}
 	return s, nil
@@ -100,25 +99,23 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	spillwayv1.RegisterIngestAdminServiceServer(r, &admin{s: s})
 }
 
-// Run reads until ctx ends; then it commits what is safe and leaves the groups. Neither a Kafka nor a
-// buffer that is away ends it.
+// Run reads until ctx ends; then it commits what is safe and leaves the groups. Neither a Kafka
+// nor a buffer that is away ends it.
 func (s *Service) Run(ctx context.Context) error {
-	conn, err := s.deps.Dial(s.buffer)
+	buffers, err := shards.Dial(s.buffers, s.deps.Dial)
 	if err != nil {
-		return fmt.Errorf("connect to the buffer: %w", err)
+		return err
 	}
 	var wg sync.WaitGroup
 	for _, source := range s.sources {
-		wg.Go(func() { source.run(ctx, conn) })
+		wg.Go(func() { source.run(ctx, buffers) })
 	}
 	wg.Wait()
-	if err := conn.Close(); err != nil {
-		return fmt.Errorf("close connection to the buffer: %w", err)
-	}
-	return nil
+	return buffers.Close()
 }
 
-// setReady reports readiness: every source has reached Kafka and the buffer. Topics may be missing.
+// setReady reports readiness: every source has reached the buffer and joined its group. Topics
+// may be missing.
 func (s *Service) setReady(source string, ready bool, reason string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -37,8 +37,12 @@ func newWanted(items []string) (w wanted, err error) {
 // pick returns the number of partitions of the topics that are there, and which names are not.
 func (w *wanted) pick(cluster *kafkaclient.Cluster) (existing map[string]int, missing []string, err error) {
 	existing = make(map[string]int)
+	named := make(map[string]bool, len(w.names))
+	for _, name := range w.names {
+		named[name] = true
+	}
 	for name, topic := range cluster.Topics {
-		if !slices.Contains(w.names, name) && !slices.ContainsFunc(w.patterns, func(p *regexp.Regexp) bool { return p.MatchString(name) }) {
+		if !named[name] && !slices.ContainsFunc(w.patterns, func(p *regexp.Regexp) bool { return p.MatchString(name) }) {
 			continue
 		}
 		if topic.Err != nil {
@@ -58,7 +62,11 @@ func (w *wanted) pick(cluster *kafkaclient.Cluster) (existing map[string]int, mi
 
 // lookUp learns the cluster's id and the number of partitions of each topic to read.
 func (s *source) lookUp(ctx context.Context) (existing map[string]int, err error) {
-	cluster, err := s.client.Cluster(ctx)
+	var names []string // all topics when patterns pick from them
+	if len(s.wanted.patterns) == 0 {
+		names = s.wanted.names
+	}
+	cluster, err := s.client.Cluster(ctx, names...)
 	if err != nil {
 		return nil, err
 	}
@@ -82,55 +90,59 @@ func (s *source) lookUp(ctx context.Context) (existing map[string]int, err error
 	return existing, nil
 }
 
-// findAdded marks the partitions whose records all came after the group, or this process, began to read, and which no
-// instance has got to yet. With start: latest they are read from their first record, which is newer than that start.
-func (s *source) findAdded(ctx context.Context, partitions []*partition) error {
+// findAdded marks the partitions whose records all came after the group, or this process, began
+// to read, and which no instance has got to yet. With start: latest they are read from their
+// first record, which is newer than that start. It returns ctx's error when that ends first.
+func (s *source) findAdded(ctx context.Context, group *kafkaclient.Group, partitions []*partition) error {
 	if s.cfg.Start != "latest" {
 		return nil
 	}
 	s.mu.Lock()
 	begun, now := s.begun, s.topics
 	s.mu.Unlock()
-	inGroup := make(map[string]bool) // whether it has committed in a topic
+	unread := make(map[string][]int) // topics with partitions in which nothing is committed
 	for _, p := range partitions {
-		if p.committed.Load() >= 0 {
+		if p.committed.Load() >= 0 || p.number >= begun[p.topic] || unread[p.topic] != nil {
 			continue
 		}
-		if p.number >= begun[p.topic] {
-			p.added = true
-			continue
+		for number := range now[p.topic] {
+			unread[p.topic] = append(unread[p.topic], number)
 		}
-		read, asked := inGroup[p.topic]
-		if !asked {
-			var err error
-			if read, err = s.hasCommitted(ctx, p.topic, now[p.topic]); err != nil {
-				return err
-			}
-			inGroup[p.topic] = read
+	}
+	var committed map[string]map[int]kafkaclient.Committed
+	for {
+		var err error
+		if committed, err = group.Committed(ctx, unread); err == nil {
+			break
 		}
-		p.added = read
+		if err := s.kafka.Failed(ctx, err); err != nil {
+			return err
+		}
+	}
+	s.kafka.Over()
+	inGroup := make(map[string]bool) // whether it has committed in a topic
+	for topic, of := range committed {
+		for _, c := range of {
+			inGroup[topic] = inGroup[topic] || c.Offset >= 0
+		}
+	}
+	for _, p := range partitions {
+		p.added = p.committed.Load() < 0 && (p.number >= begun[p.topic] || inGroup[p.topic])
 	}
 	return nil
 }
 
-// hasCommitted says whether the group has committed anything in a topic. It returns ctx's error when that ends first.
-func (s *source) hasCommitted(ctx context.Context, topic string, partitions int) (bool, error) {
-	for {
-		has, err := s.client.HasCommitted(ctx, s.cfg.Group, topic, partitions)
-		if err == nil {
-			s.kafka.Over()
-			return has, nil
-		}
-		if err := s.kafka.Failed(ctx, err); err != nil {
-			return false, err
-		}
-	}
-}
-
-// watch returns when the topics to read, or their partitions, are not what they were, with what they are
-// and whether it is other topics; or when ctx ends.
+// watch returns when the topics to read, or their partitions, are not what they were, with what
+// they are and whether it is other topics; or when ctx ends.
 func (s *source) watch(ctx context.Context, was map[string]int) (is map[string]int, otherTopics bool) {
-	// The first look is at once: generations may all end sooner than a topicPoll.
+	// The first look is at once: generations may all end sooner than a topicPoll. But where brokers
+	// say different things, the group is not to be divided again and again.
+	s.mu.Lock()
+	agreed := maps.Equal(was, s.topics)
+	s.mu.Unlock()
+	if !agreed {
+		sleep(ctx, heartbeatEvery)
+	}
 	for ; ; sleep(ctx, topicPoll) {
 		if ctx.Err() != nil {
 			return was, false

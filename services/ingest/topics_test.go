@@ -3,8 +3,10 @@ package ingest
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,8 +104,8 @@ func TestMissingTopicIsPickedUp(t *testing.T) {
 	buffer.has("later", 0, "x")
 }
 
-// A pattern finds what is there and what comes; partitions that are added are read, too; a topic that is
-// deleted does not disturb the others.
+// A pattern finds what is there and what comes; partitions that are added are read, too; a topic
+// that is deleted does not disturb the others.
 func TestTopicsByPattern(t *testing.T) {
 	kafka, buffer := startKafka(t, 1, "logs-a", "other"), startBuffer(t)
 	s := kafka.ingest(buffer, "re:logs-.*")
@@ -145,7 +147,8 @@ func TestTopicsByPattern(t *testing.T) {
 	}
 }
 
-// TestWatchLooksAtOnce: a change is seen also when each generation ends before the next look would be due.
+// TestWatchLooksAtOnce: a change is seen also when each generation ends before the next look
+// would be due.
 func TestWatchLooksAtOnce(t *testing.T) {
 	kafka, buffer := startKafka(t, 2, topic), startBuffer(t)
 	s := kafka.ingest(buffer).sources[0]
@@ -185,8 +188,9 @@ func TestStart(t *testing.T) {
 	}
 }
 
-// TestLatestSkipsNothingThatCameLater: with start: latest, what is produced while ingest is down is read, also in a partition
-// that had no record yet when it began, and in one that was added meanwhile.
+// TestLatestSkipsNothingThatCameLater: with start: latest, what is produced while ingest is down
+// is read, also in a partition that had no record yet when it began, and in one that was added
+// meanwhile.
 func TestLatestSkipsNothingThatCameLater(t *testing.T) {
 	kafka, buffer := startKafka(t, 2, topic), startBuffer(t)
 	kafka.one(topic, 0, "old")
@@ -236,17 +240,19 @@ func TestQueuesShareNoMemory(t *testing.T) {
 	stuck.Queue, other.Group = "stuck", "other"
 	s := kafka.ingestAll(buffer, map[string]*config.Source{"a": stuck, "b": other})
 	memory := s.sources[0].memory
-	waitFor(t, "the memory to be used up", func() bool { return memory.held() > memory.limit-(1<<20) })
+	waitFor(t, "the memory to be used up", func() bool { return memory.arrived.pressed() || memory.batches.pressed() })
 	kafka.one("quiet", 3, "for the other queue")
 	buffer.has("quiet", 3, "for the other queue")
 }
 
-// The buffer forgot the partition; the group knows how far it was. What Kafka deleted since is lost, and said to be.
+// The buffer forgot the partition; the group knows how far it was. What Kafka deleted since is
+// lost, and said to be.
 func TestRetentionOvertakesTheCommittedOffset(t *testing.T) {
 	kafka, buffer := startKafka(t, 1, topic), startBuffer(t)
 	kafka.produce(numbered(10, 1, 0)...)
 	first := kafka.ingest(buffer)
 	checkOnce(t, buffer, 10)
+	waitFor(t, "the group to know of the records", func() bool { return kafka.committed(0) == 10 })
 	first.stop()
 	kafka.produce(numbered(10, 1, 10)...)
 	kafka.deleteBefore(15)
@@ -307,10 +313,19 @@ func TestMayWait(t *testing.T) {
 	}
 }
 
-// TestMayWaitIsTold: whether a topic deletes by size is looked up, and told to the buffer with each batch.
+// TestMayWaitIsTold looks up whether a topic deletes by size, and tells the buffer with each
+// batch. The records of a case come to Kafka as one batch, and full batches alone go to the
+// buffer, so that no clock matters.
 func TestMayWaitIsTold(t *testing.T) {
 	kafka, buffer := startKafka(t, 1, topic), startBuffer(t)
-	s := kafka.ingest(buffer)
+	source := kafka.source()
+	source.Batch.Linger = time.Hour
+	s := kafka.ingestAll(buffer, map[string]*config.Source{"s": source})
+	client, err := kgo.NewClient(kgo.SeedBrokers(kafka.fake.ListenAddrs()...), kgo.ManualFlushing(), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
 	waitFor(t, "the group", func() bool { return len(s.sources[0].partitionStatus()) == 1 })
 	for i, test := range []struct {
 		bytes string
@@ -320,7 +335,12 @@ func TestMayWaitIsTold(t *testing.T) {
 		if err := s.sources[0].lookAtRetention(t.Context(), s.sources[0].partitions); err != nil {
 			t.Fatal(err)
 		}
-		kafka.produce(numbered(300, 1, 300*i)...)
+		for _, r := range numbered(300, 1, 300*i) {
+			client.Produce(t.Context(), r, nil)
+		}
+		if err := client.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		checkOnce(t, buffer, 300*(i+1))
 		var got []bool
 		buffer.set(func() {
@@ -332,4 +352,52 @@ func TestMayWaitIsTold(t *testing.T) {
 			t.Errorf("retention.bytes %s: the buffer may hold back the batches: %v, want %v", test.bytes, got, test.want)
 		}
 	}
+}
+
+// TestAgeOf: a record without a timestamp is of no age that Kafka would delete it for, and one of
+// a time to come is new.
+func TestAgeOf(t *testing.T) {
+	for ms, want := range map[int64]time.Duration{-1: 0, math.MaxInt64: 0, time.Now().Add(-time.Hour).UnixMilli(): time.Hour} {
+		if got := ageOf(ms).Round(time.Minute); got != want {
+			t.Errorf("a record of %d is %s old, want %s", ms, got, want)
+		}
+	}
+}
+
+// TestCaughtUpAfterTheClockWasSetBack: the buffer is told again that there is no more.
+func TestCaughtUpAfterTheClockWasSetBack(t *testing.T) {
+	p := &partition{source: &source{}}
+	p.source.tellEvery.Store(1000)
+	p.told.Store(time.Now().AddDate(10, 0, 0).UnixMilli())
+	if !p.learn(&kafkaclient.Fetched{}, time.Now()) {
+		t.Error("it waits for ten years")
+	}
+	p.told.Store(time.Now().UnixMilli())
+	if p.learn(&kafkaclient.Fetched{}, time.Now().Add(10*time.Millisecond)) {
+		t.Error("it is told again at once")
+	}
+}
+
+// TestBrokerSaysNothing: a broker that answers fetches at once, and about no partition, is asked
+// again after a while, and it is said.
+func TestBrokerSaysNothing(t *testing.T) {
+	kafka, buffer := startKafka(t, 1, topic), startBuffer(t)
+	var mute atomic.Bool
+	var fetches atomic.Int32
+	mute.Store(true)
+	kafka.fake.ControlKey(kmsg.Fetch.Int16(), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		kafka.fake.KeepControl()
+		fetches.Add(1)
+		return r.ResponseKind(), nil, mute.Load()
+	})
+	kafka.produce(numbered(10, 1, 0)...)
+	s := kafka.ingest(buffer)
+	waitFor(t, "the error", func() bool {
+		return strings.Contains(s.sources[0].status().LastError, errUnanswered.Error()) && fetches.Load() > 3
+	})
+	if n := fetches.Load(); n > 100 {
+		t.Errorf("%d fetches were sent", n)
+	}
+	mute.Store(false)
+	checkOnce(t, buffer, 10)
 }

@@ -35,7 +35,7 @@ type balance struct {
 }
 
 // account reads the files and the topics of the test Kafka again.
-func (d *dev) account(end *devStats) (*account, error) {
+func (d *dev) account(ctx context.Context, end *devStats) (*account, error) {
 	fmt.Fprintln(d.out, "reading back what arrived")
 	d.targetLis.setBroken(false)
 	a := &account{In: d.in()}
@@ -43,7 +43,7 @@ func (d *dev) account(end *devStats) (*account, error) {
 	if err := files.readFiles(filepath.Join(d.dir, "files")); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if err := test.readTopics(ctx, d.target.ListenAddrs()); err != nil {
 		return nil, err

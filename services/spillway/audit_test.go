@@ -4,11 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"strings"
 	"testing"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -28,31 +26,12 @@ func (f *fakeAudit) Audit(_ context.Context, r *spillwayv1.AuditRequest) (*spill
 	return f.answer, nil
 }
 
-// startAudit returns the address of a fake buffer.
-func startAudit(t *testing.T, answer *spillwayv1.AuditResponse) string {
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := grpc.NewServer(grpc.WaitForHandlers(true))
-	spillwayv1.RegisterBufferAdminServiceServer(server, &fakeAudit{answer: answer})
-	done := make(chan error, 1)
-	go func() { done <- server.Serve(lis) }()
-	t.Cleanup(func() {
-		server.Stop()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	return lis.Addr().String()
-}
-
 func TestAudit(t *testing.T) {
 	part := &spillwayv1.AuditPartition{Subscription: "q/s", Source: &spillwayv1.SourcePartition{Topic: "orders", Partition: 3}, StartOffset: 10,
 		SettledOffset: 15, AppendedOffset: 30, SafeOffset: 20, Outcomes: map[string]int64{"delivered": 4, "dead_lettered": 1}, PendingOffsets: 15,
 		Ranges: []*spillwayv1.AuditRange{{Range: &spillwayv1.OffsetRange{First: 15, Next: 30}, State: "leased"}}}
 	answer := &spillwayv1.AuditResponse{Partitions: []*spillwayv1.AuditPartition{part}}
-	address := startAudit(t, answer)
+	address := serveAdmin(t, &fakeAudit{answer: answer})
 
 	want := `SUBSCRIPTION  TOPIC   PARTITION  FROM  TO  SETTLED  SAFE  DELIVERED  FILTERED  DEAD  DROPPED  LOST  PENDING  HOLES
 q/s           orders  3          10    30  15       20    4          0         1     0        0     15       0

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -132,7 +134,10 @@ The admin API answers on the usual ports when they are free:
 				return err
 			}
 			defer func() { err = errors.Join(err, remove()) }()
-			account, err := d.run(cmd.Context(), duration)
+			drains(cmd.Context(), 2*drainWait)
+			ctx, stop := hangups(cmd.Context(), slog.New(slog.DiscardHandler), true)
+			defer stop()
+			account, err := d.run(ctx, duration)
 			if err != nil {
 				return err
 			}
@@ -240,14 +245,17 @@ func (d *dev) run(ctx context.Context, duration time.Duration) (*account, error)
 
 	d.started = time.Now()
 	d.generate(ctx, duration)
-	stats, drainErr := d.drain()
+	if ctx.Err() != nil { // the signal was to end the generator
+		ctx = context.WithoutCancel(ctx)
+	}
+	stats, drainErr := d.drain(ctx)
 	if drainErr != nil {
 		fmt.Fprintln(d.out, drainErr)
 	}
 	if err := services.stop(); err != nil {
 		return nil, err
 	}
-	return d.account(stats)
+	return d.account(ctx, stats)
 }
 
 // startKafkas starts both clusters; topics of the test Kafka are created by their first use.
@@ -289,8 +297,9 @@ func (d *dev) configure() error {
 	return err
 }
 
-// reserve listens on the port on the loopback interface when it is free, else on another, and returns the
-// address. The service takes the listener over, so that nobody takes the port in between.
+// reserve listens on the port on the loopback interface when it is free, else on another, and
+// returns the address. The service takes the listener over, so that nobody takes the port in
+// between.
 func (d *dev) reserve(port int) (string, error) {
 	lis, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
@@ -310,52 +319,30 @@ func (d *dev) listen(addr string) (net.Listener, error) {
 	return lis, nil
 }
 
-// devServices are the running services, in the order they are stopped.
-type devServices []devService
-
-type devService struct {
-	name string
-	stop context.CancelFunc
-	done chan error
-}
-
-func (d *dev) startServices(log *slog.Logger) (devServices, error) {
-	var all devServices
-	for _, s := range []struct {
-		name string
-		make func() (*process, error)
-	}{
-		{"ingest", func() (*process, error) { return newIngestProcess(d.cfg, log, d.listen) }},
-		{"delivery files", func() (*process, error) { return newDeliveryProcess(d.cfg, "files", log, d.listen) }},
-		{"delivery test", func() (*process, error) { return newDeliveryProcess(d.cfg, "test", log, d.listen) }},
-		{"buffer", func() (*process, error) { return newBufferProcess(d.cfg, log, d.listen) }},
-	} {
-		p, err := s.make()
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("start %s: %w", s.name, err), all.stop())
-		}
-		ctx, stop := context.WithCancel(context.Background())
-		done := make(chan error, 1)
-		go func() { done <- p.serve(ctx) }()
-		all = append(all, devService{s.name, stop, done})
+func (d *dev) startServices(log *slog.Logger) (*stages, error) {
+	buffer, err := newBufferProcess(d.cfg, log, d.listen)
+	if err != nil {
+		return nil, fmt.Errorf("start the buffer: %w", err)
 	}
+	all := new(stages)
+	all.start(map[string]*process{"buffer": buffer})
+	for _, name := range slices.Sorted(maps.Keys(d.cfg.Delivery)) {
+		p, err := newDeliveryProcess(d.cfg, name, log, d.listen, nil)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("start delivery %s: %w", name, err), all.stop())
+		}
+		all.start(map[string]*process{"delivery " + name: p})
+	}
+	p, err := newIngestProcess(d.cfg, log, d.listen, nil)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start the ingest: %w", err), all.stop())
+	}
+	all.start(map[string]*process{"ingest": p})
 	return all, nil
 }
 
-// stop stops one service after the other, each when the one before has drained.
-func (all devServices) stop() error {
-	var errs []error
-	for _, s := range all {
-		s.stop()
-		if err := <-s.done; err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", s.name, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// generate writes records, breaks and mends the test Kafka, and shows the table, until duration is over
-// or ctx ends.
+// generate writes records, breaks and mends the test Kafka, and shows the table, until duration
+// is over or ctx ends.
 func (d *dev) generate(ctx context.Context, duration time.Duration) {
 	if duration > 0 {
 		var cancel context.CancelFunc
@@ -415,8 +402,16 @@ func (d *dev) stats(ctx context.Context) (*devStats, error) {
 		return nil, err
 	}
 	s := &devStats{queue: q.Queue, subs: make(map[string]*spillwayv1.Subscription)}
-	for _, p := range q.Partitions {
-		s.appended += p.AppendedOffset
+	for { // page by page
+		for _, p := range q.Partitions {
+			s.appended += p.AppendedOffset
+		}
+		if q.NextPageToken == "" {
+			break
+		}
+		if q, err = admin.GetQueue(ctx, &spillwayv1.GetQueueRequest{Name: devQueue, PageToken: q.NextPageToken}); err != nil {
+			return nil, err
+		}
 	}
 	for _, sub := range list.Subscriptions {
 		s.subs[sub.Name] = sub
@@ -438,9 +433,10 @@ func (s *devStats) pending(subscription string) int64 {
 func (d *dev) in() int64 { return d.generator.sum() }
 
 // drain waits until all that was generated is delivered.
-func (d *dev) drain() (*devStats, error) {
+func (d *dev) drain(ctx context.Context) (*devStats, error) {
 	fmt.Fprintln(d.out, "draining: no more records are generated; what is in Kafka and in the buffer is delivered (Ctrl-C ends at once)")
-	ctx, cancel := context.WithTimeout(context.Background(), drainWait)
+	stopped := ctx
+	ctx, cancel := context.WithTimeout(ctx, drainWait)
 	defer cancel()
 	said := time.Now()
 	for {
@@ -453,6 +449,9 @@ func (d *dev) drain() (*devStats, error) {
 			fmt.Fprintf(d.out, "  backlog: files %d, test Kafka %d records\n", s.pending(devFiles), s.pending(devTest))
 		}
 		if !sleepUntil(ctx, time.Now().Add(100*time.Millisecond)) {
+			if stopped.Err() != nil {
+				return s, errors.New("stopped while draining; what is left is counted as pending")
+			}
 			return s, fmt.Errorf("not drained after %s; what is left is counted as pending", drainWait)
 		}
 	}

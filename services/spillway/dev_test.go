@@ -44,8 +44,8 @@ func TestParseInterval(t *testing.T) {
 	}
 }
 
-// TestDevSurvivesAnOutage is the demonstration, shorter: its account must be right, and the outage must
-// have been one.
+// TestDevSurvivesAnOutage is the demonstration, shorter: its account must be right, and the
+// outage must have been one.
 func TestDevSurvivesAnOutage(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new %41 #? \"ü")
 	got := spillway(t, "dev", "--duration", "6s", "--break-kafka", "1s..4s", "--rate", "1000", "--output", "json", "--dir", dir)

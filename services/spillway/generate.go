@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -14,11 +16,13 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/spillwayio/spillway/services/internal/config"
 	"github.com/spillwayio/spillway/services/internal/kafkaclient"
+	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
-// generator writes log records to topics. The value of each begins with its number within its topic,
-// from 1, and a blank, so that one can tell afterwards which are missing or doubled.
+// generator writes log records to topics. The value of each begins with its number within its
+// topic, from 1, and a blank, so that one can tell afterwards which are missing or doubled.
 type generator struct {
 	brokers    []string
 	topics     []string
@@ -48,7 +52,8 @@ func (g *generator) sum() int64 {
 
 // run creates the topics and writes until it is done or ctx ends.
 func (g *generator) run(ctx context.Context) error {
-	transport := &kafka.Transport{ClientID: "spillway-generate"}
+	// It waits as long as brokers say, when a quota is exceeded.
+	transport := kafkaclient.Access{}.Transport(g.brokers, "spillway-generate")
 	defer transport.CloseIdleConnections()
 	if err := g.createTopics(ctx, transport); err != nil {
 		return err
@@ -60,47 +65,41 @@ func (g *generator) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-func (g *generator) createTopics(ctx context.Context, transport *kafka.Transport) error {
-	// When no broker answers, asking for metadata says why, and creating topics does not.
-	probe := kafkaclient.New(g.brokers, "spillway-generate", kafkaclient.Access{})
-	defer probe.Close()
-	cluster, err := probe.Cluster(ctx)
+func (g *generator) createTopics(ctx context.Context, transport *kafkaclient.Transport) error {
+	topics, _, err := transport.Topics(ctx, g.topics, false)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", strings.Join(g.brokers, ","), err)
 	}
-	client := &kafka.Client{Addr: kafka.TCP(g.brokers...), Timeout: 10 * time.Second, Transport: transport}
-	request := &kafka.CreateTopicsRequest{}
 	for _, t := range g.topics {
-		if cluster.Topics[t].Partitions == 0 {
-			request.Topics = append(request.Topics, kafka.TopicConfig{Topic: t, NumPartitions: g.partitions, ReplicationFactor: -1})
-		}
-	}
-	if len(request.Topics) == 0 {
-		return nil
-	}
-	response, err := client.CreateTopics(ctx, request)
-	if err != nil {
-		return fmt.Errorf("create topics on %v: %w", g.brokers, err)
-	}
-	for topic, err := range response.Errors {
-		if err != nil && !errors.Is(err, kafka.TopicAlreadyExists) {
-			return fmt.Errorf("create topic %s: %w", topic, err)
+		switch err := topics[t].Err; {
+		case errors.Is(err, kafka.UnknownTopicOrPartition):
+			if _, err := transport.CreateTopic(ctx, t, g.partitions, -1, 10*time.Second); err != nil {
+				return err
+			}
+		case err != nil:
+			return fmt.Errorf("topic %s: %w", t, err)
 		}
 	}
 	return nil
 }
 
+// writePatience bounds a write, with the time for which a quota has it wait. The transport bounds
+// the wait for each answer by itself.
+const writePatience = 5 * time.Minute
+
 // fill writes one topic.
-func (g *generator) fill(ctx context.Context, topic string, transport *kafka.Transport) (err error) {
-	const chunk, tick = 4000, 50 * time.Millisecond
+func (g *generator) fill(ctx context.Context, topic string, transport *kafkaclient.Transport) (err error) {
+	const tick, chunkBytes = 50 * time.Millisecond, 16 << 20
+	chunk := int64(min(4000, max(chunkBytes/max(g.size, 1), 1)))
 	w := &kafka.Writer{Addr: kafka.TCP(g.brokers...), Topic: topic, Transport: transport, Balancer: &kafka.RoundRobin{},
-		BatchSize: 1000, BatchTimeout: 5 * time.Millisecond, RequiredAcks: kafka.RequireAll}
+		BatchSize: 1000, BatchTimeout: 5 * time.Millisecond, RequiredAcks: kafka.RequireAll,
+		BatchBytes: int64(max(1<<20, g.size+4096)), ReadTimeout: writePatience, WriteTimeout: writePatience}
 	defer func() { err = errors.Join(err, w.Close()) }()
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	started := time.Now()
 	for n := int64(0); (g.count == 0 || n < g.count) && ctx.Err() == nil; {
-		want := int64(chunk)
+		want := chunk
 		if g.rate > 0 {
 			select {
 			case <-ticker.C:
@@ -215,24 +214,40 @@ func newGenerate() *cobra.Command {
 	return cmd
 }
 
+// topicName is what Kafka takes as one.
+var topicName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,249}$`)
+
 func (g *generator) check() error {
 	switch {
+	case len(g.brokers) == 0:
+		return errors.New("--brokers: want addresses of brokers, separated by commas")
 	case len(g.topics) == 0 || slices.Contains(g.topics, ""):
 		return errors.New("--topics: want names of topics, separated by commas")
-	case g.partitions < 1:
-		return fmt.Errorf("--partitions %d: want 1 or more", g.partitions)
+	case g.partitions < 1 || g.partitions > 100_000:
+		return fmt.Errorf("--partitions %d: want 1 to 100000", g.partitions)
 	case g.count < 0:
 		return fmt.Errorf("--count %d: want 0 or more", g.count)
 	case g.rate < 0:
 		return fmt.Errorf("--rate %d: want 0 or more", g.rate)
-	case g.size < 25:
-		return fmt.Errorf("--size %d: want 25 or more", g.size)
+	case g.size < 25 || g.size > recordbatch.MaxRecordBytes:
+		return fmt.Errorf("--size %d: want 25 to %d", g.size, recordbatch.MaxRecordBytes)
+	}
+	for _, b := range g.brokers {
+		if !config.IsAddress(b) {
+			return fmt.Errorf("--brokers %q: want host:port, as in localhost:9092", b)
+		}
+	}
+	for _, t := range g.topics {
+		if !topicName.MatchString(t) {
+			return fmt.Errorf("--topics %q: want letters, digits, dots, dashes and underscores, 249 at most", t)
+		}
 	}
 	return nil
 }
 
 // runWithProgress says on stderr how far it is, every five seconds.
 func (g *generator) runWithProgress(cmd *cobra.Command) error {
+	drains(cmd.Context(), 15*time.Second) // the records under way are finished, so that their numbers have no holes
 	ctx, cancel := context.WithCancel(cmd.Context())
 	done := make(chan error, 1)
 	go func() {

@@ -166,8 +166,8 @@ func inspectQueue(dir string, repair bool) (r queueReport, err error) {
 	return r, err
 }
 
-// readLedger lets a queue rebuild its ledger. The queue is drained at once, into nothing, so that it
-// releases what everyone has settled.
+// readLedger lets a queue rebuild its ledger. The queue is drained at once, into nothing, so that
+// it releases what everyone has settled.
 func (r *queueReport) readLedger(in *nutsstore.Inspection) error {
 	q, err := queue.Open(queue.Config{Log: slog.New(slog.DiscardHandler)}, in.Open)
 	if err != nil {

@@ -38,8 +38,8 @@ func openLogs(t *testing.T, dir string) (q *queue.Queue, stop func()) {
 	}
 }
 
-// dataDir is a stopped buffer's, with the queue logs: ten batches of ten records, of which test has settled
-// the first five, and a session with sink state.
+// dataDir is a stopped buffer's, with the queue logs: ten batches of ten records, of which test
+// has settled the first five, and a session with sink state.
 func dataDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -111,8 +111,8 @@ func TestInspect(t *testing.T) {
 	}
 }
 
-// TestInspectRepair: damage is named and makes the exit status 1; after the repair it is in quarantine, and
-// the buffer opens its queue without it.
+// TestInspectRepair: damage is named and makes the exit status 1; after the repair it is in
+// quarantine, and the buffer opens its queue without it.
 func TestInspectRepair(t *testing.T) {
 	dir := dataDir(t)
 	path := filepath.Join(dir, "logs", "1.dat")

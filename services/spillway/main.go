@@ -6,25 +6,31 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
-	"os/signal"
-	"syscall"
+	"time"
+
+	"google.golang.org/grpc/grpclog"
 
 	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/telemetry"
 )
 
 func main() { os.Exit(run()) }
 
 func run() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := notify(context.Background())
 	defer stop()
-	// The second signal ends the process at once.
-	context.AfterFunc(ctx, stop)
-	return execute(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	// A service does not wait for whoever reads its log, not even to end.
+	stderr := telemetry.NewLines(os.Stderr)
+	defer stderr.Flush(time.Second)
+	log.SetOutput(stderr) // of the libraries
+	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, stderr))
+	return execute(ctx, os.Args[1:], os.Stdout, stderr)
 }
 
-// execute runs a command and returns the exit status: 0, 1 after an error, 2 when the command line or
-// the configuration is wrong.
+// execute runs a command and returns the exit status: 0, 1 after an error, 2 when the command
+// line or the configuration is wrong.
 func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := newRoot()
 	root.SetArgs(args)
@@ -33,6 +39,9 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
+	}
+	if status := new(statusError); errors.As(err, &status) {
+		return status.status
 	}
 	var problems config.Problems
 	if errors.As(err, &problems) && len(problems) > 1 {
@@ -51,3 +60,8 @@ type usageError struct{ err error }
 
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
+
+// statusError ends a command that has said all there is to say, with an exit status of its own.
+type statusError struct{ status int }
+
+func (e *statusError) Error() string { return fmt.Sprintf("exit status %d", e.status) }

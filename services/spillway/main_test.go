@@ -34,6 +34,10 @@ func TestMain(m *testing.M) {
 			}
 		}
 	}
+	// Nor do his contexts count.
+	if err := os.Setenv("XDG_CONFIG_HOME", filepath.Join(os.TempDir(), "spillway-tests-have-no-contexts")); err != nil {
+		panic(err)
+	}
 	goleak.VerifyTestMain(m,
 		// nutsdb leaves these behind.
 		goleak.IgnoreAnyFunction("github.com/antlabs/timer.(*timeWheel).Run"),
@@ -105,6 +109,23 @@ func (o *output) String() string {
 
 func start(t *testing.T, args ...string) *child {
 	t.Helper()
+	return startWith(t, nil, args...)
+}
+
+// startWith is start with a file as stderr.
+func startWith(t *testing.T, stderr *os.File, args ...string) *child {
+	t.Helper()
+	c := newChild(t, args...)
+	if stderr != nil {
+		c.cmd.Stderr = stderr
+	}
+	c.run()
+	return c
+}
+
+// newChild is a child that does not run yet.
+func newChild(t *testing.T, args ...string) *child {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -113,24 +134,30 @@ func start(t *testing.T, args ...string) *child {
 	c.out.more = make(chan struct{}, 1)
 	c.cmd.Env = append(os.Environ(), runEnv+"=1")
 	c.cmd.Stdout, c.cmd.Stderr = &c.out, &c.out
-	if _, err := c.cmd.StdinPipe(); err != nil { // open until the child or this process ends
-		t.Fatal(err)
+	return c
+}
+
+func (c *child) run() {
+	c.t.Helper()
+	if c.cmd.Stdin == nil {
+		if _, err := c.cmd.StdinPipe(); err != nil { // open until the child or this process ends
+			c.t.Fatal(err)
+		}
 	}
 	if err := c.cmd.Start(); err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	go func() {
 		defer close(c.done)
 		_ = c.cmd.Wait() // its status is looked at
 	}()
-	t.Cleanup(func() {
+	c.t.Cleanup(func() {
 		_ = c.cmd.Process.Kill() // in most cases it has ended
 		<-c.done
-		if t.Failed() {
-			t.Logf("%s wrote:\n%s", strings.Join(args, " "), &c.out)
+		if c.t.Failed() {
+			c.t.Logf("%s wrote:\n%s", strings.Join(c.cmd.Args[1:], " "), &c.out)
 		}
 	})
-	return c
 }
 
 // wait waits until it has written text, and returns all it wrote.

@@ -11,8 +11,8 @@ import (
 	"github.com/spillwayio/spillway/services/internal/rpc"
 )
 
-// TestDevDrainsAfterReplay has records of the test Kafka delivered once more: they are fetched and appended
-// again, and must not be taken for more records.
+// TestDevDrainsAfterReplay has records of the test Kafka delivered once more: they are fetched
+// and appended again, and must not be taken for more records.
 func TestDevDrainsAfterReplay(t *testing.T) {
 	dir := t.TempDir()
 	dev := start(t, "dev", "--rate", "500", "--dir", dir)

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -37,12 +38,22 @@ func (f *logFlags) logger(cmd *cobra.Command) (*slog.Logger, error) {
 // serviceFlags are those of the commands that run a service.
 type serviceFlags struct {
 	logFlags
-	config string
+	config      string
+	stopTimeout time.Duration
 }
 
 func (f *serviceFlags) register(cmd *cobra.Command) {
+	cmd.Flags().DurationVar(&f.stopTimeout, "stop-timeout", stopTimeout, "how long draining may take after SIGTERM before the process ends at once")
 	f.logFlags.register(cmd)
 	registerConfig(cmd, &f.config)
+}
+
+// logger checks the flags that are not about the log, too.
+func (f *serviceFlags) logger(cmd *cobra.Command) (*slog.Logger, error) {
+	if f.stopTimeout < time.Second {
+		return nil, &usageError{fmt.Errorf("--stop-timeout %s: want 1s or more", f.stopTimeout)}
+	}
+	return f.logFlags.logger(cmd)
 }
 
 func registerConfig(cmd *cobra.Command, path *string) {
@@ -63,6 +74,13 @@ func checkOutput(output string) error {
 	return nil
 }
 
+func checkTimeout(timeout time.Duration) error {
+	if timeout <= 0 {
+		return &usageError{fmt.Errorf("--timeout %s: want more than 0, as in 10s", timeout)}
+	}
+	return nil
+}
+
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "spillway",
@@ -75,6 +93,8 @@ Three services make a pipeline, and one file describes it:
   spillway buffer -c pipeline.yaml          the queue
   spillway ingest -c pipeline.yaml          Kafka → buffer
   spillway delivery NAME -c pipeline.yaml   buffer → delivery.NAME of the file
+
+On one machine, all of them in one process: spillway run -c pipeline.yaml
 
 To see all of it at work with nothing installed: spillway dev`,
 		SilenceUsage:  true,
@@ -96,12 +116,12 @@ To see all of it at work with nothing installed: spillway dev`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
 	})
-	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newBuffer(), newIngest(), newDelivery(), newDev(), newCheck(), newAudit(), newInspect(), newGenerate(), newHealth(), newVersion())
+	root.CompletionOptions.DisableDefaultCmd = true // newCompletion is in its place
+	root.AddCommand(newBuffer(), newIngest(), newDelivery(), newRun(), newDev(), newCheck(), newConfig(), newImportFlume(), newCompare(), newAudit(), newQueues(), newShards(), newSubscriptions(), newSessions(), newDeadLetters(), newReplay(), newTap(), newSources(), newDeliveries(), newTop(), newInspect(), newGenerate(), newHealth(), newDoctor(), newContext(), newCompletion(), newCertificates(), newVersion())
 	return root
 }
 
-// noArgs is noArgs, which would call an argument a command.
+// noArgs refuses arguments. cobra.NoArgs would report one as an unknown command.
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return &usageError{fmt.Errorf("%s takes no argument, and %q is one; see %[1]s --help", cmd.CommandPath(), args[0])}
@@ -110,23 +130,38 @@ func noArgs(cmd *cobra.Command, args []string) error {
 }
 
 func newVersion() *cobra.Command {
-	return &cobra.Command{
-		Use:   "version",
-		Short: "Prints the version",
-		Args:  noArgs,
+	var sbom bool
+	cmd := &cobra.Command{
+		Use:     "version",
+		Short:   "Prints the version, or what the program is made of",
+		Long:    "Prints the version. With --sbom it prints a software bill of materials instead: the modules that were linked, with their\nversions and sums, as CycloneDX 1.5. Scanners for known weaknesses read it.",
+		Example: "  spillway version\n  spillway version --sbom > spillway.cdx.json",
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if sbom {
+				return writeSBOM(cmd.OutOrStdout())
+			}
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionText())
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&sbom, "sbom", false, "print a software bill of materials (CycloneDX)")
+	return cmd
 }
 
 func versionText() string {
 	return fmt.Sprintf("spillway %s (%s %s/%s)", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
-// version is the module's, or the commit it was built from.
+// builtFrom is the version that the linker was told (deploy/Dockerfile), as an image is built
+// without .git.
+var builtFrom string
+
+// version is what the linker was told, or the module's, or the commit it was built from.
 func version() string {
+	if builtFrom != "" {
+		return builtFrom
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"

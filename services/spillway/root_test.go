@@ -1,11 +1,13 @@
 package main
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 )
 
-// TestWrongUse has what is wrong with a command line said, with exit status 2, before anything is started.
+// TestWrongUse has what is wrong with a command line said, with exit status 2, before anything is
+// started.
 func TestWrongUse(t *testing.T) {
 	file := writeFile(t, "pipeline.yaml", pipeline)
 	for _, test := range []struct{ args, want string }{
@@ -32,8 +34,19 @@ func TestWrongUse(t *testing.T) {
 		{"health http://localhost:1 --timeout soon", `invalid argument "soon"`},
 		{"generate", "--topics: want names of topics"},
 		{"generate --topics a, --count 1", "--topics: want names of topics"},
-		{"generate --topics a --size 24", "--size 24: want 25 or more"},
-		{"generate --topics a --partitions 0", "--partitions 0: want 1 or more"},
+		{"generate --topics a --size 24", "--size 24: want 25 to 16777216"},
+		{"generate --topics a --partitions 0", "--partitions 0: want 1 to 100000"},
+		{"generate --topics a --partitions 2000000000", "want 1 to 100000"},
+		{"generate --topics a --size 2000000000", "want 25 to 16777216"},
+		{"generate --topics a --brokers=", "--brokers: want addresses of brokers"},
+		{"generate --topics a --brokers localhost", `--brokers "localhost": want host:port`},
+		{"generate --topics a/b", `--topics "a/b": want letters`},
+		{"audit --buffer localhost", `--buffer "localhost": want host:port`},
+		{"audit --buffer localhost:99999", `--buffer "localhost:99999": want host:port`},
+		{"audit --timeout -1s", "--timeout -1s: want more than 0"},
+		{"sources --timeout 0s", "--timeout 0s: want more than 0"},
+		{"deliveries --delivery nowhere", `--delivery "nowhere": want host:port`},
+		{"health --timeout 0s http://localhost:1", "--timeout 0s: want more than 0"},
 		{"generate --topics a --rate -1", "--rate -1: want 0 or more"},
 		{"generate --topics a --count -1", "--count -1: want 0 or more"},
 		{"dev --rate 0", "--rate 0: want 1 or more"},
@@ -42,8 +55,20 @@ func TestWrongUse(t *testing.T) {
 		{"dev --break-kafka 5s", `--break-kafka "5s": want FROM..TO`},
 		{"dev --output xml", `--output "xml": want table or json`},
 		{"dev --dir .", "--dir . is not empty"},
-		{"audit a b", "want at most one argument"},
+		{"audit a b", "wants at most one argument"},
 		{"audit --output xml", `--output "xml": want table or json`},
+		{"import-flume", "want one argument: Flume's file"},
+		{"import-flume nowhere.conf", "read Flume's file: open nowhere.conf: no such file"},
+		{"import-flume nowhere.conf --flume-version 2", `--flume-version "2": want 1.5 to 1.11`},
+		{"completion", "want one argument, the shell: bash, zsh or fish"},
+		{"completion tcsh", "want one argument, the shell: bash, zsh or fish"},
+		{"context set prod", "nothing to set"},
+		{"context set prod --buffer x", `contexts.prod.buffer: malformed address "x"`},
+		{"context use nowhere", `no context "nowhere"`},
+		{"queues --context nowhere", `no context "nowhere"`},
+		{"queues --context x -c " + file, "--context and --config both say where the buffer is"},
+		{"doctor", "want the services: --config FILE"},
+		{"doctor -b nowhere", `"nowhere": want host:port`},
 		{"version 2", `spillway version takes no argument, and "2" is one`},
 	} {
 		got := spillway(t, strings.Fields(test.args)...)
@@ -86,6 +111,30 @@ func TestVersion(t *testing.T) {
 	}
 }
 
+// TestSBOM names the modules of the program, with versions and sums, and is the same each time.
+func TestSBOM(t *testing.T) {
+	got := spillway(t, "version", "--sbom")
+	var b bom
+	if err := json.Unmarshal([]byte(got.stdout), &b); err != nil || got.status != 0 || b.Format != "CycloneDX" || b.Metadata.Component.Name != "github.com/spillwayio/spillway" {
+		t.Fatalf("%v: %+v", err, got)
+	}
+	names := make(map[string]bomComponent)
+	for _, c := range b.Components {
+		names[c.Name] = c
+		if c.Version == "" || c.PURL != "pkg:golang/"+c.Name+"@"+c.Version || c.Name != "std" && len(c.Properties) != 1 {
+			t.Errorf("%+v", c)
+		}
+	}
+	for _, name := range []string{"std", "google.golang.org/grpc", "github.com/nutsdb/nutsdb"} {
+		if _, ok := names[name]; !ok {
+			t.Errorf("%s is not in it", name)
+		}
+	}
+	if again := spillway(t, "version", "--sbom"); again.stdout != got.stdout {
+		t.Error("it is another one the second time")
+	}
+}
+
 // TestHelp has every command explain itself.
 func TestHelp(t *testing.T) {
 	for _, command := range append(newRoot().Commands(), newRoot()) {
@@ -110,7 +159,7 @@ func TestHelp(t *testing.T) {
 	for _, command := range newRoot().Commands() {
 		names = append(names, command.Name())
 	}
-	if got, want := strings.Join(names, " "), "audit buffer check delivery dev generate health ingest inspect version"; got != want {
+	if got, want := strings.Join(names, " "), "audit buffer certificates check compare completion config context dead-letters deliveries delivery dev doctor generate health import-flume ingest inspect queues replay run sessions shards sources subscriptions tap top version"; got != want {
 		t.Errorf("commands are %s, want %s", got, want)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,7 +17,9 @@ import (
 	"github.com/spillwayio/spillway/services/delivery"
 	"github.com/spillwayio/spillway/services/ingest"
 	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/console"
 	"github.com/spillwayio/spillway/services/internal/rpc"
+	"github.com/spillwayio/spillway/services/internal/security"
 	"github.com/spillwayio/spillway/services/internal/telemetry"
 )
 
@@ -31,6 +34,16 @@ type deps struct {
 	log        *slog.Logger
 	registerer prometheus.Registerer
 	onReady    func(ready bool, reason string)
+	dial       dialFunc // to other processes
+}
+
+// dialOr is how to connect to a buffer: that of this process, or another with what the
+// configuration says to show to it.
+func (d deps) dialOr(local dialFunc) dialFunc {
+	if local != nil {
+		return local
+	}
+	return d.dial
 }
 
 // process is one service with its two ports.
@@ -41,22 +54,67 @@ type process struct {
 	http    *telemetry.HTTP
 	grpcLis net.Listener
 	httpLis net.Listener
+	local   *localServer     // nil: other services are in other processes
+	console *console.Console // nil: it has none
+
+	everReady chan struct{} // closed when it has been ready
+
+	mu        sync.Mutex
+	ready     bool
+	readyOnce sync.Once
+	stopping  bool // it is not ready any more, whatever the service says
 }
+
+// localServer is for the services of the same process.
+type localServer struct {
+	rpc *rpc.Server
+	lis *rpc.Local
+}
+
+// serveLocally has p serve its own process, too, and returns what connects to it. It is to be
+// called before serve.
+func (p *process) serveLocally() dialFunc {
+	p.local = &localServer{rpc.NewServer(p.log), rpc.NewLocal()}
+	p.service.Register(p.local.rpc.GRPC)
+	return p.local.lis.Dial
+}
+
+// addConsole puts the console on the HTTP port of a buffer.
+func (p *process) addConsole(guard *security.Security) {
+	direct := rpc.NewDirect(p.log)
+	p.service.Register(direct)
+	p.console = console.New(direct, guard, version())
+	p.http.Pages = p.console
+}
+
+// dialFunc connects to the buffer at an address of the configuration.
+type dialFunc func(addr string) (*grpc.ClientConn, error)
 
 // listenFunc listens on an address of the configuration.
 type listenFunc func(addr string) (net.Listener, error)
 
 func listenTCP(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
 
-// newProcess makes the service and listens on both ports, which are the keys listen and http of part in
-// the configuration. serve must follow.
-func newProcess(log *slog.Logger, listen listenFunc, part, grpcAddr, httpAddr string, make func(deps) (service, error)) (*process, error) {
-	p := &process{log: log, rpc: rpc.NewServer(log), http: telemetry.NewHTTP()}
-	var err error
-	if p.service, err = make(deps{log: log, registerer: p.http.Registry, onReady: p.onReady()}); err != nil {
+// newProcess makes the service and listens on both ports, which are the keys listen and http of
+// part in the configuration. serve must follow.
+func newProcess(cfg *config.Config, log *slog.Logger, listen listenFunc, part, grpcAddr, httpAddr string, build func(deps) (service, error)) (*process, error) {
+	guard, err := security.New(&cfg.Security, log)
+	if err != nil {
+		return nil, err
+	}
+	p := &process{log: log, rpc: rpc.NewGuardedServer(log, guard.Guard()), http: telemetry.NewHTTP(), everReady: make(chan struct{})}
+	p.http.Registry.MustRegister(buildInfo())
+	p.http.Guard, p.http.MayRead, p.http.TLS = guard.Handler, security.MayRead, guard.HTTPS()
+	if err := guard.Register(p.http.Registry); err != nil {
+		return nil, err
+	}
+	if p.service, err = build(deps{log: log, registerer: p.http.Registry, onReady: p.onReady, dial: guard.Dial}); err != nil {
 		return nil, err
 	}
 	p.service.Register(p.rpc.GRPC)
+	if part == "buffer" {
+		p.addConsole(guard)
+	}
 	if p.grpcLis, err = listen(grpcAddr); err != nil {
 		return nil, fmt.Errorf("%s.listen: %w", part, err)
 	}
@@ -66,20 +124,43 @@ func newProcess(log *slog.Logger, listen listenFunc, part, grpcAddr, httpAddr st
 	return p, nil
 }
 
+// buildInfo is a metric that is always 1; its labels say what runs.
+func buildInfo() prometheus.Collector {
+	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "spillway_build_info", Help: "Always 1; the labels say what runs.",
+		ConstLabels: prometheus.Labels{"version": version(), "go": runtime.Version()}})
+	info.Set(1)
+	return info
+}
+
 // onReady passes readiness on to both ports, and logs its changes.
-func (p *process) onReady() func(bool, string) {
-	var mu sync.Mutex
-	was := false
-	return func(ready bool, reason string) {
-		mu.Lock()
-		defer mu.Unlock()
-		p.http.SetReady(ready, reason)
-		p.rpc.SetServing(ready)
-		if ready && !was {
-			p.log.Info("ready")
-		}
-		was = ready
+func (p *process) onReady(ready bool, reason string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopping {
+		ready, reason = false, "stopping"
 	}
+	p.http.SetReady(ready, reason)
+	p.rpc.SetServing(ready)
+	if p.local != nil {
+		p.local.rpc.SetServing(ready)
+	}
+	switch {
+	case ready && !p.ready:
+		p.log.Info("ready")
+		p.readyOnce.Do(func() { close(p.everReady) })
+	case !ready && p.ready && !p.stopping:
+		p.log.Info("not ready", "reason", reason)
+	}
+	p.ready = ready
+}
+
+// stops says that the process was told to stop.
+func (p *process) stops() {
+	p.mu.Lock()
+	p.stopping = true
+	p.mu.Unlock()
+	p.onReady(false, "")
+	p.log.Info("stopping; a second signal ends it at once")
 }
 
 // serve runs the service until ctx ends and it has drained; its ports answer until then.
@@ -92,7 +173,7 @@ func (p *process) serve(ctx context.Context) error {
 	said := make(chan struct{})
 	stopSaying := context.AfterFunc(ctx, func() {
 		defer close(said)
-		p.log.Info("stopping; a second signal ends it at once")
+		p.stops()
 	})
 
 	var g errgroup.Group
@@ -104,6 +185,12 @@ func (p *process) serve(ctx context.Context) error {
 	}
 	listen(p.rpc.Serve, p.grpcLis)
 	listen(p.http.Serve, p.httpLis)
+	if p.local != nil {
+		listen(p.local.rpc.Serve, p.local.lis)
+	}
+	if p.console != nil {
+		g.Go(func() error { return p.console.Run(ports) })
+	}
 	g.Go(func() error {
 		defer closePorts()
 		return p.service.Run(runCtx)
@@ -119,27 +206,27 @@ func (p *process) serve(ctx context.Context) error {
 }
 
 func newBufferProcess(cfg *config.Config, log *slog.Logger, listen listenFunc) (*process, error) {
-	return newProcess(log.With("service", "buffer"), listen, "buffer", cfg.Buffer.Listen, cfg.Buffer.HTTP, func(d deps) (service, error) {
+	return newProcess(cfg, log.With("service", "buffer"), listen, "buffer", cfg.Buffer.Listen, cfg.Buffer.HTTP, func(d deps) (service, error) {
 		return buffer.New(cfg.Buffer, buffer.Deps{Log: d.log, Registerer: d.registerer, OnReady: d.onReady})
 	})
 }
 
-func newIngestProcess(cfg *config.Config, log *slog.Logger, listen listenFunc) (*process, error) {
-	return newProcess(log.With("service", "ingest"), listen, "ingest", cfg.Ingest.Listen, cfg.Ingest.HTTP, func(d deps) (service, error) {
-		return ingest.New(cfg.Ingest, cfg.Buffers, ingest.Deps{Log: d.log, Registerer: d.registerer, OnReady: d.onReady})
+func newIngestProcess(cfg *config.Config, log *slog.Logger, listen listenFunc, dial dialFunc) (*process, error) {
+	return newProcess(cfg, log.With("service", "ingest"), listen, "ingest", cfg.Ingest.Listen, cfg.Ingest.HTTP, func(d deps) (service, error) {
+		return ingest.New(cfg.Ingest, cfg.Buffers, ingest.Deps{Log: d.log, Registerer: d.registerer, OnReady: d.onReady, Dial: d.dialOr(dial)})
 	})
 }
 
-func newDeliveryProcess(cfg *config.Config, name string, log *slog.Logger, listen listenFunc) (*process, error) {
+func newDeliveryProcess(cfg *config.Config, name string, log *slog.Logger, listen listenFunc, dial dialFunc) (*process, error) {
 	d, err := cfg.ForDelivery(name)
 	if err != nil {
 		return nil, &usageError{err}
 	}
-	return newProcess(log.With("service", "delivery"), listen, "delivery."+name, d.Listen, d.HTTP, func(deps deps) (service, error) {
-		sink, err := newSink(d, deps.log.With("delivery", name))
+	return newProcess(cfg, log.With("service", "delivery", "delivery", name), listen, "delivery."+name, d.Listen, d.HTTP, func(deps deps) (service, error) {
+		sink, err := newSink(d, deps.log)
 		if err != nil {
 			return nil, fmt.Errorf("delivery.%s: %w", name, err)
 		}
-		return delivery.New(name, d, cfg.Buffers, sink, delivery.Deps{Log: deps.log, Registerer: deps.registerer, OnReady: deps.onReady})
+		return delivery.New(name, d, cfg.Buffers, sink, delivery.Deps{Log: deps.log, Registerer: deps.registerer, OnReady: deps.onReady, Dial: deps.dialOr(dial)})
 	})
 }

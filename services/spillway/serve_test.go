@@ -1,12 +1,15 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // bufferFile describes a buffer on free ports.
@@ -36,7 +39,7 @@ func TestBufferProcess(t *testing.T) {
 	}
 
 	second := start(t, "buffer", "-c", file)
-	second.wait("queue is not open; trying again with backoff")
+	second.wait("queue is not open; retrying")
 	holder := fmt.Sprintf("store is in use: process %d has", first.cmd.Process.Pid)
 	if got := spillway(t, "health", readyz(second)); got.status != 1 || !strings.Contains(got.stderr, "503") || !strings.Contains(got.stderr, holder) {
 		t.Errorf("health of the second: %+v, want %s", got, holder)
@@ -55,6 +58,58 @@ func TestBufferProcess(t *testing.T) {
 	if status := second.status(); status != 0 {
 		t.Errorf("the second ended with %d", status)
 	}
+}
+
+// TestBlockedStderr has a buffer log to a pipe that is full and that nobody reads: it becomes
+// ready, and ends when told to.
+func TestBlockedStderr(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := w.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil { // until it is full
+		_, err = w.Write(make([]byte, 4096))
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal(err)
+	}
+	addr := freeAddr(t)
+	file := writeFile(t, "pipeline.yaml", fmt.Sprintf("buffer: {listen: '127.0.0.1:0', http: %q, data_dir: %q, queues: {q: {subscriptions: {s: {}}}}}", addr, t.TempDir()))
+	c := startWith(t, w, "buffer", "-c", file)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(limit); ; {
+		got := spillway(t, "health", "http://"+addr+"/readyz")
+		if got.status == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("it does not become ready: %+v", got)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	c.signal(syscall.SIGTERM)
+	if status := c.status(); status != 0 {
+		t.Errorf("it ended with %d", status)
+	}
+}
+
+// freeAddr is an address on which nobody listens.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := lis.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return lis.Addr().String()
 }
 
 // TestPortInUse names the key.
@@ -77,6 +132,7 @@ func TestPortInUse(t *testing.T) {
 ingest: {%[1]s, sources: {s: {brokers: ["127.0.0.1:1"], group: g, topics: [t], queue: q}}}
 buffer: {%[1]s, data_dir: %[2]q, queues: {q: {subscriptions: {s: {}}}}}
 delivery: {d: {%[1]s, subscription: q/s, hdfs: {url: "file://%[2]s", path: /}}}
+security: {insecure: true}
 `, ports, t.TempDir()))
 		got := spillway(t, append(strings.Fields(test.command), "-c", file)...)
 		if got.status != 1 || !strings.Contains(got.stderr, test.want) {
@@ -96,8 +152,8 @@ delivery:
   kafka: {listen: "127.0.0.1:0", http: "127.0.0.1:0", subscription: q/kafka, kafka: {brokers: ["127.0.0.1:1"], topic: "copy-%%{topic}"}}
 `, t.TempDir()))
 	for _, test := range []struct{ command, log, ready string }{
-		{"ingest", "no way to Kafka; retrying", "source s: "},
-		{"delivery files", "no session with the buffer; retrying", "waiting for the buffer: open session on q/files: "},
+		{"ingest", "cannot read from Kafka; retrying", "source s: "},
+		{"delivery files", "no session with the buffer; retrying", "waiting for the buffer: nothing listens at 127.0.0.1:1 (connection refused); is the buffer running?"},
 		{"delivery hdfs", "the destination fails; retrying", "waiting for the destination: connect to HDFS at 127.0.0.1:1: "},
 		{"delivery kafka", "the destination fails; retrying", "waiting for the destination: reach Kafka at 127.0.0.1:1: "},
 	} {

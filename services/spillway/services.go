@@ -1,7 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"log/slog"
+	"os/signal"
+	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -18,6 +23,25 @@ func loadConfig(path string) (*config.Config, error) {
 		return nil, &usageError{err}
 	}
 	return cfg, nil
+}
+
+// warn logs what is odd in a part of the file.
+func warn(log *slog.Logger, cfg *config.Config, part string) {
+	for _, w := range cfg.Warnings() {
+		if strings.HasPrefix(w.Message, part+".") && !strings.Contains(w.Message, " cannot run on one machine") {
+			log.Warn("configuration: " + w.String())
+		}
+	}
+}
+
+// serve runs a service, or several, until the process is told to stop and run has drained.
+func (f *serviceFlags) serve(cmd *cobra.Command, log *slog.Logger, run func(context.Context) error) error {
+	drains(cmd.Context(), f.stopTimeout)
+	// A service whose log nobody reads any more goes on.
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, stop := hangups(cmd.Context(), log, hasTerminal())
+	defer stop()
+	return run(ctx)
 }
 
 func newBuffer() *cobra.Command {
@@ -40,12 +64,13 @@ func newBuffer() *cobra.Command {
 			if err := cfg.ForBuffer(); err != nil {
 				return &usageError{err}
 			}
+			warn(log, cfg, "buffer")
 			limitMemory(bufferMemory(&cfg.Buffer))
 			p, err := newBufferProcess(cfg, log, listenTCP)
 			if err != nil {
 				return err
 			}
-			return p.serve(cmd.Context())
+			return f.serve(cmd, log, p.serve)
 		},
 	}
 	f.register(cmd)
@@ -72,12 +97,13 @@ func newIngest() *cobra.Command {
 			if err := cfg.ForIngest(); err != nil {
 				return &usageError{err}
 			}
+			warn(log, cfg, "ingest")
 			limitMemory(cfg.Ingest.Memory)
-			p, err := newIngestProcess(cfg, log, listenTCP)
+			p, err := newIngestProcess(cfg, log, listenTCP, nil)
 			if err != nil {
 				return err
 			}
-			return p.serve(cmd.Context())
+			return f.serve(cmd, log, p.serve)
 		},
 	}
 	f.register(cmd)
@@ -107,14 +133,15 @@ func newDelivery() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			warn(log, cfg, "delivery."+args[0])
 			if d := cfg.Delivery[args[0]]; d != nil {
 				limitMemory(d.Memory)
 			}
-			p, err := newDeliveryProcess(cfg, args[0], log, listenTCP)
+			p, err := newDeliveryProcess(cfg, args[0], log, listenTCP, nil)
 			if err != nil {
 				return err
 			}
-			return p.serve(cmd.Context())
+			return f.serve(cmd, log, p.serve)
 		},
 	}
 	f.register(cmd)

@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -30,14 +33,26 @@ type part struct {
 
 func newCheck() *cobra.Command {
 	var path, output string
+	var f connectFlags
 	cmd := &cobra.Command{
-		Use:     "check",
-		Short:   "Reads the pipeline's file and says what is wrong with it",
-		Long:    "Reads the pipeline's file as the services do, with the SPILLWAY_ variables of the environment, and prints its parts.\nNothing is connected to. The exit status is 2 when something is wrong.",
-		Example: "  spillway check -c pipeline.yaml",
+		Use:   "check",
+		Short: "Reads the pipeline's file and says what is wrong with it; tries what it connects to",
+		Long: `Reads the pipeline's file as the services do, with the SPILLWAY_ variables of the environment, and prints its parts.
+The exit status is 2 when something is wrong with it. Warnings are about options without effect, and settings
+that do not go together well.
+
+With --connect it then tries from this machine what the services will do, and says what to do where that fails: brokers
+and logins, topics and rights on them, the group, the leaders' addresses; the NameNode, and a file in a directory of its own
+where records will go, which it removes; ports, data_dir and disk space; topics that a source would read again; and where
+sample records go. Nothing is read from topics or produced, and no group is joined. The exit status is 1 when
+something failed. Run it where the service is to run: --part buffer, ingest or delivery.NAME.`,
+		Example: "  spillway check -c pipeline.yaml\n  spillway check --connect -c pipeline.yaml\n  spillway check --connect --part delivery.hdfs --samples records.json -c pipeline.yaml",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput(output); err != nil {
+				return err
+			}
+			if err := f.check(cmd); err != nil {
 				return err
 			}
 			cfg, err := loadConfig(path)
@@ -53,8 +68,25 @@ func newCheck() *cobra.Command {
 					return &usageError{err}
 				}
 			}
+			warnings := []string{} // [] in JSON
+			for _, w := range cfg.Warnings() {
+				warnings = append(warnings, w.String())
+			}
+			answer := map[string]any{"file": path, "parts": parts, "warnings": warnings}
+			if f.connect && output == "json" {
+				return f.run(cmd, cfg, func(found []finding) error {
+					answer["probes"] = found
+					return json.NewEncoder(cmd.OutOrStdout()).Encode(answer)
+				})
+			}
 			if output == "json" {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"file": path, "parts": parts})
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(answer)
+			}
+			for _, w := range warnings {
+				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", w)
+			}
+			if f.connect {
+				return f.run(cmd, cfg, func(found []finding) error { return writeFindings(cmd.OutOrStdout(), found) })
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "KIND\tNAME\tFROM\tTO")
@@ -66,6 +98,8 @@ func newCheck() *cobra.Command {
 	}
 	registerConfig(cmd, &path)
 	registerOutput(cmd, &output)
+	f.register(cmd)
+	cmd.AddCommand(newCheckSubscription())
 	return cmd
 }
 
@@ -95,15 +129,33 @@ func partsOf(cfg *config.Config) []part {
 	return parts
 }
 
+// explainHTTP says what to do about a request without an answer.
+func explainHTTP(err error, timeout time.Duration) error {
+	var timedOut net.Error
+	var dial *net.OpError
+	switch inner := new(url.Error); {
+	case errors.As(err, &timedOut) && timedOut.Timeout():
+		return fmt.Errorf("no answer within %s; the process may be stopped or overloaded, or something else has the port", timeout)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return errors.New("nothing listens there (connection refused); is the service running, and is this its http port, as buffer.http?")
+	case !errors.As(err, &inner):
+		return err
+	case errors.As(err, &dial) && dial.Op == "dial" || inner.Err == nil || strings.Contains(err.Error(), "tls: ") || strings.Contains(err.Error(), "HTTPS"):
+		return inner.Err
+	}
+	return errors.New("what listens there does not speak HTTP; the port for this is http, as buffer.http, and not listen, which is for gRPC")
+}
+
 // newHealth is what health checks of containers run: the image has nothing else in it.
 func newHealth() *cobra.Command {
 	var timeout time.Duration
+	var flags clientFlags
 	cmd := &cobra.Command{
 		Use:   "health URL",
 		Short: "Asks a service whether it is ready: for health checks where there is no curl",
 		Long: `Asks a service by HTTP, and prints the answer. The exit status is 0 when it is 200, else 1.
 /readyz says whether the service is ready, and why not; /healthz whether its process runs. The ports are buffer.http (7401),
-ingest.http (7411) and delivery.NAME.http (7421).`,
+ingest.http (7411) and delivery.NAME.http (7421). With security.tls, want https:// and --ca.`,
 		Example: "  spillway health http://localhost:7401/readyz",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -112,16 +164,22 @@ ingest.http (7411) and delivery.NAME.http (7421).`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkTimeout(timeout); err != nil {
+				return err
+			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
 			request, err := http.NewRequestWithContext(ctx, http.MethodGet, args[0], nil)
 			if err != nil || request.URL.Scheme != "http" && request.URL.Scheme != "https" || request.URL.Host == "" {
 				return &usageError{fmt.Errorf("%q: want a URL, as in http://localhost:7401/readyz", args[0])}
 			}
-			client := &http.Client{Transport: &http.Transport{}} // without the proxy of the environment
-			response, err := client.Do(request)
+			client, err := flags.client(config.Security{})
 			if err != nil {
 				return err
+			}
+			response, err := client.HTTPClient().Do(request)
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[0], explainHTTP(err, timeout))
 			}
 			body, err := io.ReadAll(io.LimitReader(response.Body, 4096))
 			if err := errors.Join(err, response.Body.Close()); err != nil {
@@ -136,5 +194,6 @@ ingest.http (7411) and delivery.NAME.http (7421).`,
 		},
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", 3*time.Second, "how long to wait for the answer")
+	flags.register(cmd)
 	return cmd
 }

@@ -3,11 +3,14 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/spillwayio/spillway/services/internal/config"
 )
 
 const pipeline = `buffers: [buffer:7400]
@@ -25,6 +28,7 @@ delivery:
   copy:
     subscription: q/copy
     kafka: {brokers: ["other:9092"], topic: "copy-%{topic}"}
+security: {insecure: true}
 `
 
 var trailingBlanks = regexp.MustCompile(`(?m) +$`)
@@ -72,11 +76,11 @@ func TestWrongConfiguration(t *testing.T) {
 		}
 	}
 
-	two := writeFile(t, "pipeline.yaml", strings.NewReplacer("group: g", "group: ''", "q/files", "q/fils").Replace(pipeline))
+	two := writeFile(t, "pipeline.yaml", strings.NewReplacer("group: g", "group: ''", "q/files", "p/files").Replace(pipeline))
 	got := spillway(t, "check", "-c", two)
 	want = "spillway: the configuration has 2 problems\n" +
-		two + ":4: ingest.sources.logs.group: is empty\n" +
-		two + `:11: delivery.files.subscription: no subscription of queue q is named "fils"; did you mean "files"?` + "\n"
+		two + ":4: ingest.sources.logs.group: is empty; want the name of a consumer group\n" +
+		two + `:11: delivery.files.subscription: no queue is named "p"; there is q` + "\n"
 	if got.status != 2 || got.stderr != want {
 		t.Errorf("check: %+v, want %s", got, want)
 	}
@@ -84,13 +88,52 @@ func TestWrongConfiguration(t *testing.T) {
 	for name, test := range map[string]struct{ content, command, want string }{
 		"nothing at all": {"", "check", "describes no source, no queue and no delivery"},
 		"no data_dir":    {strings.Replace(pipeline, "data_dir: /var/lib/spillway", "listen: :7400", 1), "check", "buffer.data_dir is missing"},
-		"no queue":       {"buffers: [a:1]", "buffer", "buffer.queues is missing"},
-		"no source":      {"buffers: [a:1]", "ingest", "ingest.sources is missing"},
-		"no delivery":    {"buffers: [a:1]", "delivery x", "delivery is missing"},
+		"no queue":       {"buffers: [localhost:1]", "buffer", "buffer.queues is missing"},
+		"no source":      {"buffers: [localhost:1]", "ingest", "ingest.sources is missing"},
+		"no delivery":    {"buffers: [localhost:1]", "delivery x", "delivery is missing"},
 	} {
 		file := writeFile(t, "pipeline.yaml", test.content)
 		if got := spillway(t, append(strings.Fields(test.command), "-c", file)...); got.status != 2 || !strings.Contains(got.stderr, test.want) {
 			t.Errorf("%s: %+v, want %s", name, got, test.want)
+		}
+	}
+}
+
+// TestCheckWarns says what has no effect, and does not call it wrong. A service says the same of
+// its own part.
+func TestCheckWarns(t *testing.T) {
+	file := writeFile(t, "pipeline.yaml", strings.Replace(pipeline, `path: "/logs/%{topic}"`, `path: "/logs/%{topic}", round_unit: hour`, 1))
+	want := file + ":12: delivery.files.hdfs.round_unit: has no effect: it needs round: true"
+	if got := spillway(t, "check", "-c", file); got.status != 0 || got.stderr != "warning: "+want+"\n" {
+		t.Errorf("check: %+v, want %s", got, want)
+	}
+	made := writeFile(t, "pipeline.yaml", strings.Replace(pipeline, "q/files", "q/fils", 1)) // a slip, or made at run time
+	said := `:11: delivery.files.subscription: no subscription of queue q in this file is named "fils", so that the delivery waits until CreateSubscription makes it, if it has not; did you mean "files"?`
+	if got := spillway(t, "check", "-c", made); got.status != 0 || got.stderr != "warning: "+made+said+"\n" {
+		t.Errorf("check: %+v, want %s", got, said)
+	}
+	var answer struct{ Warnings []string }
+	got := spillway(t, "check", "-c", file, "-o", "json")
+	if err := json.Unmarshal([]byte(got.stdout), &answer); err != nil || len(answer.Warnings) != 1 || answer.Warnings[0] != want || got.stderr != "" {
+		t.Errorf("check: %v, %+v", err, got)
+	}
+	c := start(t, "delivery", "files", "-c", file)
+	c.wait("has no effect: it needs round: true")
+}
+
+// TestSinksTakeWhatCheckPasses compares the bound of names in the configuration with what a
+// delivery can work with.
+func TestSinksTakeWhatCheckPasses(t *testing.T) {
+	for n := 90; n < 140; n++ {
+		for _, compression := range []string{"none", "gzip", "snappy"} {
+			text := fmt.Sprintf("delivery: {d: {subscription: q/s, hdfs: {url: 'file://%s', path: /x, file_suffix: .%s, compression: %s}}}", t.TempDir(), strings.Repeat("x", n), compression)
+			cfg, err := config.Parse("f.yaml", []byte(text), nil)
+			if err != nil {
+				continue
+			}
+			if _, err := newSink(cfg.Delivery["d"], slog.New(slog.DiscardHandler)); err != nil {
+				t.Errorf("a file_suffix of %d bytes with compression %s passes check, and the delivery says: %v", n+1, compression, err)
+			}
 		}
 	}
 }

@@ -304,7 +304,12 @@ type AppendOpen struct {
 	// Kafka cluster id of every partition of this stream.
 	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	// Name of the ingest instance, for logs and the admin API.
-	Client        string `protobuf:"bytes,3,opt,name=client,proto3" json:"client,omitempty"`
+	Client string `protobuf:"bytes,3,opt,name=client,proto3" json:"client,omitempty"`
+	// The shard that the stream is for, and the number of shards that the queue has to the ingest's
+	// knowledge. Left out by an ingest before shards, which knows queues of one shard only. A buffer
+	// that does not have the shard answers NOT_OWNER, one whose queue has another number of shards
+	// SHARDS_DIFFER.
+	Shard         *ShardClaim `protobuf:"bytes,4,opt,name=shard,proto3" json:"shard,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -360,6 +365,87 @@ func (x *AppendOpen) GetClient() string {
 	return ""
 }
 
+func (x *AppendOpen) GetShard() *ShardClaim {
+	if x != nil {
+		return x.Shard
+	}
+	return nil
+}
+
+// ShardClaim says which shard a stream is for, and what its client has seen of the shard.
+type ShardClaim struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The shard, from 0.
+	Number int32 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// How many shards the queue has.
+	Of int32 `protobuf:"varint,2,opt,name=of,proto3" json:"of,omitempty"`
+	// Name of the shard's data that the client has seen last; empty: none.
+	Life string `protobuf:"bytes,3,opt,name=life,proto3" json:"life,omitempty"`
+	// The highest epoch that the client has seen in that life. A buffer with a lower one is no longer
+	// the shard's owner, and answers NOT_OWNER.
+	Epoch         uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardClaim) Reset() {
+	*x = ShardClaim{}
+	mi := &file_spillway_v1_buffer_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardClaim) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardClaim) ProtoMessage() {}
+
+func (x *ShardClaim) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardClaim.ProtoReflect.Descriptor instead.
+func (*ShardClaim) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ShardClaim) GetNumber() int32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *ShardClaim) GetOf() int32 {
+	if x != nil {
+		return x.Of
+	}
+	return 0
+}
+
+func (x *ShardClaim) GetLife() string {
+	if x != nil {
+		return x.Life
+	}
+	return ""
+}
+
+func (x *ShardClaim) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 // AssignPartition asks where to go on with a partition, and subscribes to its safe offset.
 type AssignPartition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -373,7 +459,7 @@ type AssignPartition struct {
 
 func (x *AssignPartition) Reset() {
 	*x = AssignPartition{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[2]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -385,7 +471,7 @@ func (x *AssignPartition) String() string {
 func (*AssignPartition) ProtoMessage() {}
 
 func (x *AssignPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[2]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -398,7 +484,7 @@ func (x *AssignPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignPartition.ProtoReflect.Descriptor instead.
 func (*AssignPartition) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{2}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *AssignPartition) GetSource() *SourcePartition {
@@ -426,7 +512,7 @@ type RevokePartition struct {
 
 func (x *RevokePartition) Reset() {
 	*x = RevokePartition{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[3]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -438,7 +524,7 @@ func (x *RevokePartition) String() string {
 func (*RevokePartition) ProtoMessage() {}
 
 func (x *RevokePartition) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[3]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -451,7 +537,7 @@ func (x *RevokePartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokePartition.ProtoReflect.Descriptor instead.
 func (*RevokePartition) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{3}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RevokePartition) GetSource() *SourcePartition {
@@ -479,7 +565,7 @@ type SettleRange struct {
 
 func (x *SettleRange) Reset() {
 	*x = SettleRange{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[4]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -491,7 +577,7 @@ func (x *SettleRange) String() string {
 func (*SettleRange) ProtoMessage() {}
 
 func (x *SettleRange) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[4]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -504,7 +590,7 @@ func (x *SettleRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRange.ProtoReflect.Descriptor instead.
 func (*SettleRange) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{4}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SettleRange) GetSource() *SourcePartition {
@@ -551,7 +637,7 @@ type CaughtUp struct {
 
 func (x *CaughtUp) Reset() {
 	*x = CaughtUp{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[5]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -563,7 +649,7 @@ func (x *CaughtUp) String() string {
 func (*CaughtUp) ProtoMessage() {}
 
 func (x *CaughtUp) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[5]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -576,7 +662,7 @@ func (x *CaughtUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaughtUp.ProtoReflect.Descriptor instead.
 func (*CaughtUp) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{5}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CaughtUp) GetSource() *SourcePartition {
@@ -607,14 +693,17 @@ type SourceTopics struct {
 	// Name of the source.
 	Source string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
 	// Its topics.
-	Topics        []*SourceTopic `protobuf:"bytes,2,rep,name=topics,proto3" json:"topics,omitempty"`
+	Topics []*SourceTopic `protobuf:"bytes,2,rep,name=topics,proto3" json:"topics,omitempty"`
+	// What its configuration names: topics, and patterns of whole names that begin with "re:". It also reads topics that
+	// match and are created later.
+	Wanted        []string `protobuf:"bytes,3,rep,name=wanted,proto3" json:"wanted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SourceTopics) Reset() {
 	*x = SourceTopics{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[6]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +715,7 @@ func (x *SourceTopics) String() string {
 func (*SourceTopics) ProtoMessage() {}
 
 func (x *SourceTopics) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[6]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +728,7 @@ func (x *SourceTopics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceTopics.ProtoReflect.Descriptor instead.
 func (*SourceTopics) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{6}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SourceTopics) GetSource() string {
@@ -652,6 +741,13 @@ func (x *SourceTopics) GetSource() string {
 func (x *SourceTopics) GetTopics() []*SourceTopic {
 	if x != nil {
 		return x.Topics
+	}
+	return nil
+}
+
+func (x *SourceTopics) GetWanted() []string {
+	if x != nil {
+		return x.Wanted
 	}
 	return nil
 }
@@ -669,7 +765,7 @@ type SourceTopic struct {
 
 func (x *SourceTopic) Reset() {
 	*x = SourceTopic{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[7]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -681,7 +777,7 @@ func (x *SourceTopic) String() string {
 func (*SourceTopic) ProtoMessage() {}
 
 func (x *SourceTopic) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[7]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -694,7 +790,7 @@ func (x *SourceTopic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceTopic.ProtoReflect.Descriptor instead.
 func (*SourceTopic) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{7}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SourceTopic) GetTopic() string {
@@ -731,7 +827,7 @@ type AppendResponse struct {
 
 func (x *AppendResponse) Reset() {
 	*x = AppendResponse{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[8]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -743,7 +839,7 @@ func (x *AppendResponse) String() string {
 func (*AppendResponse) ProtoMessage() {}
 
 func (x *AppendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[8]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -756,7 +852,7 @@ func (x *AppendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendResponse.ProtoReflect.Descriptor instead.
 func (*AppendResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{8}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AppendResponse) GetMessage() isAppendResponse_Message {
@@ -868,14 +964,19 @@ func (*AppendResponse_FindOffset) isAppendResponse_Message() {}
 
 // AppendOpened says that the stream may be used.
 type AppendOpened struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Random name of the shard's data, made with it. Empty from a buffer before shards.
+	Life string `protobuf:"bytes,1,opt,name=life,proto3" json:"life,omitempty"`
+	// Number of the shard's owner, higher for each new one within a life. 0 where an owner is for
+	// ever, as with data_dir.
+	Epoch         uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AppendOpened) Reset() {
 	*x = AppendOpened{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[9]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -887,7 +988,7 @@ func (x *AppendOpened) String() string {
 func (*AppendOpened) ProtoMessage() {}
 
 func (x *AppendOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[9]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -900,7 +1001,21 @@ func (x *AppendOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendOpened.ProtoReflect.Descriptor instead.
 func (*AppendOpened) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{9}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *AppendOpened) GetLife() string {
+	if x != nil {
+		return x.Life
+	}
+	return ""
+}
+
+func (x *AppendOpened) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
 }
 
 // PartitionAssigned tells where to go on.
@@ -925,7 +1040,7 @@ type PartitionAssigned struct {
 
 func (x *PartitionAssigned) Reset() {
 	*x = PartitionAssigned{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1052,7 @@ func (x *PartitionAssigned) String() string {
 func (*PartitionAssigned) ProtoMessage() {}
 
 func (x *PartitionAssigned) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1065,7 @@ func (x *PartitionAssigned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionAssigned.ProtoReflect.Descriptor instead.
 func (*PartitionAssigned) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{10}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PartitionAssigned) GetSource() *SourcePartition {
@@ -1009,7 +1124,7 @@ type Appended struct {
 
 func (x *Appended) Reset() {
 	*x = Appended{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1021,7 +1136,7 @@ func (x *Appended) String() string {
 func (*Appended) ProtoMessage() {}
 
 func (x *Appended) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1034,7 +1149,7 @@ func (x *Appended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Appended.ProtoReflect.Descriptor instead.
 func (*Appended) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{11}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Appended) GetSource() *SourcePartition {
@@ -1092,7 +1207,7 @@ type Refetch struct {
 
 func (x *Refetch) Reset() {
 	*x = Refetch{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1104,7 +1219,7 @@ func (x *Refetch) String() string {
 func (*Refetch) ProtoMessage() {}
 
 func (x *Refetch) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1117,7 +1232,7 @@ func (x *Refetch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refetch.ProtoReflect.Descriptor instead.
 func (*Refetch) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{12}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Refetch) GetId() uint64 {
@@ -1164,7 +1279,7 @@ type FindOffset struct {
 
 func (x *FindOffset) Reset() {
 	*x = FindOffset{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1176,7 +1291,7 @@ func (x *FindOffset) String() string {
 func (*FindOffset) ProtoMessage() {}
 
 func (x *FindOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1189,7 +1304,7 @@ func (x *FindOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindOffset.ProtoReflect.Descriptor instead.
 func (*FindOffset) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{13}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *FindOffset) GetId() uint64 {
@@ -1226,7 +1341,7 @@ type FoundOffset struct {
 
 func (x *FoundOffset) Reset() {
 	*x = FoundOffset{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +1353,7 @@ func (x *FoundOffset) String() string {
 func (*FoundOffset) ProtoMessage() {}
 
 func (x *FoundOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +1366,7 @@ func (x *FoundOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FoundOffset.ProtoReflect.Descriptor instead.
 func (*FoundOffset) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{14}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *FoundOffset) GetId() uint64 {
@@ -1281,7 +1396,7 @@ type SafeOffset struct {
 
 func (x *SafeOffset) Reset() {
 	*x = SafeOffset{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1408,7 @@ func (x *SafeOffset) String() string {
 func (*SafeOffset) ProtoMessage() {}
 
 func (x *SafeOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,7 +1421,7 @@ func (x *SafeOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SafeOffset.ProtoReflect.Descriptor instead.
 func (*SafeOffset) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{15}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SafeOffset) GetSource() *SourcePartition {
@@ -1342,7 +1457,7 @@ type ConsumeRequest struct {
 
 func (x *ConsumeRequest) Reset() {
 	*x = ConsumeRequest{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1354,7 +1469,7 @@ func (x *ConsumeRequest) String() string {
 func (*ConsumeRequest) ProtoMessage() {}
 
 func (x *ConsumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1367,7 +1482,7 @@ func (x *ConsumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeRequest.ProtoReflect.Descriptor instead.
 func (*ConsumeRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{16}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ConsumeRequest) GetMessage() isConsumeRequest_Message {
@@ -1471,14 +1586,21 @@ type ConsumeOpen struct {
 	// What the session needs. The strictest of a subscription's live sessions holds for all of them.
 	Ordering Ordering `protobuf:"varint,3,opt,name=ordering,proto3,enum=spillway.v1.Ordering" json:"ordering,omitempty"`
 	// Tell how far the time of records has come.
-	Watermarks    bool `protobuf:"varint,4,opt,name=watermarks,proto3" json:"watermarks,omitempty"`
+	Watermarks bool `protobuf:"varint,4,opt,name=watermarks,proto3" json:"watermarks,omitempty"`
+	// Where records are produced to, from a delivery to Kafka: the buffer then tells Flows.
+	Target *FlowTarget `protobuf:"bytes,5,opt,name=target,proto3" json:"target,omitempty"`
+	// Whether the delivery leaves out records by ConsumeOpened.headers. A subscription with such filters is not opened
+	// for one that does not.
+	FiltersHeaders bool `protobuf:"varint,6,opt,name=filters_headers,json=filtersHeaders,proto3" json:"filters_headers,omitempty"`
+	// As AppendOpen.shard.
+	Shard         *ShardClaim `protobuf:"bytes,7,opt,name=shard,proto3" json:"shard,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConsumeOpen) Reset() {
 	*x = ConsumeOpen{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1490,7 +1612,7 @@ func (x *ConsumeOpen) String() string {
 func (*ConsumeOpen) ProtoMessage() {}
 
 func (x *ConsumeOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1503,7 +1625,7 @@ func (x *ConsumeOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeOpen.ProtoReflect.Descriptor instead.
 func (*ConsumeOpen) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{17}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ConsumeOpen) GetSubscription() string {
@@ -1534,6 +1656,229 @@ func (x *ConsumeOpen) GetWatermarks() bool {
 	return false
 }
 
+func (x *ConsumeOpen) GetTarget() *FlowTarget {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *ConsumeOpen) GetFiltersHeaders() bool {
+	if x != nil {
+		return x.FiltersHeaders
+	}
+	return false
+}
+
+func (x *ConsumeOpen) GetShard() *ShardClaim {
+	if x != nil {
+		return x.Shard
+	}
+	return nil
+}
+
+// FlowTarget is where the deliveries of a subscription produce to.
+type FlowTarget struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Queue and subscription as "queue/subscription"; left out in ConsumeOpen.
+	Subscription string `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	// Kafka cluster id.
+	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// The template of the topic: text, %{topic} for the source topic, and %{NAME} for a header.
+	Topic string `protobuf:"bytes,3,opt,name=topic,proto3" json:"topic,omitempty"`
+	// Globs of the source topics that the subscription wants; left out in ConsumeOpen.
+	Wanted        []string `protobuf:"bytes,4,rep,name=wanted,proto3" json:"wanted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlowTarget) Reset() {
+	*x = FlowTarget{}
+	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowTarget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowTarget) ProtoMessage() {}
+
+func (x *FlowTarget) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowTarget.ProtoReflect.Descriptor instead.
+func (*FlowTarget) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *FlowTarget) GetSubscription() string {
+	if x != nil {
+		return x.Subscription
+	}
+	return ""
+}
+
+func (x *FlowTarget) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *FlowTarget) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *FlowTarget) GetWanted() []string {
+	if x != nil {
+		return x.Wanted
+	}
+	return nil
+}
+
+// FlowSource is what is read into a queue.
+type FlowSource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The queue.
+	Queue string `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
+	// Name of the source.
+	Source string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	// Kafka cluster id.
+	Cluster string `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// As SourceTopics.wanted.
+	Wanted        []string `protobuf:"bytes,4,rep,name=wanted,proto3" json:"wanted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlowSource) Reset() {
+	*x = FlowSource{}
+	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowSource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowSource) ProtoMessage() {}
+
+func (x *FlowSource) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowSource.ProtoReflect.Descriptor instead.
+func (*FlowSource) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *FlowSource) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *FlowSource) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *FlowSource) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *FlowSource) GetWanted() []string {
+	if x != nil {
+		return x.Wanted
+	}
+	return nil
+}
+
+// Flows is all that is read into the buffer's queues, and produced from them, now: by it a delivery finds out whether
+// what it produces would come back to it.
+type Flows struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is read.
+	Sources []*FlowSource `protobuf:"bytes,1,rep,name=sources,proto3" json:"sources,omitempty"`
+	// What is produced.
+	Targets       []*FlowTarget `protobuf:"bytes,2,rep,name=targets,proto3" json:"targets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Flows) Reset() {
+	*x = Flows{}
+	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Flows) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Flows) ProtoMessage() {}
+
+func (x *Flows) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Flows.ProtoReflect.Descriptor instead.
+func (*Flows) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Flows) GetSources() []*FlowSource {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *Flows) GetTargets() []*FlowTarget {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
 // Credit lets the buffer lease more.
 type Credit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1545,7 +1890,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1902,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1915,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{18}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Credit) GetBytes() int64 {
@@ -1595,7 +1940,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1607,7 +1952,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1620,7 +1965,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{19}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Ack) GetId() uint64 {
@@ -1663,7 +2008,7 @@ type AckedLease struct {
 
 func (x *AckedLease) Reset() {
 	*x = AckedLease{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +2020,7 @@ func (x *AckedLease) String() string {
 func (*AckedLease) ProtoMessage() {}
 
 func (x *AckedLease) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +2033,7 @@ func (x *AckedLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckedLease.ProtoReflect.Descriptor instead.
 func (*AckedLease) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{20}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AckedLease) GetLeaseId() uint64 {
@@ -1719,20 +2064,22 @@ func (x *AckedLease) GetOnly() []*OffsetRange {
 	return nil
 }
 
-// DeadLetter is one record that can never be delivered.
+// DeadLetter is a record that can never be delivered, or several that follow on one another.
 type DeadLetter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its offset.
+	// Its offset, or the first.
 	Offset int64 `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"`
-	// Why, for people.
-	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Why, for people; at most 1 KiB of it counts.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The offset behind the last; 0 is offset + 1. Only when ConsumeOpened.dead_letter_ranges. Those of a lease do not overlap.
+	Next          int64 `protobuf:"varint,3,opt,name=next,proto3" json:"next,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1744,7 +2091,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1757,7 +2104,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{21}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DeadLetter) GetOffset() int64 {
@@ -1772,6 +2119,13 @@ func (x *DeadLetter) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *DeadLetter) GetNext() int64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
 }
 
 // StateChange puts or deletes one entry of the sink state.
@@ -1789,7 +2143,7 @@ type StateChange struct {
 
 func (x *StateChange) Reset() {
 	*x = StateChange{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +2155,7 @@ func (x *StateChange) String() string {
 func (*StateChange) ProtoMessage() {}
 
 func (x *StateChange) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +2168,7 @@ func (x *StateChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateChange.ProtoReflect.Descriptor instead.
 func (*StateChange) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{22}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StateChange) GetKey() string {
@@ -1843,7 +2197,7 @@ type Nack struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The lease.
 	LeaseId uint64 `protobuf:"varint,1,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
-	// Not to be leased again before this has passed; the buffer adds its own backoff when absent.
+	// Not to be leased again before this has passed, at most 15 minutes; the buffer adds its own backoff when absent.
 	Delay *durationpb.Duration `protobuf:"bytes,2,opt,name=delay,proto3" json:"delay,omitempty"`
 	// Why, for people.
 	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -1853,7 +2207,7 @@ type Nack struct {
 
 func (x *Nack) Reset() {
 	*x = Nack{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +2219,7 @@ func (x *Nack) String() string {
 func (*Nack) ProtoMessage() {}
 
 func (x *Nack) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +2232,7 @@ func (x *Nack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nack.ProtoReflect.Descriptor instead.
 func (*Nack) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{23}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Nack) GetLeaseId() uint64 {
@@ -1913,7 +2267,7 @@ type Extend struct {
 
 func (x *Extend) Reset() {
 	*x = Extend{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2279,7 @@ func (x *Extend) String() string {
 func (*Extend) ProtoMessage() {}
 
 func (x *Extend) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2292,7 @@ func (x *Extend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extend.ProtoReflect.Descriptor instead.
 func (*Extend) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{24}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Extend) GetLeaseIds() []uint64 {
@@ -1961,6 +2315,7 @@ type ConsumeResponse struct {
 	//	*ConsumeResponse_Adopt
 	//	*ConsumeResponse_Revoked
 	//	*ConsumeResponse_Watermark
+	//	*ConsumeResponse_Flows
 	Message       isConsumeResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1968,7 +2323,7 @@ type ConsumeResponse struct {
 
 func (x *ConsumeResponse) Reset() {
 	*x = ConsumeResponse{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2335,7 @@ func (x *ConsumeResponse) String() string {
 func (*ConsumeResponse) ProtoMessage() {}
 
 func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2348,7 @@ func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeResponse.ProtoReflect.Descriptor instead.
 func (*ConsumeResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{25}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ConsumeResponse) GetMessage() isConsumeResponse_Message {
@@ -2057,6 +2412,15 @@ func (x *ConsumeResponse) GetWatermark() *Watermark {
 	return nil
 }
 
+func (x *ConsumeResponse) GetFlows() *Flows {
+	if x != nil {
+		if x, ok := x.Message.(*ConsumeResponse_Flows); ok {
+			return x.Flows
+		}
+	}
+	return nil
+}
+
 type isConsumeResponse_Message interface {
 	isConsumeResponse_Message()
 }
@@ -2091,6 +2455,11 @@ type ConsumeResponse_Watermark struct {
 	Watermark *Watermark `protobuf:"bytes,6,opt,name=watermark,proto3,oneof"`
 }
 
+type ConsumeResponse_Flows struct {
+	// With ConsumeOpen.target: before the first lease, and when it changes.
+	Flows *Flows `protobuf:"bytes,8,opt,name=flows,proto3,oneof"`
+}
+
 func (*ConsumeResponse_Opened) isConsumeResponse_Message() {}
 
 func (*ConsumeResponse_Lease) isConsumeResponse_Message() {}
@@ -2102,6 +2471,8 @@ func (*ConsumeResponse_Adopt) isConsumeResponse_Message() {}
 func (*ConsumeResponse_Revoked) isConsumeResponse_Message() {}
 
 func (*ConsumeResponse_Watermark) isConsumeResponse_Message() {}
+
+func (*ConsumeResponse_Flows) isConsumeResponse_Message() {}
 
 // Watermark is how far the time of records has come for the subscription. It rests on the timestamps that Kafka has,
 // none of which counts as later than the buffer's clock: a partition has passed the highest one among the records
@@ -2118,7 +2489,7 @@ type Watermark struct {
 
 func (x *Watermark) Reset() {
 	*x = Watermark{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2130,7 +2501,7 @@ func (x *Watermark) String() string {
 func (*Watermark) ProtoMessage() {}
 
 func (x *Watermark) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2143,7 +2514,7 @@ func (x *Watermark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Watermark.ProtoReflect.Descriptor instead.
 func (*Watermark) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{26}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Watermark) GetPassedMs() int64 {
@@ -2163,17 +2534,28 @@ func (x *Watermark) GetCompleteMs() int64 {
 // ConsumeOpened says that the session lives.
 type ConsumeOpened struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Unique for the life of the queue's data.
+	// Comes once only, and is never 0. The first 16 bits are the queue's shard, 0 where it has one,
+	// and the others are random. Buffers before this version drew all 64: so nothing may rely on the
+	// shard.
 	SessionId uint64 `protobuf:"varint,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
 	// How long a lease lasts without Extend.
 	LeaseDuration *durationpb.Duration `protobuf:"bytes,2,opt,name=lease_duration,json=leaseDuration,proto3" json:"lease_duration,omitempty"`
+	// Random name of the queue's data, made with it: progress that is kept elsewhere counts only with the same one.
+	// Empty from a buffer that does not have it yet.
+	LedgerId string `protobuf:"bytes,3,opt,name=ledger_id,json=ledgerId,proto3" json:"ledger_id,omitempty"`
+	// Whether DeadLetter.next counts. A buffer that does not say so takes dead letters one by one.
+	DeadLetterRanges bool `protobuf:"varint,4,opt,name=dead_letter_ranges,json=deadLetterRanges,proto3" json:"dead_letter_ranges,omitempty"`
+	// What the headers of records must be, all of it. The delivery settles other records as filtered.
+	Headers []*HeaderFilter `protobuf:"bytes,5,rep,name=headers,proto3" json:"headers,omitempty"`
+	// As AppendOpened.epoch; ledger_id is the life.
+	Epoch         uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConsumeOpened) Reset() {
 	*x = ConsumeOpened{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2185,7 +2567,7 @@ func (x *ConsumeOpened) String() string {
 func (*ConsumeOpened) ProtoMessage() {}
 
 func (x *ConsumeOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2198,7 +2580,7 @@ func (x *ConsumeOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeOpened.ProtoReflect.Descriptor instead.
 func (*ConsumeOpened) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{27}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ConsumeOpened) GetSessionId() uint64 {
@@ -2213,6 +2595,99 @@ func (x *ConsumeOpened) GetLeaseDuration() *durationpb.Duration {
 		return x.LeaseDuration
 	}
 	return nil
+}
+
+func (x *ConsumeOpened) GetLedgerId() string {
+	if x != nil {
+		return x.LedgerId
+	}
+	return ""
+}
+
+func (x *ConsumeOpened) GetDeadLetterRanges() bool {
+	if x != nil {
+		return x.DeadLetterRanges
+	}
+	return false
+}
+
+func (x *ConsumeOpened) GetHeaders() []*HeaderFilter {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *ConsumeOpened) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+// HeaderFilter is a condition on a header of records as they are in Kafka. A record without the header counts as one
+// with an empty value; of several headers of the name the first counts.
+type HeaderFilter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the header.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Its values.
+	Values []string `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
+	// Whether the header must have none of the values, in the place of one of them.
+	Except        bool `protobuf:"varint,3,opt,name=except,proto3" json:"except,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeaderFilter) Reset() {
+	*x = HeaderFilter{}
+	mi := &file_spillway_v1_buffer_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeaderFilter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeaderFilter) ProtoMessage() {}
+
+func (x *HeaderFilter) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeaderFilter.ProtoReflect.Descriptor instead.
+func (*HeaderFilter) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *HeaderFilter) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HeaderFilter) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *HeaderFilter) GetExcept() bool {
+	if x != nil {
+		return x.Except
+	}
+	return false
 }
 
 // Lease hands a batch to the session until it acks, nacks, or the time is over.
@@ -2237,7 +2712,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2249,7 +2724,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2262,7 +2737,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{28}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Lease) GetLeaseId() uint64 {
@@ -2321,7 +2796,7 @@ type AckResult struct {
 
 func (x *AckResult) Reset() {
 	*x = AckResult{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[29]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2333,7 +2808,7 @@ func (x *AckResult) String() string {
 func (*AckResult) ProtoMessage() {}
 
 func (x *AckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[29]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2346,7 +2821,7 @@ func (x *AckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckResult.ProtoReflect.Descriptor instead.
 func (*AckResult) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{29}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AckResult) GetId() uint64 {
@@ -2376,7 +2851,7 @@ type Adopt struct {
 
 func (x *Adopt) Reset() {
 	*x = Adopt{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[30]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2388,7 +2863,7 @@ func (x *Adopt) String() string {
 func (*Adopt) ProtoMessage() {}
 
 func (x *Adopt) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[30]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2401,7 +2876,7 @@ func (x *Adopt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Adopt.ProtoReflect.Descriptor instead.
 func (*Adopt) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{30}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Adopt) GetSessionId() uint64 {
@@ -2431,7 +2906,7 @@ type StateEntry struct {
 
 func (x *StateEntry) Reset() {
 	*x = StateEntry{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[31]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2443,7 +2918,7 @@ func (x *StateEntry) String() string {
 func (*StateEntry) ProtoMessage() {}
 
 func (x *StateEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[31]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2456,7 +2931,7 @@ func (x *StateEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateEntry.ProtoReflect.Descriptor instead.
 func (*StateEntry) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{31}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *StateEntry) GetKey() string {
@@ -2484,7 +2959,7 @@ type Revoked struct {
 
 func (x *Revoked) Reset() {
 	*x = Revoked{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[32]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2496,7 +2971,7 @@ func (x *Revoked) String() string {
 func (*Revoked) ProtoMessage() {}
 
 func (x *Revoked) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[32]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2509,7 +2984,7 @@ func (x *Revoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoked.ProtoReflect.Descriptor instead.
 func (*Revoked) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{32}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Revoked) GetLeaseIds() []uint64 {
@@ -2539,12 +3014,19 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\vlast_record\x18\b \x01(\v2\x18.spillway.v1.FingerprintR\n" +
 	"lastRecord\x12\x19\n" +
 	"\bmay_wait\x18\v \x01(\bR\amayWaitB\t\n" +
-	"\amessage\"T\n" +
+	"\amessage\"\x83\x01\n" +
 	"\n" +
 	"AppendOpen\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x16\n" +
-	"\x06client\x18\x03 \x01(\tR\x06client\"e\n" +
+	"\x06client\x18\x03 \x01(\tR\x06client\x12-\n" +
+	"\x05shard\x18\x04 \x01(\v2\x17.spillway.v1.ShardClaimR\x05shard\"^\n" +
+	"\n" +
+	"ShardClaim\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x0e\n" +
+	"\x02of\x18\x02 \x01(\x05R\x02of\x12\x12\n" +
+	"\x04life\x18\x03 \x01(\tR\x04life\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"e\n" +
 	"\x0fAssignPartition\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12\x1c\n" +
 	"\trecreated\x18\x02 \x01(\bR\trecreated\"G\n" +
@@ -2558,10 +3040,11 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\bCaughtUp\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x17\n" +
-	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\"X\n" +
+	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\"p\n" +
 	"\fSourceTopics\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x120\n" +
-	"\x06topics\x18\x02 \x03(\v2\x18.spillway.v1.SourceTopicR\x06topics\"C\n" +
+	"\x06topics\x18\x02 \x03(\v2\x18.spillway.v1.SourceTopicR\x06topics\x12\x16\n" +
+	"\x06wanted\x18\x03 \x03(\tR\x06wanted\"C\n" +
 	"\vSourceTopic\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1e\n" +
 	"\n" +
@@ -2575,8 +3058,10 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\arefetch\x18\x05 \x01(\v2\x14.spillway.v1.RefetchH\x00R\arefetch\x12:\n" +
 	"\vfind_offset\x18\x06 \x01(\v2\x17.spillway.v1.FindOffsetH\x00R\n" +
 	"findOffsetB\t\n" +
-	"\amessage\"\x0e\n" +
-	"\fAppendOpened\"\xe4\x01\n" +
+	"\amessage\"8\n" +
+	"\fAppendOpened\x12\x12\n" +
+	"\x04life\x18\x01 \x01(\tR\x04life\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\xe4\x01\n" +
 	"\x11PartitionAssigned\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12\x14\n" +
 	"\x05known\x18\x02 \x01(\bR\x05known\x12#\n" +
@@ -2614,14 +3099,32 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\x03ack\x18\x03 \x01(\v2\x10.spillway.v1.AckH\x00R\x03ack\x12'\n" +
 	"\x04nack\x18\x04 \x01(\v2\x11.spillway.v1.NackH\x00R\x04nack\x12-\n" +
 	"\x06extend\x18\x05 \x01(\v2\x13.spillway.v1.ExtendH\x00R\x06extendB\t\n" +
-	"\amessage\"\xa0\x01\n" +
+	"\amessage\"\xa9\x02\n" +
 	"\vConsumeOpen\x12\"\n" +
 	"\fsubscription\x18\x01 \x01(\tR\fsubscription\x12\x1a\n" +
 	"\bconsumer\x18\x02 \x01(\tR\bconsumer\x121\n" +
 	"\bordering\x18\x03 \x01(\x0e2\x15.spillway.v1.OrderingR\bordering\x12\x1e\n" +
 	"\n" +
 	"watermarks\x18\x04 \x01(\bR\n" +
-	"watermarks\"\x1e\n" +
+	"watermarks\x12/\n" +
+	"\x06target\x18\x05 \x01(\v2\x17.spillway.v1.FlowTargetR\x06target\x12'\n" +
+	"\x0ffilters_headers\x18\x06 \x01(\bR\x0efiltersHeaders\x12-\n" +
+	"\x05shard\x18\a \x01(\v2\x17.spillway.v1.ShardClaimR\x05shard\"x\n" +
+	"\n" +
+	"FlowTarget\x12\"\n" +
+	"\fsubscription\x18\x01 \x01(\tR\fsubscription\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x14\n" +
+	"\x05topic\x18\x03 \x01(\tR\x05topic\x12\x16\n" +
+	"\x06wanted\x18\x04 \x03(\tR\x06wanted\"l\n" +
+	"\n" +
+	"FlowSource\x12\x14\n" +
+	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x12\x18\n" +
+	"\acluster\x18\x03 \x01(\tR\acluster\x12\x16\n" +
+	"\x06wanted\x18\x04 \x03(\tR\x06wanted\"m\n" +
+	"\x05Flows\x121\n" +
+	"\asources\x18\x01 \x03(\v2\x17.spillway.v1.FlowSourceR\asources\x121\n" +
+	"\atargets\x18\x02 \x03(\v2\x17.spillway.v1.FlowTargetR\atargets\"\x1e\n" +
 	"\x06Credit\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\"\x85\x01\n" +
 	"\x03Ack\x12\x0e\n" +
@@ -2633,11 +3136,12 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\blease_id\x18\x01 \x01(\x04R\aleaseId\x124\n" +
 	"\bfiltered\x18\x02 \x03(\v2\x18.spillway.v1.OffsetRangeR\bfiltered\x12:\n" +
 	"\fdead_letters\x18\x03 \x03(\v2\x17.spillway.v1.DeadLetterR\vdeadLetters\x12,\n" +
-	"\x04only\x18\x04 \x03(\v2\x18.spillway.v1.OffsetRangeR\x04only\"<\n" +
+	"\x04only\x18\x04 \x03(\v2\x18.spillway.v1.OffsetRangeR\x04only\"P\n" +
 	"\n" +
 	"DeadLetter\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"_\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04next\x18\x03 \x01(\x03R\x04next\"_\n" +
 	"\vStateChange\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x19\n" +
 	"\x05value\x18\x02 \x01(\fH\x00R\x05value\x88\x01\x01\x12\x19\n" +
@@ -2648,7 +3152,7 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\x05delay\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"%\n" +
 	"\x06Extend\x12\x1b\n" +
-	"\tlease_ids\x18\x01 \x03(\x04R\bleaseIds\"\xcd\x02\n" +
+	"\tlease_ids\x18\x01 \x03(\x04R\bleaseIds\"\xf9\x02\n" +
 	"\x0fConsumeResponse\x124\n" +
 	"\x06opened\x18\x01 \x01(\v2\x1a.spillway.v1.ConsumeOpenedH\x00R\x06opened\x12*\n" +
 	"\x05lease\x18\x02 \x01(\v2\x12.spillway.v1.LeaseH\x00R\x05lease\x127\n" +
@@ -2656,16 +3160,25 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"ack_result\x18\x03 \x01(\v2\x16.spillway.v1.AckResultH\x00R\tackResult\x12*\n" +
 	"\x05adopt\x18\x04 \x01(\v2\x12.spillway.v1.AdoptH\x00R\x05adopt\x120\n" +
 	"\arevoked\x18\x05 \x01(\v2\x14.spillway.v1.RevokedH\x00R\arevoked\x126\n" +
-	"\twatermark\x18\x06 \x01(\v2\x16.spillway.v1.WatermarkH\x00R\twatermarkB\t\n" +
+	"\twatermark\x18\x06 \x01(\v2\x16.spillway.v1.WatermarkH\x00R\twatermark\x12*\n" +
+	"\x05flows\x18\b \x01(\v2\x12.spillway.v1.FlowsH\x00R\x05flowsB\t\n" +
 	"\amessage\"I\n" +
 	"\tWatermark\x12\x1b\n" +
 	"\tpassed_ms\x18\x01 \x01(\x03R\bpassedMs\x12\x1f\n" +
 	"\vcomplete_ms\x18\x02 \x01(\x03R\n" +
-	"completeMs\"p\n" +
+	"completeMs\"\x86\x02\n" +
 	"\rConsumeOpened\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\x04R\tsessionId\x12@\n" +
-	"\x0elease_duration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\"\xc4\x01\n" +
+	"\x0elease_duration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\x12\x1b\n" +
+	"\tledger_id\x18\x03 \x01(\tR\bledgerId\x12,\n" +
+	"\x12dead_letter_ranges\x18\x04 \x01(\bR\x10deadLetterRanges\x123\n" +
+	"\aheaders\x18\x05 \x03(\v2\x19.spillway.v1.HeaderFilterR\aheaders\x12\x14\n" +
+	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\"R\n" +
+	"\fHeaderFilter\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06values\x18\x02 \x03(\tR\x06values\x12\x16\n" +
+	"\x06except\x18\x03 \x01(\bR\x06except\"\xc4\x01\n" +
 	"\x05Lease\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\x04R\aleaseId\x12(\n" +
 	"\x05batch\x18\x02 \x01(\v2\x12.spillway.v1.BatchR\x05batch\x12\x18\n" +
@@ -2707,115 +3220,127 @@ func file_spillway_v1_buffer_proto_rawDescGZIP() []byte {
 }
 
 var file_spillway_v1_buffer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_spillway_v1_buffer_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_spillway_v1_buffer_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_spillway_v1_buffer_proto_goTypes = []any{
 	(Ordering)(0),               // 0: spillway.v1.Ordering
 	(*AppendRequest)(nil),       // 1: spillway.v1.AppendRequest
 	(*AppendOpen)(nil),          // 2: spillway.v1.AppendOpen
-	(*AssignPartition)(nil),     // 3: spillway.v1.AssignPartition
-	(*RevokePartition)(nil),     // 4: spillway.v1.RevokePartition
-	(*SettleRange)(nil),         // 5: spillway.v1.SettleRange
-	(*CaughtUp)(nil),            // 6: spillway.v1.CaughtUp
-	(*SourceTopics)(nil),        // 7: spillway.v1.SourceTopics
-	(*SourceTopic)(nil),         // 8: spillway.v1.SourceTopic
-	(*AppendResponse)(nil),      // 9: spillway.v1.AppendResponse
-	(*AppendOpened)(nil),        // 10: spillway.v1.AppendOpened
-	(*PartitionAssigned)(nil),   // 11: spillway.v1.PartitionAssigned
-	(*Appended)(nil),            // 12: spillway.v1.Appended
-	(*Refetch)(nil),             // 13: spillway.v1.Refetch
-	(*FindOffset)(nil),          // 14: spillway.v1.FindOffset
-	(*FoundOffset)(nil),         // 15: spillway.v1.FoundOffset
-	(*SafeOffset)(nil),          // 16: spillway.v1.SafeOffset
-	(*ConsumeRequest)(nil),      // 17: spillway.v1.ConsumeRequest
-	(*ConsumeOpen)(nil),         // 18: spillway.v1.ConsumeOpen
-	(*Credit)(nil),              // 19: spillway.v1.Credit
-	(*Ack)(nil),                 // 20: spillway.v1.Ack
-	(*AckedLease)(nil),          // 21: spillway.v1.AckedLease
-	(*DeadLetter)(nil),          // 22: spillway.v1.DeadLetter
-	(*StateChange)(nil),         // 23: spillway.v1.StateChange
-	(*Nack)(nil),                // 24: spillway.v1.Nack
-	(*Extend)(nil),              // 25: spillway.v1.Extend
-	(*ConsumeResponse)(nil),     // 26: spillway.v1.ConsumeResponse
-	(*Watermark)(nil),           // 27: spillway.v1.Watermark
-	(*ConsumeOpened)(nil),       // 28: spillway.v1.ConsumeOpened
-	(*Lease)(nil),               // 29: spillway.v1.Lease
-	(*AckResult)(nil),           // 30: spillway.v1.AckResult
-	(*Adopt)(nil),               // 31: spillway.v1.Adopt
-	(*StateEntry)(nil),          // 32: spillway.v1.StateEntry
-	(*Revoked)(nil),             // 33: spillway.v1.Revoked
-	(*Batch)(nil),               // 34: spillway.v1.Batch
-	(*Fingerprint)(nil),         // 35: spillway.v1.Fingerprint
-	(*SourcePartition)(nil),     // 36: spillway.v1.SourcePartition
-	(*OffsetRange)(nil),         // 37: spillway.v1.OffsetRange
-	(Outcome)(0),                // 38: spillway.v1.Outcome
-	(*status.Status)(nil),       // 39: google.rpc.Status
-	(*durationpb.Duration)(nil), // 40: google.protobuf.Duration
+	(*ShardClaim)(nil),          // 3: spillway.v1.ShardClaim
+	(*AssignPartition)(nil),     // 4: spillway.v1.AssignPartition
+	(*RevokePartition)(nil),     // 5: spillway.v1.RevokePartition
+	(*SettleRange)(nil),         // 6: spillway.v1.SettleRange
+	(*CaughtUp)(nil),            // 7: spillway.v1.CaughtUp
+	(*SourceTopics)(nil),        // 8: spillway.v1.SourceTopics
+	(*SourceTopic)(nil),         // 9: spillway.v1.SourceTopic
+	(*AppendResponse)(nil),      // 10: spillway.v1.AppendResponse
+	(*AppendOpened)(nil),        // 11: spillway.v1.AppendOpened
+	(*PartitionAssigned)(nil),   // 12: spillway.v1.PartitionAssigned
+	(*Appended)(nil),            // 13: spillway.v1.Appended
+	(*Refetch)(nil),             // 14: spillway.v1.Refetch
+	(*FindOffset)(nil),          // 15: spillway.v1.FindOffset
+	(*FoundOffset)(nil),         // 16: spillway.v1.FoundOffset
+	(*SafeOffset)(nil),          // 17: spillway.v1.SafeOffset
+	(*ConsumeRequest)(nil),      // 18: spillway.v1.ConsumeRequest
+	(*ConsumeOpen)(nil),         // 19: spillway.v1.ConsumeOpen
+	(*FlowTarget)(nil),          // 20: spillway.v1.FlowTarget
+	(*FlowSource)(nil),          // 21: spillway.v1.FlowSource
+	(*Flows)(nil),               // 22: spillway.v1.Flows
+	(*Credit)(nil),              // 23: spillway.v1.Credit
+	(*Ack)(nil),                 // 24: spillway.v1.Ack
+	(*AckedLease)(nil),          // 25: spillway.v1.AckedLease
+	(*DeadLetter)(nil),          // 26: spillway.v1.DeadLetter
+	(*StateChange)(nil),         // 27: spillway.v1.StateChange
+	(*Nack)(nil),                // 28: spillway.v1.Nack
+	(*Extend)(nil),              // 29: spillway.v1.Extend
+	(*ConsumeResponse)(nil),     // 30: spillway.v1.ConsumeResponse
+	(*Watermark)(nil),           // 31: spillway.v1.Watermark
+	(*ConsumeOpened)(nil),       // 32: spillway.v1.ConsumeOpened
+	(*HeaderFilter)(nil),        // 33: spillway.v1.HeaderFilter
+	(*Lease)(nil),               // 34: spillway.v1.Lease
+	(*AckResult)(nil),           // 35: spillway.v1.AckResult
+	(*Adopt)(nil),               // 36: spillway.v1.Adopt
+	(*StateEntry)(nil),          // 37: spillway.v1.StateEntry
+	(*Revoked)(nil),             // 38: spillway.v1.Revoked
+	(*Batch)(nil),               // 39: spillway.v1.Batch
+	(*Fingerprint)(nil),         // 40: spillway.v1.Fingerprint
+	(*SourcePartition)(nil),     // 41: spillway.v1.SourcePartition
+	(*OffsetRange)(nil),         // 42: spillway.v1.OffsetRange
+	(Outcome)(0),                // 43: spillway.v1.Outcome
+	(*status.Status)(nil),       // 44: google.rpc.Status
+	(*durationpb.Duration)(nil), // 45: google.protobuf.Duration
 }
 var file_spillway_v1_buffer_proto_depIdxs = []int32{
 	2,  // 0: spillway.v1.AppendRequest.open:type_name -> spillway.v1.AppendOpen
-	3,  // 1: spillway.v1.AppendRequest.assign:type_name -> spillway.v1.AssignPartition
-	4,  // 2: spillway.v1.AppendRequest.revoke:type_name -> spillway.v1.RevokePartition
-	34, // 3: spillway.v1.AppendRequest.batch:type_name -> spillway.v1.Batch
-	5,  // 4: spillway.v1.AppendRequest.settle:type_name -> spillway.v1.SettleRange
-	15, // 5: spillway.v1.AppendRequest.found_offset:type_name -> spillway.v1.FoundOffset
-	6,  // 6: spillway.v1.AppendRequest.caught_up:type_name -> spillway.v1.CaughtUp
-	7,  // 7: spillway.v1.AppendRequest.topics:type_name -> spillway.v1.SourceTopics
-	35, // 8: spillway.v1.AppendRequest.last_record:type_name -> spillway.v1.Fingerprint
-	36, // 9: spillway.v1.AssignPartition.source:type_name -> spillway.v1.SourcePartition
-	36, // 10: spillway.v1.RevokePartition.source:type_name -> spillway.v1.SourcePartition
-	36, // 11: spillway.v1.SettleRange.source:type_name -> spillway.v1.SourcePartition
-	37, // 12: spillway.v1.SettleRange.range:type_name -> spillway.v1.OffsetRange
-	38, // 13: spillway.v1.SettleRange.outcome:type_name -> spillway.v1.Outcome
-	36, // 14: spillway.v1.CaughtUp.source:type_name -> spillway.v1.SourcePartition
-	8,  // 15: spillway.v1.SourceTopics.topics:type_name -> spillway.v1.SourceTopic
-	10, // 16: spillway.v1.AppendResponse.opened:type_name -> spillway.v1.AppendOpened
-	11, // 17: spillway.v1.AppendResponse.assigned:type_name -> spillway.v1.PartitionAssigned
-	12, // 18: spillway.v1.AppendResponse.appended:type_name -> spillway.v1.Appended
-	16, // 19: spillway.v1.AppendResponse.safe:type_name -> spillway.v1.SafeOffset
-	13, // 20: spillway.v1.AppendResponse.refetch:type_name -> spillway.v1.Refetch
-	14, // 21: spillway.v1.AppendResponse.find_offset:type_name -> spillway.v1.FindOffset
-	36, // 22: spillway.v1.PartitionAssigned.source:type_name -> spillway.v1.SourcePartition
-	35, // 23: spillway.v1.PartitionAssigned.known_records:type_name -> spillway.v1.Fingerprint
-	36, // 24: spillway.v1.Appended.source:type_name -> spillway.v1.SourcePartition
-	37, // 25: spillway.v1.Appended.range:type_name -> spillway.v1.OffsetRange
-	39, // 26: spillway.v1.Appended.status:type_name -> google.rpc.Status
-	36, // 27: spillway.v1.Refetch.source:type_name -> spillway.v1.SourcePartition
-	37, // 28: spillway.v1.Refetch.range:type_name -> spillway.v1.OffsetRange
-	35, // 29: spillway.v1.Refetch.known_records:type_name -> spillway.v1.Fingerprint
-	36, // 30: spillway.v1.FindOffset.source:type_name -> spillway.v1.SourcePartition
-	36, // 31: spillway.v1.SafeOffset.source:type_name -> spillway.v1.SourcePartition
-	18, // 32: spillway.v1.ConsumeRequest.open:type_name -> spillway.v1.ConsumeOpen
-	19, // 33: spillway.v1.ConsumeRequest.credit:type_name -> spillway.v1.Credit
-	20, // 34: spillway.v1.ConsumeRequest.ack:type_name -> spillway.v1.Ack
-	24, // 35: spillway.v1.ConsumeRequest.nack:type_name -> spillway.v1.Nack
-	25, // 36: spillway.v1.ConsumeRequest.extend:type_name -> spillway.v1.Extend
-	0,  // 37: spillway.v1.ConsumeOpen.ordering:type_name -> spillway.v1.Ordering
-	21, // 38: spillway.v1.Ack.leases:type_name -> spillway.v1.AckedLease
-	23, // 39: spillway.v1.Ack.state_changes:type_name -> spillway.v1.StateChange
-	37, // 40: spillway.v1.AckedLease.filtered:type_name -> spillway.v1.OffsetRange
-	22, // 41: spillway.v1.AckedLease.dead_letters:type_name -> spillway.v1.DeadLetter
-	37, // 42: spillway.v1.AckedLease.only:type_name -> spillway.v1.OffsetRange
-	40, // 43: spillway.v1.Nack.delay:type_name -> google.protobuf.Duration
-	28, // 44: spillway.v1.ConsumeResponse.opened:type_name -> spillway.v1.ConsumeOpened
-	29, // 45: spillway.v1.ConsumeResponse.lease:type_name -> spillway.v1.Lease
-	30, // 46: spillway.v1.ConsumeResponse.ack_result:type_name -> spillway.v1.AckResult
-	31, // 47: spillway.v1.ConsumeResponse.adopt:type_name -> spillway.v1.Adopt
-	33, // 48: spillway.v1.ConsumeResponse.revoked:type_name -> spillway.v1.Revoked
-	27, // 49: spillway.v1.ConsumeResponse.watermark:type_name -> spillway.v1.Watermark
-	40, // 50: spillway.v1.ConsumeOpened.lease_duration:type_name -> google.protobuf.Duration
-	34, // 51: spillway.v1.Lease.batch:type_name -> spillway.v1.Batch
-	37, // 52: spillway.v1.Lease.settled:type_name -> spillway.v1.OffsetRange
-	39, // 53: spillway.v1.AckResult.status:type_name -> google.rpc.Status
-	32, // 54: spillway.v1.Adopt.entries:type_name -> spillway.v1.StateEntry
-	1,  // 55: spillway.v1.BufferService.Append:input_type -> spillway.v1.AppendRequest
-	17, // 56: spillway.v1.BufferService.Consume:input_type -> spillway.v1.ConsumeRequest
-	9,  // 57: spillway.v1.BufferService.Append:output_type -> spillway.v1.AppendResponse
-	26, // 58: spillway.v1.BufferService.Consume:output_type -> spillway.v1.ConsumeResponse
-	57, // [57:59] is the sub-list for method output_type
-	55, // [55:57] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	4,  // 1: spillway.v1.AppendRequest.assign:type_name -> spillway.v1.AssignPartition
+	5,  // 2: spillway.v1.AppendRequest.revoke:type_name -> spillway.v1.RevokePartition
+	39, // 3: spillway.v1.AppendRequest.batch:type_name -> spillway.v1.Batch
+	6,  // 4: spillway.v1.AppendRequest.settle:type_name -> spillway.v1.SettleRange
+	16, // 5: spillway.v1.AppendRequest.found_offset:type_name -> spillway.v1.FoundOffset
+	7,  // 6: spillway.v1.AppendRequest.caught_up:type_name -> spillway.v1.CaughtUp
+	8,  // 7: spillway.v1.AppendRequest.topics:type_name -> spillway.v1.SourceTopics
+	40, // 8: spillway.v1.AppendRequest.last_record:type_name -> spillway.v1.Fingerprint
+	3,  // 9: spillway.v1.AppendOpen.shard:type_name -> spillway.v1.ShardClaim
+	41, // 10: spillway.v1.AssignPartition.source:type_name -> spillway.v1.SourcePartition
+	41, // 11: spillway.v1.RevokePartition.source:type_name -> spillway.v1.SourcePartition
+	41, // 12: spillway.v1.SettleRange.source:type_name -> spillway.v1.SourcePartition
+	42, // 13: spillway.v1.SettleRange.range:type_name -> spillway.v1.OffsetRange
+	43, // 14: spillway.v1.SettleRange.outcome:type_name -> spillway.v1.Outcome
+	41, // 15: spillway.v1.CaughtUp.source:type_name -> spillway.v1.SourcePartition
+	9,  // 16: spillway.v1.SourceTopics.topics:type_name -> spillway.v1.SourceTopic
+	11, // 17: spillway.v1.AppendResponse.opened:type_name -> spillway.v1.AppendOpened
+	12, // 18: spillway.v1.AppendResponse.assigned:type_name -> spillway.v1.PartitionAssigned
+	13, // 19: spillway.v1.AppendResponse.appended:type_name -> spillway.v1.Appended
+	17, // 20: spillway.v1.AppendResponse.safe:type_name -> spillway.v1.SafeOffset
+	14, // 21: spillway.v1.AppendResponse.refetch:type_name -> spillway.v1.Refetch
+	15, // 22: spillway.v1.AppendResponse.find_offset:type_name -> spillway.v1.FindOffset
+	41, // 23: spillway.v1.PartitionAssigned.source:type_name -> spillway.v1.SourcePartition
+	40, // 24: spillway.v1.PartitionAssigned.known_records:type_name -> spillway.v1.Fingerprint
+	41, // 25: spillway.v1.Appended.source:type_name -> spillway.v1.SourcePartition
+	42, // 26: spillway.v1.Appended.range:type_name -> spillway.v1.OffsetRange
+	44, // 27: spillway.v1.Appended.status:type_name -> google.rpc.Status
+	41, // 28: spillway.v1.Refetch.source:type_name -> spillway.v1.SourcePartition
+	42, // 29: spillway.v1.Refetch.range:type_name -> spillway.v1.OffsetRange
+	40, // 30: spillway.v1.Refetch.known_records:type_name -> spillway.v1.Fingerprint
+	41, // 31: spillway.v1.FindOffset.source:type_name -> spillway.v1.SourcePartition
+	41, // 32: spillway.v1.SafeOffset.source:type_name -> spillway.v1.SourcePartition
+	19, // 33: spillway.v1.ConsumeRequest.open:type_name -> spillway.v1.ConsumeOpen
+	23, // 34: spillway.v1.ConsumeRequest.credit:type_name -> spillway.v1.Credit
+	24, // 35: spillway.v1.ConsumeRequest.ack:type_name -> spillway.v1.Ack
+	28, // 36: spillway.v1.ConsumeRequest.nack:type_name -> spillway.v1.Nack
+	29, // 37: spillway.v1.ConsumeRequest.extend:type_name -> spillway.v1.Extend
+	0,  // 38: spillway.v1.ConsumeOpen.ordering:type_name -> spillway.v1.Ordering
+	20, // 39: spillway.v1.ConsumeOpen.target:type_name -> spillway.v1.FlowTarget
+	3,  // 40: spillway.v1.ConsumeOpen.shard:type_name -> spillway.v1.ShardClaim
+	21, // 41: spillway.v1.Flows.sources:type_name -> spillway.v1.FlowSource
+	20, // 42: spillway.v1.Flows.targets:type_name -> spillway.v1.FlowTarget
+	25, // 43: spillway.v1.Ack.leases:type_name -> spillway.v1.AckedLease
+	27, // 44: spillway.v1.Ack.state_changes:type_name -> spillway.v1.StateChange
+	42, // 45: spillway.v1.AckedLease.filtered:type_name -> spillway.v1.OffsetRange
+	26, // 46: spillway.v1.AckedLease.dead_letters:type_name -> spillway.v1.DeadLetter
+	42, // 47: spillway.v1.AckedLease.only:type_name -> spillway.v1.OffsetRange
+	45, // 48: spillway.v1.Nack.delay:type_name -> google.protobuf.Duration
+	32, // 49: spillway.v1.ConsumeResponse.opened:type_name -> spillway.v1.ConsumeOpened
+	34, // 50: spillway.v1.ConsumeResponse.lease:type_name -> spillway.v1.Lease
+	35, // 51: spillway.v1.ConsumeResponse.ack_result:type_name -> spillway.v1.AckResult
+	36, // 52: spillway.v1.ConsumeResponse.adopt:type_name -> spillway.v1.Adopt
+	38, // 53: spillway.v1.ConsumeResponse.revoked:type_name -> spillway.v1.Revoked
+	31, // 54: spillway.v1.ConsumeResponse.watermark:type_name -> spillway.v1.Watermark
+	22, // 55: spillway.v1.ConsumeResponse.flows:type_name -> spillway.v1.Flows
+	45, // 56: spillway.v1.ConsumeOpened.lease_duration:type_name -> google.protobuf.Duration
+	33, // 57: spillway.v1.ConsumeOpened.headers:type_name -> spillway.v1.HeaderFilter
+	39, // 58: spillway.v1.Lease.batch:type_name -> spillway.v1.Batch
+	42, // 59: spillway.v1.Lease.settled:type_name -> spillway.v1.OffsetRange
+	44, // 60: spillway.v1.AckResult.status:type_name -> google.rpc.Status
+	37, // 61: spillway.v1.Adopt.entries:type_name -> spillway.v1.StateEntry
+	1,  // 62: spillway.v1.BufferService.Append:input_type -> spillway.v1.AppendRequest
+	18, // 63: spillway.v1.BufferService.Consume:input_type -> spillway.v1.ConsumeRequest
+	10, // 64: spillway.v1.BufferService.Append:output_type -> spillway.v1.AppendResponse
+	30, // 65: spillway.v1.BufferService.Consume:output_type -> spillway.v1.ConsumeResponse
+	64, // [64:66] is the sub-list for method output_type
+	62, // [62:64] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_spillway_v1_buffer_proto_init() }
@@ -2834,7 +3359,7 @@ func file_spillway_v1_buffer_proto_init() {
 		(*AppendRequest_CaughtUp)(nil),
 		(*AppendRequest_Topics)(nil),
 	}
-	file_spillway_v1_buffer_proto_msgTypes[8].OneofWrappers = []any{
+	file_spillway_v1_buffer_proto_msgTypes[9].OneofWrappers = []any{
 		(*AppendResponse_Opened)(nil),
 		(*AppendResponse_Assigned)(nil),
 		(*AppendResponse_Appended)(nil),
@@ -2842,21 +3367,22 @@ func file_spillway_v1_buffer_proto_init() {
 		(*AppendResponse_Refetch)(nil),
 		(*AppendResponse_FindOffset)(nil),
 	}
-	file_spillway_v1_buffer_proto_msgTypes[16].OneofWrappers = []any{
+	file_spillway_v1_buffer_proto_msgTypes[17].OneofWrappers = []any{
 		(*ConsumeRequest_Open)(nil),
 		(*ConsumeRequest_Credit)(nil),
 		(*ConsumeRequest_Ack)(nil),
 		(*ConsumeRequest_Nack)(nil),
 		(*ConsumeRequest_Extend)(nil),
 	}
-	file_spillway_v1_buffer_proto_msgTypes[22].OneofWrappers = []any{}
-	file_spillway_v1_buffer_proto_msgTypes[25].OneofWrappers = []any{
+	file_spillway_v1_buffer_proto_msgTypes[26].OneofWrappers = []any{}
+	file_spillway_v1_buffer_proto_msgTypes[29].OneofWrappers = []any{
 		(*ConsumeResponse_Opened)(nil),
 		(*ConsumeResponse_Lease)(nil),
 		(*ConsumeResponse_AckResult)(nil),
 		(*ConsumeResponse_Adopt)(nil),
 		(*ConsumeResponse_Revoked)(nil),
 		(*ConsumeResponse_Watermark)(nil),
+		(*ConsumeResponse_Flows)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2864,7 +3390,7 @@ func file_spillway_v1_buffer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spillway_v1_buffer_proto_rawDesc), len(file_spillway_v1_buffer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   33,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -110,9 +110,19 @@ type Queue struct {
 	// Subscription names.
 	Subscriptions []string `protobuf:"bytes,12,rep,name=subscriptions,proto3" json:"subscriptions,omitempty"`
 	// State of the queue: "open", or why it is being recovered.
-	State         string `protobuf:"bytes,13,opt,name=state,proto3" json:"state,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	State string `protobuf:"bytes,13,opt,name=state,proto3" json:"state,omitempty"`
+	// The shard that this buffer has, from 0.
+	Shard int32 `protobuf:"varint,14,opt,name=shard,proto3" json:"shard,omitempty"`
+	// How many shards the queue has; the others are other buffers'.
+	Shards int32 `protobuf:"varint,15,opt,name=shards,proto3" json:"shards,omitempty"`
+	// Bound of pending_records.
+	DiskRecordsLimit int64 `protobuf:"varint,20,opt,name=disk_records_limit,json=diskRecordsLimit,proto3" json:"disk_records_limit,omitempty"`
+	// What the configuration says of disk_bytes_limit, which UpdateQueue may have changed.
+	ConfiguredDiskBytes int64 `protobuf:"varint,21,opt,name=configured_disk_bytes,json=configuredDiskBytes,proto3" json:"configured_disk_bytes,omitempty"`
+	// The same of disk_records_limit.
+	ConfiguredDiskRecords int64 `protobuf:"varint,22,opt,name=configured_disk_records,json=configuredDiskRecords,proto3" json:"configured_disk_records,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *Queue) Reset() {
@@ -234,6 +244,41 @@ func (x *Queue) GetState() string {
 		return x.State
 	}
 	return ""
+}
+
+func (x *Queue) GetShard() int32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *Queue) GetShards() int32 {
+	if x != nil {
+		return x.Shards
+	}
+	return 0
+}
+
+func (x *Queue) GetDiskRecordsLimit() int64 {
+	if x != nil {
+		return x.DiskRecordsLimit
+	}
+	return 0
+}
+
+func (x *Queue) GetConfiguredDiskBytes() int64 {
+	if x != nil {
+		return x.ConfiguredDiskBytes
+	}
+	return 0
+}
+
+func (x *Queue) GetConfiguredDiskRecords() int64 {
+	if x != nil {
+		return x.ConfiguredDiskRecords
+	}
+	return 0
 }
 
 // QueuePartition is a source partition as the queue knows it.
@@ -423,7 +468,11 @@ func (x *ListQueuesResponse) GetNextPageToken() string {
 type GetQueueRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Queue name.
-	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// At most this many partitions; 0 is 1,000. A page is cut at about 3 MiB, too.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the response before.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -465,13 +514,29 @@ func (x *GetQueueRequest) GetName() string {
 	return ""
 }
 
+func (x *GetQueueRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *GetQueueRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 // GetQueueResponse is one queue.
 type GetQueueResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The queue.
 	Queue *Queue `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
-	// Its source partitions by topic and number.
-	Partitions    []*QueuePartition `protobuf:"bytes,2,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	// Its source partitions by topic, cluster and number.
+	Partitions []*QueuePartition `protobuf:"bytes,2,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	// For more partitions; empty at the end.
+	NextPageToken string `protobuf:"bytes,3,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -520,6 +585,123 @@ func (x *GetQueueResponse) GetPartitions() []*QueuePartition {
 	return nil
 }
 
+func (x *GetQueueResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// UpdateQueueRequest says what to change.
+type UpdateQueueRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Queue name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Bound of disk_bytes, disk.bytes in the configuration; absent leaves it.
+	DiskBytes *int64 `protobuf:"varint,2,opt,name=disk_bytes,json=diskBytes,proto3,oneof" json:"disk_bytes,omitempty"`
+	// Bound of pending_records, disk.records in the configuration; absent leaves it.
+	DiskRecords   *int64 `protobuf:"varint,3,opt,name=disk_records,json=diskRecords,proto3,oneof" json:"disk_records,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateQueueRequest) Reset() {
+	*x = UpdateQueueRequest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateQueueRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateQueueRequest) ProtoMessage() {}
+
+func (x *UpdateQueueRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateQueueRequest.ProtoReflect.Descriptor instead.
+func (*UpdateQueueRequest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *UpdateQueueRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UpdateQueueRequest) GetDiskBytes() int64 {
+	if x != nil && x.DiskBytes != nil {
+		return *x.DiskBytes
+	}
+	return 0
+}
+
+func (x *UpdateQueueRequest) GetDiskRecords() int64 {
+	if x != nil && x.DiskRecords != nil {
+		return *x.DiskRecords
+	}
+	return 0
+}
+
+// UpdateQueueResponse shows the result.
+type UpdateQueueResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The changed queue.
+	Queue         *Queue `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateQueueResponse) Reset() {
+	*x = UpdateQueueResponse{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateQueueResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateQueueResponse) ProtoMessage() {}
+
+func (x *UpdateQueueResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateQueueResponse.ProtoReflect.Descriptor instead.
+func (*UpdateQueueResponse) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *UpdateQueueResponse) GetQueue() *Queue {
+	if x != nil {
+		return x.Queue
+	}
+	return nil
+}
+
 // Subscription is one destination's progress through a queue.
 type Subscription struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -558,14 +740,22 @@ type Subscription struct {
 	// Offsets dropped by policy since the queue was opened.
 	DroppedOffsets int64 `protobuf:"varint,17,opt,name=dropped_offsets,json=droppedOffsets,proto3" json:"dropped_offsets,omitempty"`
 	// Offsets lost upstream since the queue was opened.
-	LostOffsets   int64 `protobuf:"varint,18,opt,name=lost_offsets,json=lostOffsets,proto3" json:"lost_offsets,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	LostOffsets int64 `protobuf:"varint,18,opt,name=lost_offsets,json=lostOffsets,proto3" json:"lost_offsets,omitempty"`
+	// Batches that were given back and are not leased again before a time: see ListParkedBatches.
+	ParkedBatches int64 `protobuf:"varint,19,opt,name=parked_batches,json=parkedBatches,proto3" json:"parked_batches,omitempty"`
+	// What the headers of records must be, all of it, as the configuration says; other records are settled as filtered.
+	Headers []*HeaderFilter `protobuf:"bytes,20,rep,name=headers,proto3" json:"headers,omitempty"`
+	// The last replay; absent when there was none.
+	Replay *Replay `protobuf:"bytes,21,opt,name=replay,proto3" json:"replay,omitempty"`
+	// Offsets that were redriven, and are not settled again yet.
+	RedrivingOffsets int64 `protobuf:"varint,22,opt,name=redriving_offsets,json=redrivingOffsets,proto3" json:"redriving_offsets,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Subscription) Reset() {
 	*x = Subscription{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[6]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -577,7 +767,7 @@ func (x *Subscription) String() string {
 func (*Subscription) ProtoMessage() {}
 
 func (x *Subscription) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[6]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -590,7 +780,7 @@ func (x *Subscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscription.ProtoReflect.Descriptor instead.
 func (*Subscription) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{6}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Subscription) GetName() string {
@@ -719,6 +909,134 @@ func (x *Subscription) GetLostOffsets() int64 {
 	return 0
 }
 
+func (x *Subscription) GetParkedBatches() int64 {
+	if x != nil {
+		return x.ParkedBatches
+	}
+	return 0
+}
+
+func (x *Subscription) GetHeaders() []*HeaderFilter {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *Subscription) GetReplay() *Replay {
+	if x != nil {
+		return x.Replay
+	}
+	return nil
+}
+
+func (x *Subscription) GetRedrivingOffsets() int64 {
+	if x != nil {
+		return x.RedrivingOffsets
+	}
+	return 0
+}
+
+// Replay is a delivery, once more, of what a subscription had settled.
+type Replay struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it began.
+	BeganAt *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=began_at,json=beganAt,proto3" json:"began_at,omitempty"`
+	// The time of the first record meant; absent when offsets were asked for.
+	From *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// The time of the first record not meant any more; absent when offsets were asked for.
+	To *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	// Offsets in all.
+	Offsets int64 `protobuf:"varint,4,opt,name=offsets,proto3" json:"offsets,omitempty"`
+	// Offsets that are still to be delivered; 0 when it is over.
+	LeftOffsets int64 `protobuf:"varint,5,opt,name=left_offsets,json=leftOffsets,proto3" json:"left_offsets,omitempty"`
+	// The most offsets in a second; 0 is as fast as it goes.
+	OffsetsPerSecond float64 `protobuf:"fixed64,6,opt,name=offsets_per_second,json=offsetsPerSecond,proto3" json:"offsets_per_second,omitempty"`
+	// When it was cancelled; absent when it was not.
+	CancelledAt   *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=cancelled_at,json=cancelledAt,proto3" json:"cancelled_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Replay) Reset() {
+	*x = Replay{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Replay) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Replay) ProtoMessage() {}
+
+func (x *Replay) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Replay.ProtoReflect.Descriptor instead.
+func (*Replay) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Replay) GetBeganAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BeganAt
+	}
+	return nil
+}
+
+func (x *Replay) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *Replay) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *Replay) GetOffsets() int64 {
+	if x != nil {
+		return x.Offsets
+	}
+	return 0
+}
+
+func (x *Replay) GetLeftOffsets() int64 {
+	if x != nil {
+		return x.LeftOffsets
+	}
+	return 0
+}
+
+func (x *Replay) GetOffsetsPerSecond() float64 {
+	if x != nil {
+		return x.OffsetsPerSecond
+	}
+	return 0
+}
+
+func (x *Replay) GetCancelledAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CancelledAt
+	}
+	return nil
+}
+
 // StartPosition is where a subscription begins.
 type StartPosition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -738,7 +1056,7 @@ type StartPosition struct {
 
 func (x *StartPosition) Reset() {
 	*x = StartPosition{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[7]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +1068,7 @@ func (x *StartPosition) String() string {
 func (*StartPosition) ProtoMessage() {}
 
 func (x *StartPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[7]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +1081,7 @@ func (x *StartPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartPosition.ProtoReflect.Descriptor instead.
 func (*StartPosition) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{7}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StartPosition) GetPlace() isStartPosition_Place {
@@ -845,7 +1163,7 @@ type PartitionOffset struct {
 
 func (x *PartitionOffset) Reset() {
 	*x = PartitionOffset{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[8]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -857,7 +1175,7 @@ func (x *PartitionOffset) String() string {
 func (*PartitionOffset) ProtoMessage() {}
 
 func (x *PartitionOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[8]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -870,7 +1188,7 @@ func (x *PartitionOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionOffset.ProtoReflect.Descriptor instead.
 func (*PartitionOffset) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{8}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PartitionOffset) GetSource() *SourcePartition {
@@ -896,19 +1214,21 @@ type SubscriptionPartition struct {
 	StartOffset int64 `protobuf:"varint,2,opt,name=start_offset,json=startOffset,proto3" json:"start_offset,omitempty"`
 	// Everything before it is settled.
 	SettledOffset int64 `protobuf:"varint,3,opt,name=settled_offset,json=settledOffset,proto3" json:"settled_offset,omitempty"`
-	// Settled ranges above settled_offset.
+	// Settled ranges above settled_offset, the first 1,000.
 	SettledRanges []*OffsetRange `protobuf:"bytes,4,rep,name=settled_ranges,json=settledRanges,proto3" json:"settled_ranges,omitempty"`
-	// The offset after the last one appended.
+	// The offset after the last one appended, or with unwanted, after the last one that is the subscription's.
 	AppendedOffset int64 `protobuf:"varint,5,opt,name=appended_offset,json=appendedOffset,proto3" json:"appended_offset,omitempty"`
 	// Offsets per outcome since start_offset.
-	Outcomes      map[string]int64 `protobuf:"bytes,6,rep,name=outcomes,proto3" json:"outcomes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Outcomes map[string]int64 `protobuf:"bytes,6,rep,name=outcomes,proto3" json:"outcomes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// The subscription does not want the topic any more: what is pending up to appended_offset is kept until it does.
+	Unwanted      bool `protobuf:"varint,7,opt,name=unwanted,proto3" json:"unwanted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SubscriptionPartition) Reset() {
 	*x = SubscriptionPartition{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[9]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -920,7 +1240,7 @@ func (x *SubscriptionPartition) String() string {
 func (*SubscriptionPartition) ProtoMessage() {}
 
 func (x *SubscriptionPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[9]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -933,7 +1253,7 @@ func (x *SubscriptionPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscriptionPartition.ProtoReflect.Descriptor instead.
 func (*SubscriptionPartition) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{9}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SubscriptionPartition) GetSource() *SourcePartition {
@@ -978,6 +1298,13 @@ func (x *SubscriptionPartition) GetOutcomes() map[string]int64 {
 	return nil
 }
 
+func (x *SubscriptionPartition) GetUnwanted() bool {
+	if x != nil {
+		return x.Unwanted
+	}
+	return false
+}
+
 // ListSubscriptionsRequest pages through subscriptions.
 type ListSubscriptionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -993,7 +1320,7 @@ type ListSubscriptionsRequest struct {
 
 func (x *ListSubscriptionsRequest) Reset() {
 	*x = ListSubscriptionsRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[10]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1332,7 @@ func (x *ListSubscriptionsRequest) String() string {
 func (*ListSubscriptionsRequest) ProtoMessage() {}
 
 func (x *ListSubscriptionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[10]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1345,7 @@ func (x *ListSubscriptionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubscriptionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSubscriptionsRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{10}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListSubscriptionsRequest) GetQueue() string {
@@ -1055,7 +1382,7 @@ type ListSubscriptionsResponse struct {
 
 func (x *ListSubscriptionsResponse) Reset() {
 	*x = ListSubscriptionsResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[11]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1394,7 @@ func (x *ListSubscriptionsResponse) String() string {
 func (*ListSubscriptionsResponse) ProtoMessage() {}
 
 func (x *ListSubscriptionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[11]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1407,7 @@ func (x *ListSubscriptionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubscriptionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSubscriptionsResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{11}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListSubscriptionsResponse) GetSubscriptions() []*Subscription {
@@ -1101,14 +1428,18 @@ func (x *ListSubscriptionsResponse) GetNextPageToken() string {
 type GetSubscriptionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "queue/subscription".
-	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// At most this many partitions; 0 is 1,000. A page is cut at about 3 MiB, too.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the response before.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetSubscriptionRequest) Reset() {
 	*x = GetSubscriptionRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[12]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1451,7 @@ func (x *GetSubscriptionRequest) String() string {
 func (*GetSubscriptionRequest) ProtoMessage() {}
 
 func (x *GetSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[12]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1464,7 @@ func (x *GetSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*GetSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{12}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetSubscriptionRequest) GetName() string {
@@ -1143,20 +1474,36 @@ func (x *GetSubscriptionRequest) GetName() string {
 	return ""
 }
 
+func (x *GetSubscriptionRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *GetSubscriptionRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 // GetSubscriptionResponse is one subscription.
 type GetSubscriptionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The subscription.
 	Subscription *Subscription `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
-	// Its source partitions by topic and number.
-	Partitions    []*SubscriptionPartition `protobuf:"bytes,2,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	// Its source partitions by topic, cluster and number.
+	Partitions []*SubscriptionPartition `protobuf:"bytes,2,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	// For more partitions; empty at the end.
+	NextPageToken string `protobuf:"bytes,3,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetSubscriptionResponse) Reset() {
 	*x = GetSubscriptionResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[13]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1168,7 +1515,7 @@ func (x *GetSubscriptionResponse) String() string {
 func (*GetSubscriptionResponse) ProtoMessage() {}
 
 func (x *GetSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[13]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1181,7 +1528,7 @@ func (x *GetSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*GetSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{13}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetSubscriptionResponse) GetSubscription() *Subscription {
@@ -1196,6 +1543,13 @@ func (x *GetSubscriptionResponse) GetPartitions() []*SubscriptionPartition {
 		return x.Partitions
 	}
 	return nil
+}
+
+func (x *GetSubscriptionResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // CreateSubscriptionRequest describes a new subscription.
@@ -1219,7 +1573,7 @@ type CreateSubscriptionRequest struct {
 
 func (x *CreateSubscriptionRequest) Reset() {
 	*x = CreateSubscriptionRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[14]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1585,7 @@ func (x *CreateSubscriptionRequest) String() string {
 func (*CreateSubscriptionRequest) ProtoMessage() {}
 
 func (x *CreateSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[14]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1598,7 @@ func (x *CreateSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{14}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CreateSubscriptionRequest) GetName() string {
@@ -1300,7 +1654,7 @@ type CreateSubscriptionResponse struct {
 
 func (x *CreateSubscriptionResponse) Reset() {
 	*x = CreateSubscriptionResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[15]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1666,7 @@ func (x *CreateSubscriptionResponse) String() string {
 func (*CreateSubscriptionResponse) ProtoMessage() {}
 
 func (x *CreateSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[15]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1679,7 @@ func (x *CreateSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{15}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateSubscriptionResponse) GetSubscription() *Subscription {
@@ -1340,22 +1694,24 @@ type UpdateSubscriptionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "queue/subscription".
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// New topic globs; none leaves them. Topics it begins to want are delivered from what is appended next; of those
-	// it ceases to want nothing more is delivered, not even what is pending, also when it wants them again later.
+	// New topic globs; none leaves them. Topics it begins to want are delivered from what is appended next. Of those it ceases
+	// to want nothing more is delivered, but what is pending is kept: when it wants them again, it goes on where it was.
 	Topics []string `protobuf:"bytes,2,rep,name=topics,proto3" json:"topics,omitempty"`
 	// Absent leaves it.
 	Required *bool `protobuf:"varint,3,opt,name=required,proto3,oneof" json:"required,omitempty"`
 	// Unspecified leaves it.
 	OnFull OnFull `protobuf:"varint,4,opt,name=on_full,json=onFull,proto3,enum=spillway.v1.OnFull" json:"on_full,omitempty"`
 	// Absent leaves it; 0 leaves it to the queue's disk bound.
-	LimitBytes    *int64 `protobuf:"varint,5,opt,name=limit_bytes,json=limitBytes,proto3,oneof" json:"limit_bytes,omitempty"`
+	LimitBytes *int64 `protobuf:"varint,5,opt,name=limit_bytes,json=limitBytes,proto3,oneof" json:"limit_bytes,omitempty"`
+	// Settles as dropped what is pending of topics that it does not want (any more).
+	DropUnwanted  bool `protobuf:"varint,6,opt,name=drop_unwanted,json=dropUnwanted,proto3" json:"drop_unwanted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UpdateSubscriptionRequest) Reset() {
 	*x = UpdateSubscriptionRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[16]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +1723,7 @@ func (x *UpdateSubscriptionRequest) String() string {
 func (*UpdateSubscriptionRequest) ProtoMessage() {}
 
 func (x *UpdateSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[16]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +1736,7 @@ func (x *UpdateSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{16}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *UpdateSubscriptionRequest) GetName() string {
@@ -1418,6 +1774,13 @@ func (x *UpdateSubscriptionRequest) GetLimitBytes() int64 {
 	return 0
 }
 
+func (x *UpdateSubscriptionRequest) GetDropUnwanted() bool {
+	if x != nil {
+		return x.DropUnwanted
+	}
+	return false
+}
+
 // UpdateSubscriptionResponse shows the result.
 type UpdateSubscriptionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1429,7 +1792,7 @@ type UpdateSubscriptionResponse struct {
 
 func (x *UpdateSubscriptionResponse) Reset() {
 	*x = UpdateSubscriptionResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[17]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1441,7 +1804,7 @@ func (x *UpdateSubscriptionResponse) String() string {
 func (*UpdateSubscriptionResponse) ProtoMessage() {}
 
 func (x *UpdateSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[17]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1454,7 +1817,7 @@ func (x *UpdateSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*UpdateSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{17}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *UpdateSubscriptionResponse) GetSubscription() *Subscription {
@@ -1468,14 +1831,18 @@ func (x *UpdateSubscriptionResponse) GetSubscription() *Subscription {
 type DeleteSubscriptionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "queue/subscription".
-	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Also while it has sessions, which end, or sink state, which is forgotten. A file delivery makes its files in use final when
+	// its session ends for this; those that no session has stay in use for ever. What is in any of them is delivered again to
+	// a subscription that is created anew.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteSubscriptionRequest) Reset() {
 	*x = DeleteSubscriptionRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[18]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1854,7 @@ func (x *DeleteSubscriptionRequest) String() string {
 func (*DeleteSubscriptionRequest) ProtoMessage() {}
 
 func (x *DeleteSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[18]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1867,7 @@ func (x *DeleteSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{18}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteSubscriptionRequest) GetName() string {
@@ -1508,6 +1875,13 @@ func (x *DeleteSubscriptionRequest) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *DeleteSubscriptionRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
 }
 
 // DeleteSubscriptionResponse is empty.
@@ -1519,7 +1893,7 @@ type DeleteSubscriptionResponse struct {
 
 func (x *DeleteSubscriptionResponse) Reset() {
 	*x = DeleteSubscriptionResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[19]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1531,7 +1905,7 @@ func (x *DeleteSubscriptionResponse) String() string {
 func (*DeleteSubscriptionResponse) ProtoMessage() {}
 
 func (x *DeleteSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[19]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1544,7 +1918,7 @@ func (x *DeleteSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{19}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{22}
 }
 
 // SeekSubscriptionRequest says where to go.
@@ -1560,7 +1934,7 @@ type SeekSubscriptionRequest struct {
 
 func (x *SeekSubscriptionRequest) Reset() {
 	*x = SeekSubscriptionRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[20]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +1946,7 @@ func (x *SeekSubscriptionRequest) String() string {
 func (*SeekSubscriptionRequest) ProtoMessage() {}
 
 func (x *SeekSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[20]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +1959,7 @@ func (x *SeekSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeekSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*SeekSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{20}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SeekSubscriptionRequest) GetName() string {
@@ -1613,7 +1987,7 @@ type SeekSubscriptionResponse struct {
 
 func (x *SeekSubscriptionResponse) Reset() {
 	*x = SeekSubscriptionResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[21]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1625,7 +1999,7 @@ func (x *SeekSubscriptionResponse) String() string {
 func (*SeekSubscriptionResponse) ProtoMessage() {}
 
 func (x *SeekSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[21]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1638,7 +2012,7 @@ func (x *SeekSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeekSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*SeekSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{21}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SeekSubscriptionResponse) GetSubscription() *Subscription {
@@ -1646,6 +2020,802 @@ func (x *SeekSubscriptionResponse) GetSubscription() *Subscription {
 		return x.Subscription
 	}
 	return nil
+}
+
+// ReplaySubscriptionRequest says what to deliver again, and how fast.
+type ReplaySubscriptionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "queue/subscription".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Where it begins: a time, or offsets. Partitions it does not say anything about are not replayed.
+	From *StartPosition `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// Where it ends: the first record that is not meant. Absent: at what is settled now.
+	To *StartPosition `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	// Only topics that match one of these globs; none means all.
+	Topics []string `protobuf:"bytes,4,rep,name=topics,proto3" json:"topics,omitempty"`
+	// The most offsets in a second, over all partitions; 0 is as fast as it goes.
+	OffsetsPerSecond float64 `protobuf:"fixed64,5,opt,name=offsets_per_second,json=offsetsPerSecond,proto3" json:"offsets_per_second,omitempty"`
+	// In place of it, the speed in times of that at which the records came: 0.5 takes two hours for an hour. It wants
+	// times in from and to.
+	Speed float64 `protobuf:"fixed64,6,opt,name=speed,proto3" json:"speed,omitempty"`
+	// Only tell what would be delivered.
+	ValidateOnly  bool `protobuf:"varint,7,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaySubscriptionRequest) Reset() {
+	*x = ReplaySubscriptionRequest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaySubscriptionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaySubscriptionRequest) ProtoMessage() {}
+
+func (x *ReplaySubscriptionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaySubscriptionRequest.ProtoReflect.Descriptor instead.
+func (*ReplaySubscriptionRequest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ReplaySubscriptionRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReplaySubscriptionRequest) GetFrom() *StartPosition {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *ReplaySubscriptionRequest) GetTo() *StartPosition {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *ReplaySubscriptionRequest) GetTopics() []string {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *ReplaySubscriptionRequest) GetOffsetsPerSecond() float64 {
+	if x != nil {
+		return x.OffsetsPerSecond
+	}
+	return 0
+}
+
+func (x *ReplaySubscriptionRequest) GetSpeed() float64 {
+	if x != nil {
+		return x.Speed
+	}
+	return 0
+}
+
+func (x *ReplaySubscriptionRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// ReplayPartition is what is replayed of a partition.
+type ReplayPartition struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The partition.
+	Source *SourcePartition `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// The offsets that were asked for, as far as there are any.
+	Range *OffsetRange `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
+	// Those that are settled, and delivered once more.
+	AgainOffsets int64 `protobuf:"varint,3,opt,name=again_offsets,json=againOffsets,proto3" json:"again_offsets,omitempty"`
+	// Those that are pending, and delivered anyway.
+	PendingOffsets int64 `protobuf:"varint,4,opt,name=pending_offsets,json=pendingOffsets,proto3" json:"pending_offsets,omitempty"`
+	// Those that the buffer holds. The others are read from Kafka.
+	HeldOffsets   int64 `protobuf:"varint,5,opt,name=held_offsets,json=heldOffsets,proto3" json:"held_offsets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayPartition) Reset() {
+	*x = ReplayPartition{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayPartition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayPartition) ProtoMessage() {}
+
+func (x *ReplayPartition) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayPartition.ProtoReflect.Descriptor instead.
+func (*ReplayPartition) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ReplayPartition) GetSource() *SourcePartition {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *ReplayPartition) GetRange() *OffsetRange {
+	if x != nil {
+		return x.Range
+	}
+	return nil
+}
+
+func (x *ReplayPartition) GetAgainOffsets() int64 {
+	if x != nil {
+		return x.AgainOffsets
+	}
+	return 0
+}
+
+func (x *ReplayPartition) GetPendingOffsets() int64 {
+	if x != nil {
+		return x.PendingOffsets
+	}
+	return 0
+}
+
+func (x *ReplayPartition) GetHeldOffsets() int64 {
+	if x != nil {
+		return x.HeldOffsets
+	}
+	return 0
+}
+
+// ReplaySubscriptionResponse tells what is delivered again.
+type ReplaySubscriptionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The subscription; with validate_only as it is.
+	Subscription *Subscription `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	// By topic, cluster and number: the first 1,000 that have something to replay.
+	Partitions []*ReplayPartition `protobuf:"bytes,2,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	// The sum of again_offsets of all partitions.
+	AgainOffsets int64 `protobuf:"varint,3,opt,name=again_offsets,json=againOffsets,proto3" json:"again_offsets,omitempty"`
+	// The sum of held_offsets of all partitions.
+	HeldOffsets int64 `protobuf:"varint,4,opt,name=held_offsets,json=heldOffsets,proto3" json:"held_offsets,omitempty"`
+	// The most offsets in a second; 0 is as fast as it goes.
+	OffsetsPerSecond float64 `protobuf:"fixed64,5,opt,name=offsets_per_second,json=offsetsPerSecond,proto3" json:"offsets_per_second,omitempty"`
+	// How long it takes at that rate, at least; absent without one.
+	Takes *durationpb.Duration `protobuf:"bytes,6,opt,name=takes,proto3" json:"takes,omitempty"`
+	// A connected delivery keeps the order of partitions: what is new of the partitions waits for the replay.
+	HoldsUp       bool `protobuf:"varint,7,opt,name=holds_up,json=holdsUp,proto3" json:"holds_up,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaySubscriptionResponse) Reset() {
+	*x = ReplaySubscriptionResponse{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaySubscriptionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaySubscriptionResponse) ProtoMessage() {}
+
+func (x *ReplaySubscriptionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaySubscriptionResponse.ProtoReflect.Descriptor instead.
+func (*ReplaySubscriptionResponse) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ReplaySubscriptionResponse) GetSubscription() *Subscription {
+	if x != nil {
+		return x.Subscription
+	}
+	return nil
+}
+
+func (x *ReplaySubscriptionResponse) GetPartitions() []*ReplayPartition {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+func (x *ReplaySubscriptionResponse) GetAgainOffsets() int64 {
+	if x != nil {
+		return x.AgainOffsets
+	}
+	return 0
+}
+
+func (x *ReplaySubscriptionResponse) GetHeldOffsets() int64 {
+	if x != nil {
+		return x.HeldOffsets
+	}
+	return 0
+}
+
+func (x *ReplaySubscriptionResponse) GetOffsetsPerSecond() float64 {
+	if x != nil {
+		return x.OffsetsPerSecond
+	}
+	return 0
+}
+
+func (x *ReplaySubscriptionResponse) GetTakes() *durationpb.Duration {
+	if x != nil {
+		return x.Takes
+	}
+	return nil
+}
+
+func (x *ReplaySubscriptionResponse) GetHoldsUp() bool {
+	if x != nil {
+		return x.HoldsUp
+	}
+	return false
+}
+
+// CancelReplayRequest names a subscription.
+type CancelReplayRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "queue/subscription".
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelReplayRequest) Reset() {
+	*x = CancelReplayRequest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelReplayRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelReplayRequest) ProtoMessage() {}
+
+func (x *CancelReplayRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelReplayRequest.ProtoReflect.Descriptor instead.
+func (*CancelReplayRequest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *CancelReplayRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// CancelReplayResponse shows the result.
+type CancelReplayResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The subscription.
+	Subscription  *Subscription `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelReplayResponse) Reset() {
+	*x = CancelReplayResponse{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelReplayResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelReplayResponse) ProtoMessage() {}
+
+func (x *CancelReplayResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelReplayResponse.ProtoReflect.Descriptor instead.
+func (*CancelReplayResponse) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *CancelReplayResponse) GetSubscription() *Subscription {
+	if x != nil {
+		return x.Subscription
+	}
+	return nil
+}
+
+// UndeliveredFilter chooses among undelivered ranges: all that is said must hold.
+type UndeliveredFilter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of this outcome; unspecified means all.
+	Outcome Outcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=spillway.v1.Outcome" json:"outcome,omitempty"`
+	// Of topics that match the glob; empty means all.
+	Topic string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	// Of this partition.
+	Partition *int32 `protobuf:"varint,3,opt,name=partition,proto3,oneof" json:"partition,omitempty"`
+	// Of these offsets: parts of ranges are chosen, too.
+	Range *OffsetRange `protobuf:"bytes,4,opt,name=range,proto3" json:"range,omitempty"`
+	// With this text in the reason.
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Settled then or later.
+	SettledFrom *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=settled_from,json=settledFrom,proto3" json:"settled_from,omitempty"`
+	// Settled before.
+	SettledBefore *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=settled_before,json=settledBefore,proto3" json:"settled_before,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndeliveredFilter) Reset() {
+	*x = UndeliveredFilter{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndeliveredFilter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndeliveredFilter) ProtoMessage() {}
+
+func (x *UndeliveredFilter) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndeliveredFilter.ProtoReflect.Descriptor instead.
+func (*UndeliveredFilter) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *UndeliveredFilter) GetOutcome() Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *UndeliveredFilter) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *UndeliveredFilter) GetPartition() int32 {
+	if x != nil && x.Partition != nil {
+		return *x.Partition
+	}
+	return 0
+}
+
+func (x *UndeliveredFilter) GetRange() *OffsetRange {
+	if x != nil {
+		return x.Range
+	}
+	return nil
+}
+
+func (x *UndeliveredFilter) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *UndeliveredFilter) GetSettledFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SettledFrom
+	}
+	return nil
+}
+
+func (x *UndeliveredFilter) GetSettledBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SettledBefore
+	}
+	return nil
+}
+
+// ReadUndeliveredRequest names a record.
+type ReadUndeliveredRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "queue/subscription".
+	Subscription string `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	// Its partition; the cluster may be empty when only one cluster feeds the queue.
+	Source *SourcePartition `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	// Its offset.
+	Offset        int64 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadUndeliveredRequest) Reset() {
+	*x = ReadUndeliveredRequest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadUndeliveredRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadUndeliveredRequest) ProtoMessage() {}
+
+func (x *ReadUndeliveredRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadUndeliveredRequest.ProtoReflect.Descriptor instead.
+func (*ReadUndeliveredRequest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ReadUndeliveredRequest) GetSubscription() string {
+	if x != nil {
+		return x.Subscription
+	}
+	return ""
+}
+
+func (x *ReadUndeliveredRequest) GetSource() *SourcePartition {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *ReadUndeliveredRequest) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+// ReadUndeliveredResponse is the record, and those next to it that were settled with it.
+type ReadUndeliveredResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The records from the offset on, at most 1 MiB of them.
+	Records []*PeekedRecord `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	// Why they were not delivered, and when; absent when they are not listed any more.
+	Undelivered   *Undelivered `protobuf:"bytes,2,opt,name=undelivered,proto3" json:"undelivered,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadUndeliveredResponse) Reset() {
+	*x = ReadUndeliveredResponse{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadUndeliveredResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadUndeliveredResponse) ProtoMessage() {}
+
+func (x *ReadUndeliveredResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadUndeliveredResponse.ProtoReflect.Descriptor instead.
+func (*ReadUndeliveredResponse) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ReadUndeliveredResponse) GetRecords() []*PeekedRecord {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *ReadUndeliveredResponse) GetUndelivered() *Undelivered {
+	if x != nil {
+		return x.Undelivered
+	}
+	return nil
+}
+
+// RedriveUndeliveredRequest chooses what to deliver once more.
+type RedriveUndeliveredRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "queue/subscription".
+	Subscription string `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	// Which ranges. It must be there; an empty one is all.
+	Filter        *UndeliveredFilter `protobuf:"bytes,2,opt,name=filter,proto3" json:"filter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedriveUndeliveredRequest) Reset() {
+	*x = RedriveUndeliveredRequest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedriveUndeliveredRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedriveUndeliveredRequest) ProtoMessage() {}
+
+func (x *RedriveUndeliveredRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedriveUndeliveredRequest.ProtoReflect.Descriptor instead.
+func (*RedriveUndeliveredRequest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *RedriveUndeliveredRequest) GetSubscription() string {
+	if x != nil {
+		return x.Subscription
+	}
+	return ""
+}
+
+func (x *RedriveUndeliveredRequest) GetFilter() *UndeliveredFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+// RedriveUndeliveredResponse shows the result.
+type RedriveUndeliveredResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Offsets that are delivered once more.
+	Offsets       int64 `protobuf:"varint,1,opt,name=offsets,proto3" json:"offsets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedriveUndeliveredResponse) Reset() {
+	*x = RedriveUndeliveredResponse{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedriveUndeliveredResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedriveUndeliveredResponse) ProtoMessage() {}
+
+func (x *RedriveUndeliveredResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedriveUndeliveredResponse.ProtoReflect.Descriptor instead.
+func (*RedriveUndeliveredResponse) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *RedriveUndeliveredResponse) GetOffsets() int64 {
+	if x != nil {
+		return x.Offsets
+	}
+	return 0
+}
+
+// ForgetUndeliveredRequest chooses what to list no more.
+type ForgetUndeliveredRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "queue/subscription".
+	Subscription string `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	// Which ranges. It must be there; an empty one is all.
+	Filter        *UndeliveredFilter `protobuf:"bytes,2,opt,name=filter,proto3" json:"filter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetUndeliveredRequest) Reset() {
+	*x = ForgetUndeliveredRequest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetUndeliveredRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetUndeliveredRequest) ProtoMessage() {}
+
+func (x *ForgetUndeliveredRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetUndeliveredRequest.ProtoReflect.Descriptor instead.
+func (*ForgetUndeliveredRequest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ForgetUndeliveredRequest) GetSubscription() string {
+	if x != nil {
+		return x.Subscription
+	}
+	return ""
+}
+
+func (x *ForgetUndeliveredRequest) GetFilter() *UndeliveredFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+// ForgetUndeliveredResponse shows the result.
+type ForgetUndeliveredResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Offsets that are listed no more.
+	Offsets       int64 `protobuf:"varint,1,opt,name=offsets,proto3" json:"offsets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetUndeliveredResponse) Reset() {
+	*x = ForgetUndeliveredResponse{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetUndeliveredResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetUndeliveredResponse) ProtoMessage() {}
+
+func (x *ForgetUndeliveredResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetUndeliveredResponse.ProtoReflect.Descriptor instead.
+func (*ForgetUndeliveredResponse) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ForgetUndeliveredResponse) GetOffsets() int64 {
+	if x != nil {
+		return x.Offsets
+	}
+	return 0
 }
 
 // ListUndeliveredRequest pages through what was not delivered.
@@ -1658,14 +2828,16 @@ type ListUndeliveredRequest struct {
 	// At most this many; 0 is 100.
 	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// From the response before.
-	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only what it chooses.
+	Filter        *UndeliveredFilter `protobuf:"bytes,5,opt,name=filter,proto3" json:"filter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListUndeliveredRequest) Reset() {
 	*x = ListUndeliveredRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[22]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1677,7 +2849,7 @@ func (x *ListUndeliveredRequest) String() string {
 func (*ListUndeliveredRequest) ProtoMessage() {}
 
 func (x *ListUndeliveredRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[22]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1690,7 +2862,7 @@ func (x *ListUndeliveredRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUndeliveredRequest.ProtoReflect.Descriptor instead.
 func (*ListUndeliveredRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{22}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListUndeliveredRequest) GetSubscription() string {
@@ -1721,6 +2893,13 @@ func (x *ListUndeliveredRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListUndeliveredRequest) GetFilter() *UndeliveredFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
 // Undelivered is a range that ended otherwise than delivered or filtered.
 type Undelivered struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1732,15 +2911,17 @@ type Undelivered struct {
 	Outcome Outcome `protobuf:"varint,3,opt,name=outcome,proto3,enum=spillway.v1.Outcome" json:"outcome,omitempty"`
 	// Why, for people.
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
-	// When it was settled so.
-	SettledAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=settled_at,json=settledAt,proto3" json:"settled_at,omitempty"`
+	// When it was settled so; absent when an older version settled it.
+	SettledAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=settled_at,json=settledAt,proto3" json:"settled_at,omitempty"`
+	// The buffer keeps its first record: ReadUndelivered shows it.
+	Kept          bool `protobuf:"varint,6,opt,name=kept,proto3" json:"kept,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Undelivered) Reset() {
 	*x = Undelivered{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[23]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1752,7 +2933,7 @@ func (x *Undelivered) String() string {
 func (*Undelivered) ProtoMessage() {}
 
 func (x *Undelivered) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[23]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1765,7 +2946,7 @@ func (x *Undelivered) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Undelivered.ProtoReflect.Descriptor instead.
 func (*Undelivered) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{23}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Undelivered) GetSource() *SourcePartition {
@@ -1803,6 +2984,13 @@ func (x *Undelivered) GetSettledAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Undelivered) GetKept() bool {
+	if x != nil {
+		return x.Kept
+	}
+	return false
+}
+
 // ListUndeliveredResponse is one page.
 type ListUndeliveredResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1816,7 +3004,7 @@ type ListUndeliveredResponse struct {
 
 func (x *ListUndeliveredResponse) Reset() {
 	*x = ListUndeliveredResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[24]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +3016,7 @@ func (x *ListUndeliveredResponse) String() string {
 func (*ListUndeliveredResponse) ProtoMessage() {}
 
 func (x *ListUndeliveredResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[24]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +3029,7 @@ func (x *ListUndeliveredResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUndeliveredResponse.ProtoReflect.Descriptor instead.
 func (*ListUndeliveredResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{24}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListUndeliveredResponse) GetRanges() []*Undelivered {
@@ -1862,14 +3050,20 @@ func (x *ListUndeliveredResponse) GetNextPageToken() string {
 type AuditRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only this "queue/subscription", or this "queue"; empty means all.
-	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// At most this many partitions. A page is cut at about 3 MiB, too. Without page_size and page_token, an audit of more than
+	// 1,000 partitions, or of more than one page, is refused with FAILED_PRECONDITION: part of it would look complete to a
+	// client that does not go on.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the response before.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AuditRequest) Reset() {
 	*x = AuditRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[25]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1881,7 +3075,7 @@ func (x *AuditRequest) String() string {
 func (*AuditRequest) ProtoMessage() {}
 
 func (x *AuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[25]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1894,7 +3088,7 @@ func (x *AuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
 func (*AuditRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{25}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AuditRequest) GetName() string {
@@ -1904,18 +3098,34 @@ func (x *AuditRequest) GetName() string {
 	return ""
 }
 
+func (x *AuditRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *AuditRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 // AuditResponse accounts for all offsets.
 type AuditResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Every partition of every subscription.
-	Partitions    []*AuditPartition `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	// Every partition of every subscription, by names.
+	Partitions []*AuditPartition `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	// For the next page; empty at the end. Without the pages behind it, an audit is not complete.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AuditResponse) Reset() {
 	*x = AuditResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[26]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1927,7 +3137,7 @@ func (x *AuditResponse) String() string {
 func (*AuditResponse) ProtoMessage() {}
 
 func (x *AuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[26]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1940,7 +3150,7 @@ func (x *AuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditResponse.ProtoReflect.Descriptor instead.
 func (*AuditResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{26}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AuditResponse) GetPartitions() []*AuditPartition {
@@ -1948,6 +3158,13 @@ func (x *AuditResponse) GetPartitions() []*AuditPartition {
 		return x.Partitions
 	}
 	return nil
+}
+
+func (x *AuditResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // AuditPartition accounts for the offsets from start_offset to appended_offset: the totals of outcomes,
@@ -1981,7 +3198,7 @@ type AuditPartition struct {
 
 func (x *AuditPartition) Reset() {
 	*x = AuditPartition{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[27]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1993,7 +3210,7 @@ func (x *AuditPartition) String() string {
 func (*AuditPartition) ProtoMessage() {}
 
 func (x *AuditPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[27]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2006,7 +3223,7 @@ func (x *AuditPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditPartition.ProtoReflect.Descriptor instead.
 func (*AuditPartition) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{27}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AuditPartition) GetSubscription() string {
@@ -2093,7 +3310,7 @@ type AuditRange struct {
 
 func (x *AuditRange) Reset() {
 	*x = AuditRange{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[28]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2105,7 +3322,7 @@ func (x *AuditRange) String() string {
 func (*AuditRange) ProtoMessage() {}
 
 func (x *AuditRange) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[28]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2118,7 +3335,7 @@ func (x *AuditRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRange.ProtoReflect.Descriptor instead.
 func (*AuditRange) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{28}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AuditRange) GetRange() *OffsetRange {
@@ -2148,7 +3365,7 @@ type ForgetSourceRequest struct {
 
 func (x *ForgetSourceRequest) Reset() {
 	*x = ForgetSourceRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[29]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2160,7 +3377,7 @@ func (x *ForgetSourceRequest) String() string {
 func (*ForgetSourceRequest) ProtoMessage() {}
 
 func (x *ForgetSourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[29]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2173,7 +3390,7 @@ func (x *ForgetSourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetSourceRequest.ProtoReflect.Descriptor instead.
 func (*ForgetSourceRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{29}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ForgetSourceRequest) GetQueue() string {
@@ -2199,7 +3416,7 @@ type ForgetSourceResponse struct {
 
 func (x *ForgetSourceResponse) Reset() {
 	*x = ForgetSourceResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[30]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2211,7 +3428,7 @@ func (x *ForgetSourceResponse) String() string {
 func (*ForgetSourceResponse) ProtoMessage() {}
 
 func (x *ForgetSourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[30]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2224,7 +3441,7 @@ func (x *ForgetSourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetSourceResponse.ProtoReflect.Descriptor instead.
 func (*ForgetSourceResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{30}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{45}
 }
 
 // PauseSubscriptionRequest names a subscription.
@@ -2238,7 +3455,7 @@ type PauseSubscriptionRequest struct {
 
 func (x *PauseSubscriptionRequest) Reset() {
 	*x = PauseSubscriptionRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[31]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2250,7 +3467,7 @@ func (x *PauseSubscriptionRequest) String() string {
 func (*PauseSubscriptionRequest) ProtoMessage() {}
 
 func (x *PauseSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[31]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2263,7 +3480,7 @@ func (x *PauseSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*PauseSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{31}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PauseSubscriptionRequest) GetName() string {
@@ -2284,7 +3501,7 @@ type PauseSubscriptionResponse struct {
 
 func (x *PauseSubscriptionResponse) Reset() {
 	*x = PauseSubscriptionResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[32]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2296,7 +3513,7 @@ func (x *PauseSubscriptionResponse) String() string {
 func (*PauseSubscriptionResponse) ProtoMessage() {}
 
 func (x *PauseSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[32]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2309,7 +3526,7 @@ func (x *PauseSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*PauseSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{32}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PauseSubscriptionResponse) GetSubscription() *Subscription {
@@ -2330,7 +3547,7 @@ type ResumeSubscriptionRequest struct {
 
 func (x *ResumeSubscriptionRequest) Reset() {
 	*x = ResumeSubscriptionRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[33]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2342,7 +3559,7 @@ func (x *ResumeSubscriptionRequest) String() string {
 func (*ResumeSubscriptionRequest) ProtoMessage() {}
 
 func (x *ResumeSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[33]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2355,7 +3572,7 @@ func (x *ResumeSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*ResumeSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{33}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ResumeSubscriptionRequest) GetName() string {
@@ -2376,7 +3593,7 @@ type ResumeSubscriptionResponse struct {
 
 func (x *ResumeSubscriptionResponse) Reset() {
 	*x = ResumeSubscriptionResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[34]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2388,7 +3605,7 @@ func (x *ResumeSubscriptionResponse) String() string {
 func (*ResumeSubscriptionResponse) ProtoMessage() {}
 
 func (x *ResumeSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[34]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2401,7 +3618,7 @@ func (x *ResumeSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*ResumeSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{34}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ResumeSubscriptionResponse) GetSubscription() *Subscription {
@@ -2438,7 +3655,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[35]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2450,7 +3667,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[35]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2463,7 +3680,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{35}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Session) GetId() uint64 {
@@ -2544,7 +3761,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[36]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2556,7 +3773,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[36]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2569,7 +3786,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{36}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListSessionsRequest) GetSubscription() string {
@@ -2606,7 +3823,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[37]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2618,7 +3835,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[37]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2631,7 +3848,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{37}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -2648,20 +3865,974 @@ func (x *ListSessionsResponse) GetNextPageToken() string {
 	return ""
 }
 
+// ListFlowsRequest pages through queues.
+type ListFlowsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most this many queues; 0 is 100.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the response before.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListFlowsRequest) Reset() {
+	*x = ListFlowsRequest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListFlowsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListFlowsRequest) ProtoMessage() {}
+
+func (x *ListFlowsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListFlowsRequest.ProtoReflect.Descriptor instead.
+func (*ListFlowsRequest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *ListFlowsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListFlowsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListFlowsResponse is one page.
+type ListFlowsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The open queues by name.
+	Queues []*QueueFlow `protobuf:"bytes,1,rep,name=queues,proto3" json:"queues,omitempty"`
+	// For the next page; empty at the end.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListFlowsResponse) Reset() {
+	*x = ListFlowsResponse{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListFlowsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListFlowsResponse) ProtoMessage() {}
+
+func (x *ListFlowsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListFlowsResponse.ProtoReflect.Descriptor instead.
+func (*ListFlowsResponse) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *ListFlowsResponse) GetQueues() []*QueueFlow {
+	if x != nil {
+		return x.Queues
+	}
+	return nil
+}
+
+func (x *ListFlowsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// QueueFlow tells who feeds a queue, and how it fills and drains.
+type QueueFlow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The queue.
+	Queue string `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
+	// The ingests that are connected, by client and cluster.
+	Ingests []*ConnectedIngest `protobuf:"bytes,2,rep,name=ingests,proto3" json:"ingests,omitempty"`
+	// Records a second that were accepted, over the last 15 seconds; absent in the first seconds after a start.
+	AppendedPerSecond *float64 `protobuf:"fixed64,3,opt,name=appended_per_second,json=appendedPerSecond,proto3,oneof" json:"appended_per_second,omitempty"`
+	// When disk_bytes reaches disk_bytes_limit, one forecast a window.
+	Full []*Forecast `protobuf:"bytes,4,rep,name=full,proto3" json:"full,omitempty"`
+	// Its subscriptions by name.
+	Subscriptions []*SubscriptionFlow `protobuf:"bytes,5,rep,name=subscriptions,proto3" json:"subscriptions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QueueFlow) Reset() {
+	*x = QueueFlow{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueueFlow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueueFlow) ProtoMessage() {}
+
+func (x *QueueFlow) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueueFlow.ProtoReflect.Descriptor instead.
+func (*QueueFlow) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *QueueFlow) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *QueueFlow) GetIngests() []*ConnectedIngest {
+	if x != nil {
+		return x.Ingests
+	}
+	return nil
+}
+
+func (x *QueueFlow) GetAppendedPerSecond() float64 {
+	if x != nil && x.AppendedPerSecond != nil {
+		return *x.AppendedPerSecond
+	}
+	return 0
+}
+
+func (x *QueueFlow) GetFull() []*Forecast {
+	if x != nil {
+		return x.Full
+	}
+	return nil
+}
+
+func (x *QueueFlow) GetSubscriptions() []*SubscriptionFlow {
+	if x != nil {
+		return x.Subscriptions
+	}
+	return nil
+}
+
+// ConnectedIngest is an instance of ingest with open streams to a queue.
+type ConnectedIngest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the instance.
+	Client string `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	// Kafka cluster id of what it appends.
+	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Names of its sources.
+	Sources       []string `protobuf:"bytes,3,rep,name=sources,proto3" json:"sources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConnectedIngest) Reset() {
+	*x = ConnectedIngest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectedIngest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectedIngest) ProtoMessage() {}
+
+func (x *ConnectedIngest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectedIngest.ProtoReflect.Descriptor instead.
+func (*ConnectedIngest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *ConnectedIngest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *ConnectedIngest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *ConnectedIngest) GetSources() []string {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+// SubscriptionFlow tells how a backlog grows and shrinks.
+type SubscriptionFlow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "queue/subscription".
+	Subscription string `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	// Records a second that were settled, over the last 15 seconds; absent in the first seconds after a start.
+	DeliveredPerSecond *float64 `protobuf:"fixed64,2,opt,name=delivered_per_second,json=deliveredPerSecond,proto3,oneof" json:"delivered_per_second,omitempty"`
+	// When the backlog is gone, one forecast a window.
+	Drained       []*Forecast `protobuf:"bytes,3,rep,name=drained,proto3" json:"drained,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscriptionFlow) Reset() {
+	*x = SubscriptionFlow{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscriptionFlow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscriptionFlow) ProtoMessage() {}
+
+func (x *SubscriptionFlow) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscriptionFlow.ProtoReflect.Descriptor instead.
+func (*SubscriptionFlow) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *SubscriptionFlow) GetSubscription() string {
+	if x != nil {
+		return x.Subscription
+	}
+	return ""
+}
+
+func (x *SubscriptionFlow) GetDeliveredPerSecond() float64 {
+	if x != nil && x.DeliveredPerSecond != nil {
+		return *x.DeliveredPerSecond
+	}
+	return 0
+}
+
+func (x *SubscriptionFlow) GetDrained() []*Forecast {
+	if x != nil {
+		return x.Drained
+	}
+	return nil
+}
+
+// Forecast tells when a value reaches its bound if it goes on as it did in a window of time.
+type Forecast struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How far back the forecast looks: 15 seconds, or 5 minutes. A window is left out until half of it has passed.
+	Window *durationpb.Duration `protobuf:"bytes,1,opt,name=window,proto3" json:"window,omitempty"`
+	// Change of the value a second: bytes, or records. Below 0 when it shrinks.
+	PerSecond float64 `protobuf:"fixed64,2,opt,name=per_second,json=perSecond,proto3" json:"per_second,omitempty"`
+	// The time left; 0 when the bound is reached. Absent when it will not be at this speed.
+	Left          *durationpb.Duration `protobuf:"bytes,3,opt,name=left,proto3" json:"left,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Forecast) Reset() {
+	*x = Forecast{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Forecast) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Forecast) ProtoMessage() {}
+
+func (x *Forecast) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Forecast.ProtoReflect.Descriptor instead.
+func (*Forecast) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *Forecast) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+func (x *Forecast) GetPerSecond() float64 {
+	if x != nil {
+		return x.PerSecond
+	}
+	return 0
+}
+
+func (x *Forecast) GetLeft() *durationpb.Duration {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+// SinkStateEntry is an entry of sink state.
+type SinkStateEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its key, for ForgetSinkState.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Its value, at most the first KiB: JSON of the sink.
+	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Length of the whole value.
+	ValueBytes int32 `protobuf:"varint,3,opt,name=value_bytes,json=valueBytes,proto3" json:"value_bytes,omitempty"`
+	// The time of records is held back below this, in milliseconds since the Unix epoch; 0: it is not.
+	HoldsMs int64 `protobuf:"varint,4,opt,name=holds_ms,json=holdsMs,proto3" json:"holds_ms,omitempty"`
+	// How long the entry has been there; absent when an older version made it.
+	Age *durationpb.Duration `protobuf:"bytes,5,opt,name=age,proto3" json:"age,omitempty"`
+	// The session that owns it.
+	SessionId uint64 `protobuf:"varint,6,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// Name of the delivery instance.
+	Consumer string `protobuf:"bytes,7,opt,name=consumer,proto3" json:"consumer,omitempty"`
+	// Whether the session is there; else the entry waits for an heir.
+	Live          bool `protobuf:"varint,8,opt,name=live,proto3" json:"live,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SinkStateEntry) Reset() {
+	*x = SinkStateEntry{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SinkStateEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SinkStateEntry) ProtoMessage() {}
+
+func (x *SinkStateEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SinkStateEntry.ProtoReflect.Descriptor instead.
+func (*SinkStateEntry) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *SinkStateEntry) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *SinkStateEntry) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *SinkStateEntry) GetValueBytes() int32 {
+	if x != nil {
+		return x.ValueBytes
+	}
+	return 0
+}
+
+func (x *SinkStateEntry) GetHoldsMs() int64 {
+	if x != nil {
+		return x.HoldsMs
+	}
+	return 0
+}
+
+func (x *SinkStateEntry) GetAge() *durationpb.Duration {
+	if x != nil {
+		return x.Age
+	}
+	return nil
+}
+
+func (x *SinkStateEntry) GetSessionId() uint64 {
+	if x != nil {
+		return x.SessionId
+	}
+	return 0
+}
+
+func (x *SinkStateEntry) GetConsumer() string {
+	if x != nil {
+		return x.Consumer
+	}
+	return ""
+}
+
+func (x *SinkStateEntry) GetLive() bool {
+	if x != nil {
+		return x.Live
+	}
+	return false
+}
+
+// ListSinkStateRequest pages through the sink state of a subscription.
+type ListSinkStateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "queue/subscription".
+	Subscription string `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	// Only those that hold back the time of records.
+	Holding bool `protobuf:"varint,2,opt,name=holding,proto3" json:"holding,omitempty"`
+	// At most this many; 0 is 100.
+	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the response before.
+	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSinkStateRequest) Reset() {
+	*x = ListSinkStateRequest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSinkStateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSinkStateRequest) ProtoMessage() {}
+
+func (x *ListSinkStateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSinkStateRequest.ProtoReflect.Descriptor instead.
+func (*ListSinkStateRequest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *ListSinkStateRequest) GetSubscription() string {
+	if x != nil {
+		return x.Subscription
+	}
+	return ""
+}
+
+func (x *ListSinkStateRequest) GetHolding() bool {
+	if x != nil {
+		return x.Holding
+	}
+	return false
+}
+
+func (x *ListSinkStateRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListSinkStateRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListSinkStateResponse is one page.
+type ListSinkStateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The entries, those that hold back most first, then by key.
+	Entries []*SinkStateEntry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	// For the next page; empty at the end.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSinkStateResponse) Reset() {
+	*x = ListSinkStateResponse{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSinkStateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSinkStateResponse) ProtoMessage() {}
+
+func (x *ListSinkStateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSinkStateResponse.ProtoReflect.Descriptor instead.
+func (*ListSinkStateResponse) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *ListSinkStateResponse) GetEntries() []*SinkStateEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *ListSinkStateResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// ForgetSinkStateRequest names an entry.
+type ForgetSinkStateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "queue/subscription".
+	Subscription string `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	// SinkStateEntry.key.
+	Key           string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetSinkStateRequest) Reset() {
+	*x = ForgetSinkStateRequest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetSinkStateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetSinkStateRequest) ProtoMessage() {}
+
+func (x *ForgetSinkStateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetSinkStateRequest.ProtoReflect.Descriptor instead.
+func (*ForgetSinkStateRequest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *ForgetSinkStateRequest) GetSubscription() string {
+	if x != nil {
+		return x.Subscription
+	}
+	return ""
+}
+
+func (x *ForgetSinkStateRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+// ForgetSinkStateResponse shows what was forgotten.
+type ForgetSinkStateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The entry as it was.
+	Entry         *SinkStateEntry `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetSinkStateResponse) Reset() {
+	*x = ForgetSinkStateResponse{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetSinkStateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetSinkStateResponse) ProtoMessage() {}
+
+func (x *ForgetSinkStateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetSinkStateResponse.ProtoReflect.Descriptor instead.
+func (*ForgetSinkStateResponse) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *ForgetSinkStateResponse) GetEntry() *SinkStateEntry {
+	if x != nil {
+		return x.Entry
+	}
+	return nil
+}
+
+// ParkedBatch is a batch that was given back, and is not leased again before a time.
+type ParkedBatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "queue/subscription".
+	Subscription string `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	// Its partition.
+	Source *SourcePartition `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	// Its offsets.
+	Range *OffsetRange `protobuf:"bytes,3,opt,name=range,proto3" json:"range,omitempty"`
+	// Its records.
+	Records int32 `protobuf:"varint,4,opt,name=records,proto3" json:"records,omitempty"`
+	// How often it was leased.
+	Attempts int32 `protobuf:"varint,5,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// When it may be leased again.
+	Until *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`
+	// Why it was given back, as the delivery says.
+	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	// With ordering, everything behind it in the partition waits for it, too.
+	HoldsPartition bool `protobuf:"varint,8,opt,name=holds_partition,json=holdsPartition,proto3" json:"holds_partition,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ParkedBatch) Reset() {
+	*x = ParkedBatch{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ParkedBatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ParkedBatch) ProtoMessage() {}
+
+func (x *ParkedBatch) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ParkedBatch.ProtoReflect.Descriptor instead.
+func (*ParkedBatch) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *ParkedBatch) GetSubscription() string {
+	if x != nil {
+		return x.Subscription
+	}
+	return ""
+}
+
+func (x *ParkedBatch) GetSource() *SourcePartition {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *ParkedBatch) GetRange() *OffsetRange {
+	if x != nil {
+		return x.Range
+	}
+	return nil
+}
+
+func (x *ParkedBatch) GetRecords() int32 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *ParkedBatch) GetAttempts() int32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *ParkedBatch) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *ParkedBatch) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ParkedBatch) GetHoldsPartition() bool {
+	if x != nil {
+		return x.HoldsPartition
+	}
+	return false
+}
+
+// ListParkedBatchesRequest pages through parked batches.
+type ListParkedBatchesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "queue/subscription".
+	Subscription string `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	// At most this many; 0 is 100.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the response before.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListParkedBatchesRequest) Reset() {
+	*x = ListParkedBatchesRequest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListParkedBatchesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListParkedBatchesRequest) ProtoMessage() {}
+
+func (x *ListParkedBatchesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListParkedBatchesRequest.ProtoReflect.Descriptor instead.
+func (*ListParkedBatchesRequest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *ListParkedBatchesRequest) GetSubscription() string {
+	if x != nil {
+		return x.Subscription
+	}
+	return ""
+}
+
+func (x *ListParkedBatchesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListParkedBatchesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListParkedBatchesResponse is one page.
+type ListParkedBatchesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The batches by partition and offset.
+	Batches []*ParkedBatch `protobuf:"bytes,1,rep,name=batches,proto3" json:"batches,omitempty"`
+	// For the next page; empty at the end.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListParkedBatchesResponse) Reset() {
+	*x = ListParkedBatchesResponse{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListParkedBatchesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListParkedBatchesResponse) ProtoMessage() {}
+
+func (x *ListParkedBatchesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListParkedBatchesResponse.ProtoReflect.Descriptor instead.
+func (*ListParkedBatchesResponse) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *ListParkedBatchesResponse) GetBatches() []*ParkedBatch {
+	if x != nil {
+		return x.Batches
+	}
+	return nil
+}
+
+func (x *ListParkedBatchesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 // PeekRecordsRequest asks for pending records.
 type PeekRecordsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "queue/subscription".
 	Subscription string `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
 	// At most this many records; 0 is 10, at most 1000.
-	Limit         int32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit int32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Only of this partition; absent means all. Its cluster may be empty when only one cluster feeds the queue.
+	Source *SourcePartition `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
+	// With source: only what is not before it, to look behind records that were shown already.
+	FromOffset    int64 `protobuf:"varint,4,opt,name=from_offset,json=fromOffset,proto3" json:"from_offset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PeekRecordsRequest) Reset() {
 	*x = PeekRecordsRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[38]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2673,7 +4844,7 @@ func (x *PeekRecordsRequest) String() string {
 func (*PeekRecordsRequest) ProtoMessage() {}
 
 func (x *PeekRecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[38]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2686,7 +4857,7 @@ func (x *PeekRecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeekRecordsRequest.ProtoReflect.Descriptor instead.
 func (*PeekRecordsRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{38}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *PeekRecordsRequest) GetSubscription() string {
@@ -2703,22 +4874,43 @@ func (x *PeekRecordsRequest) GetLimit() int32 {
 	return 0
 }
 
-// PeekedRecord is one pending record with its position.
+func (x *PeekRecordsRequest) GetSource() *SourcePartition {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *PeekRecordsRequest) GetFromOffset() int64 {
+	if x != nil {
+		return x.FromOffset
+	}
+	return 0
+}
+
+// PeekedRecord is one pending record with its position, or a batch that cannot be read.
 type PeekedRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Where it comes from.
 	Source *SourcePartition `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
 	// Its offset.
 	Offset int64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
-	// The record; offset_delta is 0.
-	Record        *Record `protobuf:"bytes,3,opt,name=record,proto3" json:"record,omitempty"`
+	// The record; offset_delta is 0. Absent with error.
+	Record *Record `protobuf:"bytes,3,opt,name=record,proto3" json:"record,omitempty"`
+	// Why the batch that begins at offset cannot be read; empty for a record.
+	Error string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	// With error: the offset behind the batch.
+	NextOffset int64 `protobuf:"varint,5,opt,name=next_offset,json=nextOffset,proto3" json:"next_offset,omitempty"`
+	// Bytes of the record that are left out, as it is larger than 1 MiB: headers first, then the end of the value, then
+	// that of the key.
+	CutBytes      int64 `protobuf:"varint,6,opt,name=cut_bytes,json=cutBytes,proto3" json:"cut_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PeekedRecord) Reset() {
 	*x = PeekedRecord{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[39]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2730,7 +4922,7 @@ func (x *PeekedRecord) String() string {
 func (*PeekedRecord) ProtoMessage() {}
 
 func (x *PeekedRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[39]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2743,7 +4935,7 @@ func (x *PeekedRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeekedRecord.ProtoReflect.Descriptor instead.
 func (*PeekedRecord) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{39}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *PeekedRecord) GetSource() *SourcePartition {
@@ -2767,7 +4959,28 @@ func (x *PeekedRecord) GetRecord() *Record {
 	return nil
 }
 
-// PeekRecordsResponse is what is next, at most 1 MiB of it.
+func (x *PeekedRecord) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *PeekedRecord) GetNextOffset() int64 {
+	if x != nil {
+		return x.NextOffset
+	}
+	return 0
+}
+
+func (x *PeekedRecord) GetCutBytes() int64 {
+	if x != nil {
+		return x.CutBytes
+	}
+	return 0
+}
+
+// PeekRecordsResponse is what is next, at most 1 MiB of it. To see what follows, name the partition and the offset.
 type PeekRecordsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The records, oldest batch first.
@@ -2778,7 +4991,7 @@ type PeekRecordsResponse struct {
 
 func (x *PeekRecordsResponse) Reset() {
 	*x = PeekRecordsResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[40]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2790,7 +5003,7 @@ func (x *PeekRecordsResponse) String() string {
 func (*PeekRecordsResponse) ProtoMessage() {}
 
 func (x *PeekRecordsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[40]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2803,7 +5016,7 @@ func (x *PeekRecordsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeekRecordsResponse.ProtoReflect.Descriptor instead.
 func (*PeekRecordsResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{40}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *PeekRecordsResponse) GetRecords() []*PeekedRecord {
@@ -2811,6 +5024,271 @@ func (x *PeekRecordsResponse) GetRecords() []*PeekedRecord {
 		return x.Records
 	}
 	return nil
+}
+
+// TapRecordsRequest says which records to show.
+type TapRecordsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the queue.
+	Queue string `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
+	// Globs of topics; none means all.
+	Topics []string `protobuf:"bytes,2,rep,name=topics,proto3" json:"topics,omitempty"`
+	// Numbers of partitions; none means all.
+	Partitions []int32 `protobuf:"varint,3,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`
+	// An expression of CEL that is true for the records to show; empty means all. It knows topic, partition, offset, timestamp,
+	// key, value, headers and json (docs/operations.md).
+	Filter string `protobuf:"bytes,4,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Of so many records that match, one is shown; 0 is 1.
+	Sample int32 `protobuf:"varint,5,opt,name=sample,proto3" json:"sample,omitempty"`
+	// At most so many records a second; 0 is 100, at most 10,000.
+	RecordsPerSecond int32 `protobuf:"varint,6,opt,name=records_per_second,json=recordsPerSecond,proto3" json:"records_per_second,omitempty"`
+	// At most so many bytes of records a second; 0 is 1 MiB, at most 16 MiB.
+	BytesPerSecond int64 `protobuf:"varint,7,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
+	// Larger records are cut to this; 0 is 64 KiB, at most 1 MiB.
+	RecordBytes   int32 `protobuf:"varint,8,opt,name=record_bytes,json=recordBytes,proto3" json:"record_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TapRecordsRequest) Reset() {
+	*x = TapRecordsRequest{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TapRecordsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TapRecordsRequest) ProtoMessage() {}
+
+func (x *TapRecordsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TapRecordsRequest.ProtoReflect.Descriptor instead.
+func (*TapRecordsRequest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *TapRecordsRequest) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *TapRecordsRequest) GetTopics() []string {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *TapRecordsRequest) GetPartitions() []int32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+func (x *TapRecordsRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *TapRecordsRequest) GetSample() int32 {
+	if x != nil {
+		return x.Sample
+	}
+	return 0
+}
+
+func (x *TapRecordsRequest) GetRecordsPerSecond() int32 {
+	if x != nil {
+		return x.RecordsPerSecond
+	}
+	return 0
+}
+
+func (x *TapRecordsRequest) GetBytesPerSecond() int64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *TapRecordsRequest) GetRecordBytes() int32 {
+	if x != nil {
+		return x.RecordBytes
+	}
+	return 0
+}
+
+// TapRecordsResponse has records, or only the counts: once at the beginning, and each second.
+type TapRecordsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The records. Those of a partition are in order.
+	Records []*PeekedRecord `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	// What became of the records since the tap began.
+	Counts        *TapCounts `protobuf:"bytes,2,opt,name=counts,proto3" json:"counts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TapRecordsResponse) Reset() {
+	*x = TapRecordsResponse{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TapRecordsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TapRecordsResponse) ProtoMessage() {}
+
+func (x *TapRecordsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TapRecordsResponse.ProtoReflect.Descriptor instead.
+func (*TapRecordsResponse) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *TapRecordsResponse) GetRecords() []*PeekedRecord {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *TapRecordsResponse) GetCounts() *TapCounts {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+// TapCounts counts records of the wanted topics and partitions.
+type TapCounts struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Looked at.
+	Seen int64 `protobuf:"varint,1,opt,name=seen,proto3" json:"seen,omitempty"`
+	// For which the filter is true.
+	Matched int64 `protobuf:"varint,2,opt,name=matched,proto3" json:"matched,omitempty"`
+	// Shown.
+	Sent int64 `protobuf:"varint,3,opt,name=sent,proto3" json:"sent,omitempty"`
+	// Matched, and left out since the rate was reached.
+	Limited int64 `protobuf:"varint,4,opt,name=limited,proto3" json:"limited,omitempty"`
+	// Not looked at, as the caller is too slow or the tap has used its share of the machine.
+	Missed int64 `protobuf:"varint,5,opt,name=missed,proto3" json:"missed,omitempty"`
+	// For which the filter failed, such as by a header that is not there.
+	FilterErrors int64 `protobuf:"varint,6,opt,name=filter_errors,json=filterErrors,proto3" json:"filter_errors,omitempty"`
+	// The last of those failures.
+	FilterError   string `protobuf:"bytes,7,opt,name=filter_error,json=filterError,proto3" json:"filter_error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TapCounts) Reset() {
+	*x = TapCounts{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TapCounts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TapCounts) ProtoMessage() {}
+
+func (x *TapCounts) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TapCounts.ProtoReflect.Descriptor instead.
+func (*TapCounts) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *TapCounts) GetSeen() int64 {
+	if x != nil {
+		return x.Seen
+	}
+	return 0
+}
+
+func (x *TapCounts) GetMatched() int64 {
+	if x != nil {
+		return x.Matched
+	}
+	return 0
+}
+
+func (x *TapCounts) GetSent() int64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+func (x *TapCounts) GetLimited() int64 {
+	if x != nil {
+		return x.Limited
+	}
+	return 0
+}
+
+func (x *TapCounts) GetMissed() int64 {
+	if x != nil {
+		return x.Missed
+	}
+	return 0
+}
+
+func (x *TapCounts) GetFilterErrors() int64 {
+	if x != nil {
+		return x.FilterErrors
+	}
+	return 0
+}
+
+func (x *TapCounts) GetFilterError() string {
+	if x != nil {
+		return x.FilterError
+	}
+	return ""
 }
 
 // Earliest has no options.
@@ -2822,7 +5300,7 @@ type StartPosition_Earliest struct {
 
 func (x *StartPosition_Earliest) Reset() {
 	*x = StartPosition_Earliest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[41]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2834,7 +5312,7 @@ func (x *StartPosition_Earliest) String() string {
 func (*StartPosition_Earliest) ProtoMessage() {}
 
 func (x *StartPosition_Earliest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[41]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2847,7 +5325,7 @@ func (x *StartPosition_Earliest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartPosition_Earliest.ProtoReflect.Descriptor instead.
 func (*StartPosition_Earliest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{7, 0}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{10, 0}
 }
 
 // Latest has no options.
@@ -2859,7 +5337,7 @@ type StartPosition_Latest struct {
 
 func (x *StartPosition_Latest) Reset() {
 	*x = StartPosition_Latest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[42]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2871,7 +5349,7 @@ func (x *StartPosition_Latest) String() string {
 func (*StartPosition_Latest) ProtoMessage() {}
 
 func (x *StartPosition_Latest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[42]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2884,14 +5362,14 @@ func (x *StartPosition_Latest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartPosition_Latest.ProtoReflect.Descriptor instead.
 func (*StartPosition_Latest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{7, 1}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{10, 1}
 }
 
 var File_spillway_v1_buffer_admin_proto protoreflect.FileDescriptor
 
 const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1espillway/v1/buffer_admin.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18spillway/v1/buffer.proto\x1a\x18spillway/v1/record.proto\"\xf0\x03\n" +
+	"\x1espillway/v1/buffer_admin.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18spillway/v1/buffer.proto\x1a\x18spillway/v1/record.proto\"\xb8\x05\n" +
 	"\x05Queue\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
 	"\x0ememory_records\x18\x02 \x01(\x03R\rmemoryRecords\x12!\n" +
@@ -2907,7 +5385,12 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	" \x01(\x03R\x0fappendedRecords\x12'\n" +
 	"\x0fspilled_records\x18\v \x01(\x03R\x0espilledRecords\x12$\n" +
 	"\rsubscriptions\x18\f \x03(\tR\rsubscriptions\x12\x14\n" +
-	"\x05state\x18\r \x01(\tR\x05state\"\xb5\x01\n" +
+	"\x05state\x18\r \x01(\tR\x05state\x12\x14\n" +
+	"\x05shard\x18\x0e \x01(\x05R\x05shard\x12\x16\n" +
+	"\x06shards\x18\x0f \x01(\x05R\x06shards\x12,\n" +
+	"\x12disk_records_limit\x18\x14 \x01(\x03R\x10diskRecordsLimit\x122\n" +
+	"\x15configured_disk_bytes\x18\x15 \x01(\x03R\x13configuredDiskBytes\x126\n" +
+	"\x17configured_disk_records\x18\x16 \x01(\x03R\x15configuredDiskRecords\"\xb5\x01\n" +
 	"\x0eQueuePartition\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12'\n" +
 	"\x0fappended_offset\x18\x02 \x01(\x03R\x0eappendedOffset\x12\x1f\n" +
@@ -2920,14 +5403,27 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\"h\n" +
 	"\x12ListQueuesResponse\x12*\n" +
 	"\x06queues\x18\x01 \x03(\v2\x12.spillway.v1.QueueR\x06queues\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"%\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"a\n" +
 	"\x0fGetQueueRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"y\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\xa1\x01\n" +
 	"\x10GetQueueResponse\x12(\n" +
 	"\x05queue\x18\x01 \x01(\v2\x12.spillway.v1.QueueR\x05queue\x12;\n" +
 	"\n" +
 	"partitions\x18\x02 \x03(\v2\x1b.spillway.v1.QueuePartitionR\n" +
-	"partitions\"\xc0\x05\n" +
+	"partitions\x12&\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\x94\x01\n" +
+	"\x12UpdateQueueRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\"\n" +
+	"\n" +
+	"disk_bytes\x18\x02 \x01(\x03H\x00R\tdiskBytes\x88\x01\x01\x12&\n" +
+	"\fdisk_records\x18\x03 \x01(\x03H\x01R\vdiskRecords\x88\x01\x01B\r\n" +
+	"\v_disk_bytesB\x0f\n" +
+	"\r_disk_records\"?\n" +
+	"\x13UpdateQueueResponse\x12(\n" +
+	"\x05queue\x18\x01 \x01(\v2\x12.spillway.v1.QueueR\x05queue\"\xf6\x06\n" +
 	"\fSubscription\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06topics\x18\x02 \x03(\tR\x06topics\x12\x1a\n" +
@@ -2950,7 +5446,19 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\vlimit_bytes\x18\x10 \x01(\x03R\n" +
 	"limitBytes\x12'\n" +
 	"\x0fdropped_offsets\x18\x11 \x01(\x03R\x0edroppedOffsets\x12!\n" +
-	"\flost_offsets\x18\x12 \x01(\x03R\vlostOffsets\"\x98\x02\n" +
+	"\flost_offsets\x18\x12 \x01(\x03R\vlostOffsets\x12%\n" +
+	"\x0eparked_batches\x18\x13 \x01(\x03R\rparkedBatches\x123\n" +
+	"\aheaders\x18\x14 \x03(\v2\x19.spillway.v1.HeaderFilterR\aheaders\x12+\n" +
+	"\x06replay\x18\x15 \x01(\v2\x13.spillway.v1.ReplayR\x06replay\x12+\n" +
+	"\x11redriving_offsets\x18\x16 \x01(\x03R\x10redrivingOffsets\"\xc5\x02\n" +
+	"\x06Replay\x125\n" +
+	"\bbegan_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\abeganAt\x12.\n" +
+	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12\x18\n" +
+	"\aoffsets\x18\x04 \x01(\x03R\aoffsets\x12!\n" +
+	"\fleft_offsets\x18\x05 \x01(\x03R\vleftOffsets\x12,\n" +
+	"\x12offsets_per_second\x18\x06 \x01(\x01R\x10offsetsPerSecond\x12=\n" +
+	"\fcancelled_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\vcancelledAt\"\x98\x02\n" +
 	"\rStartPosition\x12A\n" +
 	"\bearliest\x18\x01 \x01(\v2#.spillway.v1.StartPosition.EarliestH\x00R\bearliest\x12;\n" +
 	"\x06latest\x18\x02 \x01(\v2!.spillway.v1.StartPosition.LatestH\x00R\x06latest\x120\n" +
@@ -2962,14 +5470,15 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\x05place\"_\n" +
 	"\x0fPartitionOffset\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12\x16\n" +
-	"\x06offset\x18\x02 \x01(\x03R\x06offset\"\x8c\x03\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\"\xa8\x03\n" +
 	"\x15SubscriptionPartition\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12!\n" +
 	"\fstart_offset\x18\x02 \x01(\x03R\vstartOffset\x12%\n" +
 	"\x0esettled_offset\x18\x03 \x01(\x03R\rsettledOffset\x12?\n" +
 	"\x0esettled_ranges\x18\x04 \x03(\v2\x18.spillway.v1.OffsetRangeR\rsettledRanges\x12'\n" +
 	"\x0fappended_offset\x18\x05 \x01(\x03R\x0eappendedOffset\x12L\n" +
-	"\boutcomes\x18\x06 \x03(\v20.spillway.v1.SubscriptionPartition.OutcomesEntryR\boutcomes\x1a;\n" +
+	"\boutcomes\x18\x06 \x03(\v20.spillway.v1.SubscriptionPartition.OutcomesEntryR\boutcomes\x12\x1a\n" +
+	"\bunwanted\x18\a \x01(\bR\bunwanted\x1a;\n" +
 	"\rOutcomesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"l\n" +
@@ -2980,14 +5489,18 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"\x84\x01\n" +
 	"\x19ListSubscriptionsResponse\x12?\n" +
 	"\rsubscriptions\x18\x01 \x03(\v2\x19.spillway.v1.SubscriptionR\rsubscriptions\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\",\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"h\n" +
 	"\x16GetSubscriptionRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\x9c\x01\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\xc4\x01\n" +
 	"\x17GetSubscriptionResponse\x12=\n" +
 	"\fsubscription\x18\x01 \x01(\v2\x19.spillway.v1.SubscriptionR\fsubscription\x12B\n" +
 	"\n" +
 	"partitions\x18\x02 \x03(\v2\".spillway.v1.SubscriptionPartitionR\n" +
-	"partitions\"\xf6\x01\n" +
+	"partitions\x12&\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\xf6\x01\n" +
 	"\x19CreateSubscriptionRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06topics\x18\x02 \x03(\tR\x06topics\x12\x1f\n" +
@@ -2998,48 +5511,111 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\x05start\x18\x06 \x01(\v2\x1a.spillway.v1.StartPositionR\x05startB\v\n" +
 	"\t_required\"[\n" +
 	"\x1aCreateSubscriptionResponse\x12=\n" +
-	"\fsubscription\x18\x01 \x01(\v2\x19.spillway.v1.SubscriptionR\fsubscription\"\xd9\x01\n" +
+	"\fsubscription\x18\x01 \x01(\v2\x19.spillway.v1.SubscriptionR\fsubscription\"\xfe\x01\n" +
 	"\x19UpdateSubscriptionRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06topics\x18\x02 \x03(\tR\x06topics\x12\x1f\n" +
 	"\brequired\x18\x03 \x01(\bH\x00R\brequired\x88\x01\x01\x12,\n" +
 	"\aon_full\x18\x04 \x01(\x0e2\x13.spillway.v1.OnFullR\x06onFull\x12$\n" +
 	"\vlimit_bytes\x18\x05 \x01(\x03H\x01R\n" +
-	"limitBytes\x88\x01\x01B\v\n" +
+	"limitBytes\x88\x01\x01\x12#\n" +
+	"\rdrop_unwanted\x18\x06 \x01(\bR\fdropUnwantedB\v\n" +
 	"\t_requiredB\x0e\n" +
 	"\f_limit_bytes\"[\n" +
 	"\x1aUpdateSubscriptionResponse\x12=\n" +
-	"\fsubscription\x18\x01 \x01(\v2\x19.spillway.v1.SubscriptionR\fsubscription\"/\n" +
+	"\fsubscription\x18\x01 \x01(\v2\x19.spillway.v1.SubscriptionR\fsubscription\"E\n" +
 	"\x19DeleteSubscriptionRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\x1c\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"\x1c\n" +
 	"\x1aDeleteSubscriptionResponse\"Y\n" +
 	"\x17SeekSubscriptionRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
 	"\x02to\x18\x02 \x01(\v2\x1a.spillway.v1.StartPositionR\x02to\"Y\n" +
 	"\x18SeekSubscriptionResponse\x12=\n" +
-	"\fsubscription\x18\x01 \x01(\v2\x19.spillway.v1.SubscriptionR\fsubscription\"\xa8\x01\n" +
+	"\fsubscription\x18\x01 \x01(\v2\x19.spillway.v1.SubscriptionR\fsubscription\"\x8c\x02\n" +
+	"\x19ReplaySubscriptionRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
+	"\x04from\x18\x02 \x01(\v2\x1a.spillway.v1.StartPositionR\x04from\x12*\n" +
+	"\x02to\x18\x03 \x01(\v2\x1a.spillway.v1.StartPositionR\x02to\x12\x16\n" +
+	"\x06topics\x18\x04 \x03(\tR\x06topics\x12,\n" +
+	"\x12offsets_per_second\x18\x05 \x01(\x01R\x10offsetsPerSecond\x12\x14\n" +
+	"\x05speed\x18\x06 \x01(\x01R\x05speed\x12#\n" +
+	"\rvalidate_only\x18\a \x01(\bR\fvalidateOnly\"\xe8\x01\n" +
+	"\x0fReplayPartition\x124\n" +
+	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12.\n" +
+	"\x05range\x18\x02 \x01(\v2\x18.spillway.v1.OffsetRangeR\x05range\x12#\n" +
+	"\ragain_offsets\x18\x03 \x01(\x03R\fagainOffsets\x12'\n" +
+	"\x0fpending_offsets\x18\x04 \x01(\x03R\x0ependingOffsets\x12!\n" +
+	"\fheld_offsets\x18\x05 \x01(\x03R\vheldOffsets\"\xdb\x02\n" +
+	"\x1aReplaySubscriptionResponse\x12=\n" +
+	"\fsubscription\x18\x01 \x01(\v2\x19.spillway.v1.SubscriptionR\fsubscription\x12<\n" +
+	"\n" +
+	"partitions\x18\x02 \x03(\v2\x1c.spillway.v1.ReplayPartitionR\n" +
+	"partitions\x12#\n" +
+	"\ragain_offsets\x18\x03 \x01(\x03R\fagainOffsets\x12!\n" +
+	"\fheld_offsets\x18\x04 \x01(\x03R\vheldOffsets\x12,\n" +
+	"\x12offsets_per_second\x18\x05 \x01(\x01R\x10offsetsPerSecond\x12/\n" +
+	"\x05takes\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x05takes\x12\x19\n" +
+	"\bholds_up\x18\a \x01(\bR\aholdsUp\")\n" +
+	"\x13CancelReplayRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"U\n" +
+	"\x14CancelReplayResponse\x12=\n" +
+	"\fsubscription\x18\x01 \x01(\v2\x19.spillway.v1.SubscriptionR\fsubscription\"\xd4\x02\n" +
+	"\x11UndeliveredFilter\x12.\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2\x14.spillway.v1.OutcomeR\aoutcome\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12!\n" +
+	"\tpartition\x18\x03 \x01(\x05H\x00R\tpartition\x88\x01\x01\x12.\n" +
+	"\x05range\x18\x04 \x01(\v2\x18.spillway.v1.OffsetRangeR\x05range\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12=\n" +
+	"\fsettled_from\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vsettledFrom\x12A\n" +
+	"\x0esettled_before\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\rsettledBeforeB\f\n" +
+	"\n" +
+	"_partition\"\x8a\x01\n" +
+	"\x16ReadUndeliveredRequest\x12\"\n" +
+	"\fsubscription\x18\x01 \x01(\tR\fsubscription\x124\n" +
+	"\x06source\x18\x02 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12\x16\n" +
+	"\x06offset\x18\x03 \x01(\x03R\x06offset\"\x8a\x01\n" +
+	"\x17ReadUndeliveredResponse\x123\n" +
+	"\arecords\x18\x01 \x03(\v2\x19.spillway.v1.PeekedRecordR\arecords\x12:\n" +
+	"\vundelivered\x18\x02 \x01(\v2\x18.spillway.v1.UndeliveredR\vundelivered\"w\n" +
+	"\x19RedriveUndeliveredRequest\x12\"\n" +
+	"\fsubscription\x18\x01 \x01(\tR\fsubscription\x126\n" +
+	"\x06filter\x18\x02 \x01(\v2\x1e.spillway.v1.UndeliveredFilterR\x06filter\"6\n" +
+	"\x1aRedriveUndeliveredResponse\x12\x18\n" +
+	"\aoffsets\x18\x01 \x01(\x03R\aoffsets\"v\n" +
+	"\x18ForgetUndeliveredRequest\x12\"\n" +
+	"\fsubscription\x18\x01 \x01(\tR\fsubscription\x126\n" +
+	"\x06filter\x18\x02 \x01(\v2\x1e.spillway.v1.UndeliveredFilterR\x06filter\"5\n" +
+	"\x19ForgetUndeliveredResponse\x12\x18\n" +
+	"\aoffsets\x18\x01 \x01(\x03R\aoffsets\"\xe0\x01\n" +
 	"\x16ListUndeliveredRequest\x12\"\n" +
 	"\fsubscription\x18\x01 \x01(\tR\fsubscription\x12.\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x14.spillway.v1.OutcomeR\aoutcome\x12\x1b\n" +
 	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x04 \x01(\tR\tpageToken\"\xf6\x01\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\x126\n" +
+	"\x06filter\x18\x05 \x01(\v2\x1e.spillway.v1.UndeliveredFilterR\x06filter\"\x8a\x02\n" +
 	"\vUndelivered\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12.\n" +
 	"\x05range\x18\x02 \x01(\v2\x18.spillway.v1.OffsetRangeR\x05range\x12.\n" +
 	"\aoutcome\x18\x03 \x01(\x0e2\x14.spillway.v1.OutcomeR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x129\n" +
 	"\n" +
-	"settled_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tsettledAt\"s\n" +
+	"settled_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tsettledAt\x12\x12\n" +
+	"\x04kept\x18\x06 \x01(\bR\x04kept\"s\n" +
 	"\x17ListUndeliveredResponse\x120\n" +
 	"\x06ranges\x18\x01 \x03(\v2\x18.spillway.v1.UndeliveredR\x06ranges\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\"\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"^\n" +
 	"\fAuditRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"L\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"t\n" +
 	"\rAuditResponse\x12;\n" +
 	"\n" +
 	"partitions\x18\x01 \x03(\v2\x1b.spillway.v1.AuditPartitionR\n" +
-	"partitions\"\xff\x03\n" +
+	"partitions\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xff\x03\n" +
 	"\x0eAuditPartition\x12\"\n" +
 	"\fsubscription\x18\x01 \x01(\tR\fsubscription\x124\n" +
 	"\x06source\x18\x02 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12!\n" +
@@ -3090,38 +5666,148 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\x14ListSessionsResponse\x120\n" +
 	"\bsessions\x18\x01 \x03(\v2\x14.spillway.v1.SessionR\bsessions\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"N\n" +
+	"\x10ListFlowsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"k\n" +
+	"\x11ListFlowsResponse\x12.\n" +
+	"\x06queues\x18\x01 \x03(\v2\x16.spillway.v1.QueueFlowR\x06queues\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x96\x02\n" +
+	"\tQueueFlow\x12\x14\n" +
+	"\x05queue\x18\x01 \x01(\tR\x05queue\x126\n" +
+	"\aingests\x18\x02 \x03(\v2\x1c.spillway.v1.ConnectedIngestR\aingests\x123\n" +
+	"\x13appended_per_second\x18\x03 \x01(\x01H\x00R\x11appendedPerSecond\x88\x01\x01\x12)\n" +
+	"\x04full\x18\x04 \x03(\v2\x15.spillway.v1.ForecastR\x04full\x12C\n" +
+	"\rsubscriptions\x18\x05 \x03(\v2\x1d.spillway.v1.SubscriptionFlowR\rsubscriptionsB\x16\n" +
+	"\x14_appended_per_second\"]\n" +
+	"\x0fConnectedIngest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x18\n" +
+	"\asources\x18\x03 \x03(\tR\asources\"\xb7\x01\n" +
+	"\x10SubscriptionFlow\x12\"\n" +
+	"\fsubscription\x18\x01 \x01(\tR\fsubscription\x125\n" +
+	"\x14delivered_per_second\x18\x02 \x01(\x01H\x00R\x12deliveredPerSecond\x88\x01\x01\x12/\n" +
+	"\adrained\x18\x03 \x03(\v2\x15.spillway.v1.ForecastR\adrainedB\x17\n" +
+	"\x15_delivered_per_second\"\x8b\x01\n" +
+	"\bForecast\x121\n" +
+	"\x06window\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06window\x12\x1d\n" +
+	"\n" +
+	"per_second\x18\x02 \x01(\x01R\tperSecond\x12-\n" +
+	"\x04left\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04left\"\xf0\x01\n" +
+	"\x0eSinkStateEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x1f\n" +
+	"\vvalue_bytes\x18\x03 \x01(\x05R\n" +
+	"valueBytes\x12\x19\n" +
+	"\bholds_ms\x18\x04 \x01(\x03R\aholdsMs\x12+\n" +
+	"\x03age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x03age\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x06 \x01(\x04R\tsessionId\x12\x1a\n" +
+	"\bconsumer\x18\a \x01(\tR\bconsumer\x12\x12\n" +
+	"\x04live\x18\b \x01(\bR\x04live\"\x90\x01\n" +
+	"\x14ListSinkStateRequest\x12\"\n" +
+	"\fsubscription\x18\x01 \x01(\tR\fsubscription\x12\x18\n" +
+	"\aholding\x18\x02 \x01(\bR\aholding\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\"v\n" +
+	"\x15ListSinkStateResponse\x125\n" +
+	"\aentries\x18\x01 \x03(\v2\x1b.spillway.v1.SinkStateEntryR\aentries\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"N\n" +
+	"\x16ForgetSinkStateRequest\x12\"\n" +
+	"\fsubscription\x18\x01 \x01(\tR\fsubscription\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\"L\n" +
+	"\x17ForgetSinkStateResponse\x121\n" +
+	"\x05entry\x18\x01 \x01(\v2\x1b.spillway.v1.SinkStateEntryR\x05entry\"\xc0\x02\n" +
+	"\vParkedBatch\x12\"\n" +
+	"\fsubscription\x18\x01 \x01(\tR\fsubscription\x124\n" +
+	"\x06source\x18\x02 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12.\n" +
+	"\x05range\x18\x03 \x01(\v2\x18.spillway.v1.OffsetRangeR\x05range\x12\x18\n" +
+	"\arecords\x18\x04 \x01(\x05R\arecords\x12\x1a\n" +
+	"\battempts\x18\x05 \x01(\x05R\battempts\x120\n" +
+	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12'\n" +
+	"\x0fholds_partition\x18\b \x01(\bR\x0eholdsPartition\"z\n" +
+	"\x18ListParkedBatchesRequest\x12\"\n" +
+	"\fsubscription\x18\x01 \x01(\tR\fsubscription\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"w\n" +
+	"\x19ListParkedBatchesResponse\x122\n" +
+	"\abatches\x18\x01 \x03(\v2\x18.spillway.v1.ParkedBatchR\abatches\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa5\x01\n" +
 	"\x12PeekRecordsRequest\x12\"\n" +
 	"\fsubscription\x18\x01 \x01(\tR\fsubscription\x12\x14\n" +
-	"\x05limit\x18\x02 \x01(\x05R\x05limit\"\x89\x01\n" +
+	"\x05limit\x18\x02 \x01(\x05R\x05limit\x124\n" +
+	"\x06source\x18\x03 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12\x1f\n" +
+	"\vfrom_offset\x18\x04 \x01(\x03R\n" +
+	"fromOffset\"\xdd\x01\n" +
 	"\fPeekedRecord\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12+\n" +
-	"\x06record\x18\x03 \x01(\v2\x13.spillway.v1.RecordR\x06record\"J\n" +
+	"\x06record\x18\x03 \x01(\v2\x13.spillway.v1.RecordR\x06record\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12\x1f\n" +
+	"\vnext_offset\x18\x05 \x01(\x03R\n" +
+	"nextOffset\x12\x1b\n" +
+	"\tcut_bytes\x18\x06 \x01(\x03R\bcutBytes\"J\n" +
 	"\x13PeekRecordsResponse\x123\n" +
-	"\arecords\x18\x01 \x03(\v2\x19.spillway.v1.PeekedRecordR\arecords*`\n" +
+	"\arecords\x18\x01 \x03(\v2\x19.spillway.v1.PeekedRecordR\arecords\"\x8c\x02\n" +
+	"\x11TapRecordsRequest\x12\x14\n" +
+	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x16\n" +
+	"\x06topics\x18\x02 \x03(\tR\x06topics\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x03 \x03(\x05R\n" +
+	"partitions\x12\x16\n" +
+	"\x06filter\x18\x04 \x01(\tR\x06filter\x12\x16\n" +
+	"\x06sample\x18\x05 \x01(\x05R\x06sample\x12,\n" +
+	"\x12records_per_second\x18\x06 \x01(\x05R\x10recordsPerSecond\x12(\n" +
+	"\x10bytes_per_second\x18\a \x01(\x03R\x0ebytesPerSecond\x12!\n" +
+	"\frecord_bytes\x18\b \x01(\x05R\vrecordBytes\"y\n" +
+	"\x12TapRecordsResponse\x123\n" +
+	"\arecords\x18\x01 \x03(\v2\x19.spillway.v1.PeekedRecordR\arecords\x12.\n" +
+	"\x06counts\x18\x02 \x01(\v2\x16.spillway.v1.TapCountsR\x06counts\"\xc7\x01\n" +
+	"\tTapCounts\x12\x12\n" +
+	"\x04seen\x18\x01 \x01(\x03R\x04seen\x12\x18\n" +
+	"\amatched\x18\x02 \x01(\x03R\amatched\x12\x12\n" +
+	"\x04sent\x18\x03 \x01(\x03R\x04sent\x12\x18\n" +
+	"\alimited\x18\x04 \x01(\x03R\alimited\x12\x16\n" +
+	"\x06missed\x18\x05 \x01(\x03R\x06missed\x12#\n" +
+	"\rfilter_errors\x18\x06 \x01(\x03R\ffilterErrors\x12!\n" +
+	"\ffilter_error\x18\a \x01(\tR\vfilterError*`\n" +
 	"\x06OnFull\x12\x17\n" +
 	"\x13ON_FULL_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rON_FULL_BLOCK\x10\x01\x12\x17\n" +
 	"\x13ON_FULL_DROP_OLDEST\x10\x02\x12\x11\n" +
-	"\rON_FULL_DEFER\x10\x032\xe9\n" +
-	"\n" +
+	"\rON_FULL_DEFER\x10\x032\xd7\x12\n" +
 	"\x12BufferAdminService\x12M\n" +
 	"\n" +
 	"ListQueues\x12\x1e.spillway.v1.ListQueuesRequest\x1a\x1f.spillway.v1.ListQueuesResponse\x12G\n" +
-	"\bGetQueue\x12\x1c.spillway.v1.GetQueueRequest\x1a\x1d.spillway.v1.GetQueueResponse\x12b\n" +
+	"\bGetQueue\x12\x1c.spillway.v1.GetQueueRequest\x1a\x1d.spillway.v1.GetQueueResponse\x12P\n" +
+	"\vUpdateQueue\x12\x1f.spillway.v1.UpdateQueueRequest\x1a .spillway.v1.UpdateQueueResponse\x12b\n" +
 	"\x11ListSubscriptions\x12%.spillway.v1.ListSubscriptionsRequest\x1a&.spillway.v1.ListSubscriptionsResponse\x12\\\n" +
 	"\x0fGetSubscription\x12#.spillway.v1.GetSubscriptionRequest\x1a$.spillway.v1.GetSubscriptionResponse\x12e\n" +
 	"\x12CreateSubscription\x12&.spillway.v1.CreateSubscriptionRequest\x1a'.spillway.v1.CreateSubscriptionResponse\x12e\n" +
 	"\x12UpdateSubscription\x12&.spillway.v1.UpdateSubscriptionRequest\x1a'.spillway.v1.UpdateSubscriptionResponse\x12e\n" +
 	"\x12DeleteSubscription\x12&.spillway.v1.DeleteSubscriptionRequest\x1a'.spillway.v1.DeleteSubscriptionResponse\x12_\n" +
-	"\x10SeekSubscription\x12$.spillway.v1.SeekSubscriptionRequest\x1a%.spillway.v1.SeekSubscriptionResponse\x12\\\n" +
-	"\x0fListUndelivered\x12#.spillway.v1.ListUndeliveredRequest\x1a$.spillway.v1.ListUndeliveredResponse\x12>\n" +
+	"\x10SeekSubscription\x12$.spillway.v1.SeekSubscriptionRequest\x1a%.spillway.v1.SeekSubscriptionResponse\x12e\n" +
+	"\x12ReplaySubscription\x12&.spillway.v1.ReplaySubscriptionRequest\x1a'.spillway.v1.ReplaySubscriptionResponse\x12S\n" +
+	"\fCancelReplay\x12 .spillway.v1.CancelReplayRequest\x1a!.spillway.v1.CancelReplayResponse\x12\\\n" +
+	"\x0fListUndelivered\x12#.spillway.v1.ListUndeliveredRequest\x1a$.spillway.v1.ListUndeliveredResponse\x12\\\n" +
+	"\x0fReadUndelivered\x12#.spillway.v1.ReadUndeliveredRequest\x1a$.spillway.v1.ReadUndeliveredResponse\x12e\n" +
+	"\x12RedriveUndelivered\x12&.spillway.v1.RedriveUndeliveredRequest\x1a'.spillway.v1.RedriveUndeliveredResponse\x12b\n" +
+	"\x11ForgetUndelivered\x12%.spillway.v1.ForgetUndeliveredRequest\x1a&.spillway.v1.ForgetUndeliveredResponse\x12>\n" +
 	"\x05Audit\x12\x19.spillway.v1.AuditRequest\x1a\x1a.spillway.v1.AuditResponse\x12b\n" +
 	"\x11PauseSubscription\x12%.spillway.v1.PauseSubscriptionRequest\x1a&.spillway.v1.PauseSubscriptionResponse\x12e\n" +
 	"\x12ResumeSubscription\x12&.spillway.v1.ResumeSubscriptionRequest\x1a'.spillway.v1.ResumeSubscriptionResponse\x12S\n" +
 	"\fForgetSource\x12 .spillway.v1.ForgetSourceRequest\x1a!.spillway.v1.ForgetSourceResponse\x12S\n" +
-	"\fListSessions\x12 .spillway.v1.ListSessionsRequest\x1a!.spillway.v1.ListSessionsResponse\x12P\n" +
-	"\vPeekRecords\x12\x1f.spillway.v1.PeekRecordsRequest\x1a .spillway.v1.PeekRecordsResponseB;Z9github.com/spillwayio/spillway/gen/spillway/v1;spillwayv1b\x06proto3"
+	"\fListSessions\x12 .spillway.v1.ListSessionsRequest\x1a!.spillway.v1.ListSessionsResponse\x12J\n" +
+	"\tListFlows\x12\x1d.spillway.v1.ListFlowsRequest\x1a\x1e.spillway.v1.ListFlowsResponse\x12V\n" +
+	"\rListSinkState\x12!.spillway.v1.ListSinkStateRequest\x1a\".spillway.v1.ListSinkStateResponse\x12\\\n" +
+	"\x0fForgetSinkState\x12#.spillway.v1.ForgetSinkStateRequest\x1a$.spillway.v1.ForgetSinkStateResponse\x12b\n" +
+	"\x11ListParkedBatches\x12%.spillway.v1.ListParkedBatchesRequest\x1a&.spillway.v1.ListParkedBatchesResponse\x12P\n" +
+	"\vPeekRecords\x12\x1f.spillway.v1.PeekRecordsRequest\x1a .spillway.v1.PeekRecordsResponse\x12O\n" +
+	"\n" +
+	"TapRecords\x12\x1e.spillway.v1.TapRecordsRequest\x1a\x1f.spillway.v1.TapRecordsResponse0\x01B;Z9github.com/spillwayio/spillway/gen/spillway/v1;spillwayv1b\x06proto3"
 
 var (
 	file_spillway_v1_buffer_admin_proto_rawDescOnce sync.Once
@@ -3136,7 +5822,7 @@ func file_spillway_v1_buffer_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_spillway_v1_buffer_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_spillway_v1_buffer_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_spillway_v1_buffer_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 77)
 var file_spillway_v1_buffer_admin_proto_goTypes = []any{
 	(OnFull)(0),                        // 0: spillway.v1.OnFull
 	(*Queue)(nil),                      // 1: spillway.v1.Queue
@@ -3145,132 +5831,229 @@ var file_spillway_v1_buffer_admin_proto_goTypes = []any{
 	(*ListQueuesResponse)(nil),         // 4: spillway.v1.ListQueuesResponse
 	(*GetQueueRequest)(nil),            // 5: spillway.v1.GetQueueRequest
 	(*GetQueueResponse)(nil),           // 6: spillway.v1.GetQueueResponse
-	(*Subscription)(nil),               // 7: spillway.v1.Subscription
-	(*StartPosition)(nil),              // 8: spillway.v1.StartPosition
-	(*PartitionOffset)(nil),            // 9: spillway.v1.PartitionOffset
-	(*SubscriptionPartition)(nil),      // 10: spillway.v1.SubscriptionPartition
-	(*ListSubscriptionsRequest)(nil),   // 11: spillway.v1.ListSubscriptionsRequest
-	(*ListSubscriptionsResponse)(nil),  // 12: spillway.v1.ListSubscriptionsResponse
-	(*GetSubscriptionRequest)(nil),     // 13: spillway.v1.GetSubscriptionRequest
-	(*GetSubscriptionResponse)(nil),    // 14: spillway.v1.GetSubscriptionResponse
-	(*CreateSubscriptionRequest)(nil),  // 15: spillway.v1.CreateSubscriptionRequest
-	(*CreateSubscriptionResponse)(nil), // 16: spillway.v1.CreateSubscriptionResponse
-	(*UpdateSubscriptionRequest)(nil),  // 17: spillway.v1.UpdateSubscriptionRequest
-	(*UpdateSubscriptionResponse)(nil), // 18: spillway.v1.UpdateSubscriptionResponse
-	(*DeleteSubscriptionRequest)(nil),  // 19: spillway.v1.DeleteSubscriptionRequest
-	(*DeleteSubscriptionResponse)(nil), // 20: spillway.v1.DeleteSubscriptionResponse
-	(*SeekSubscriptionRequest)(nil),    // 21: spillway.v1.SeekSubscriptionRequest
-	(*SeekSubscriptionResponse)(nil),   // 22: spillway.v1.SeekSubscriptionResponse
-	(*ListUndeliveredRequest)(nil),     // 23: spillway.v1.ListUndeliveredRequest
-	(*Undelivered)(nil),                // 24: spillway.v1.Undelivered
-	(*ListUndeliveredResponse)(nil),    // 25: spillway.v1.ListUndeliveredResponse
-	(*AuditRequest)(nil),               // 26: spillway.v1.AuditRequest
-	(*AuditResponse)(nil),              // 27: spillway.v1.AuditResponse
-	(*AuditPartition)(nil),             // 28: spillway.v1.AuditPartition
-	(*AuditRange)(nil),                 // 29: spillway.v1.AuditRange
-	(*ForgetSourceRequest)(nil),        // 30: spillway.v1.ForgetSourceRequest
-	(*ForgetSourceResponse)(nil),       // 31: spillway.v1.ForgetSourceResponse
-	(*PauseSubscriptionRequest)(nil),   // 32: spillway.v1.PauseSubscriptionRequest
-	(*PauseSubscriptionResponse)(nil),  // 33: spillway.v1.PauseSubscriptionResponse
-	(*ResumeSubscriptionRequest)(nil),  // 34: spillway.v1.ResumeSubscriptionRequest
-	(*ResumeSubscriptionResponse)(nil), // 35: spillway.v1.ResumeSubscriptionResponse
-	(*Session)(nil),                    // 36: spillway.v1.Session
-	(*ListSessionsRequest)(nil),        // 37: spillway.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),       // 38: spillway.v1.ListSessionsResponse
-	(*PeekRecordsRequest)(nil),         // 39: spillway.v1.PeekRecordsRequest
-	(*PeekedRecord)(nil),               // 40: spillway.v1.PeekedRecord
-	(*PeekRecordsResponse)(nil),        // 41: spillway.v1.PeekRecordsResponse
-	(*StartPosition_Earliest)(nil),     // 42: spillway.v1.StartPosition.Earliest
-	(*StartPosition_Latest)(nil),       // 43: spillway.v1.StartPosition.Latest
-	nil,                                // 44: spillway.v1.SubscriptionPartition.OutcomesEntry
-	nil,                                // 45: spillway.v1.AuditPartition.OutcomesEntry
-	(*SourcePartition)(nil),            // 46: spillway.v1.SourcePartition
-	(*durationpb.Duration)(nil),        // 47: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 48: google.protobuf.Timestamp
-	(*OffsetRange)(nil),                // 49: spillway.v1.OffsetRange
-	(Outcome)(0),                       // 50: spillway.v1.Outcome
-	(Ordering)(0),                      // 51: spillway.v1.Ordering
-	(*Record)(nil),                     // 52: spillway.v1.Record
+	(*UpdateQueueRequest)(nil),         // 7: spillway.v1.UpdateQueueRequest
+	(*UpdateQueueResponse)(nil),        // 8: spillway.v1.UpdateQueueResponse
+	(*Subscription)(nil),               // 9: spillway.v1.Subscription
+	(*Replay)(nil),                     // 10: spillway.v1.Replay
+	(*StartPosition)(nil),              // 11: spillway.v1.StartPosition
+	(*PartitionOffset)(nil),            // 12: spillway.v1.PartitionOffset
+	(*SubscriptionPartition)(nil),      // 13: spillway.v1.SubscriptionPartition
+	(*ListSubscriptionsRequest)(nil),   // 14: spillway.v1.ListSubscriptionsRequest
+	(*ListSubscriptionsResponse)(nil),  // 15: spillway.v1.ListSubscriptionsResponse
+	(*GetSubscriptionRequest)(nil),     // 16: spillway.v1.GetSubscriptionRequest
+	(*GetSubscriptionResponse)(nil),    // 17: spillway.v1.GetSubscriptionResponse
+	(*CreateSubscriptionRequest)(nil),  // 18: spillway.v1.CreateSubscriptionRequest
+	(*CreateSubscriptionResponse)(nil), // 19: spillway.v1.CreateSubscriptionResponse
+	(*UpdateSubscriptionRequest)(nil),  // 20: spillway.v1.UpdateSubscriptionRequest
+	(*UpdateSubscriptionResponse)(nil), // 21: spillway.v1.UpdateSubscriptionResponse
+	(*DeleteSubscriptionRequest)(nil),  // 22: spillway.v1.DeleteSubscriptionRequest
+	(*DeleteSubscriptionResponse)(nil), // 23: spillway.v1.DeleteSubscriptionResponse
+	(*SeekSubscriptionRequest)(nil),    // 24: spillway.v1.SeekSubscriptionRequest
+	(*SeekSubscriptionResponse)(nil),   // 25: spillway.v1.SeekSubscriptionResponse
+	(*ReplaySubscriptionRequest)(nil),  // 26: spillway.v1.ReplaySubscriptionRequest
+	(*ReplayPartition)(nil),            // 27: spillway.v1.ReplayPartition
+	(*ReplaySubscriptionResponse)(nil), // 28: spillway.v1.ReplaySubscriptionResponse
+	(*CancelReplayRequest)(nil),        // 29: spillway.v1.CancelReplayRequest
+	(*CancelReplayResponse)(nil),       // 30: spillway.v1.CancelReplayResponse
+	(*UndeliveredFilter)(nil),          // 31: spillway.v1.UndeliveredFilter
+	(*ReadUndeliveredRequest)(nil),     // 32: spillway.v1.ReadUndeliveredRequest
+	(*ReadUndeliveredResponse)(nil),    // 33: spillway.v1.ReadUndeliveredResponse
+	(*RedriveUndeliveredRequest)(nil),  // 34: spillway.v1.RedriveUndeliveredRequest
+	(*RedriveUndeliveredResponse)(nil), // 35: spillway.v1.RedriveUndeliveredResponse
+	(*ForgetUndeliveredRequest)(nil),   // 36: spillway.v1.ForgetUndeliveredRequest
+	(*ForgetUndeliveredResponse)(nil),  // 37: spillway.v1.ForgetUndeliveredResponse
+	(*ListUndeliveredRequest)(nil),     // 38: spillway.v1.ListUndeliveredRequest
+	(*Undelivered)(nil),                // 39: spillway.v1.Undelivered
+	(*ListUndeliveredResponse)(nil),    // 40: spillway.v1.ListUndeliveredResponse
+	(*AuditRequest)(nil),               // 41: spillway.v1.AuditRequest
+	(*AuditResponse)(nil),              // 42: spillway.v1.AuditResponse
+	(*AuditPartition)(nil),             // 43: spillway.v1.AuditPartition
+	(*AuditRange)(nil),                 // 44: spillway.v1.AuditRange
+	(*ForgetSourceRequest)(nil),        // 45: spillway.v1.ForgetSourceRequest
+	(*ForgetSourceResponse)(nil),       // 46: spillway.v1.ForgetSourceResponse
+	(*PauseSubscriptionRequest)(nil),   // 47: spillway.v1.PauseSubscriptionRequest
+	(*PauseSubscriptionResponse)(nil),  // 48: spillway.v1.PauseSubscriptionResponse
+	(*ResumeSubscriptionRequest)(nil),  // 49: spillway.v1.ResumeSubscriptionRequest
+	(*ResumeSubscriptionResponse)(nil), // 50: spillway.v1.ResumeSubscriptionResponse
+	(*Session)(nil),                    // 51: spillway.v1.Session
+	(*ListSessionsRequest)(nil),        // 52: spillway.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),       // 53: spillway.v1.ListSessionsResponse
+	(*ListFlowsRequest)(nil),           // 54: spillway.v1.ListFlowsRequest
+	(*ListFlowsResponse)(nil),          // 55: spillway.v1.ListFlowsResponse
+	(*QueueFlow)(nil),                  // 56: spillway.v1.QueueFlow
+	(*ConnectedIngest)(nil),            // 57: spillway.v1.ConnectedIngest
+	(*SubscriptionFlow)(nil),           // 58: spillway.v1.SubscriptionFlow
+	(*Forecast)(nil),                   // 59: spillway.v1.Forecast
+	(*SinkStateEntry)(nil),             // 60: spillway.v1.SinkStateEntry
+	(*ListSinkStateRequest)(nil),       // 61: spillway.v1.ListSinkStateRequest
+	(*ListSinkStateResponse)(nil),      // 62: spillway.v1.ListSinkStateResponse
+	(*ForgetSinkStateRequest)(nil),     // 63: spillway.v1.ForgetSinkStateRequest
+	(*ForgetSinkStateResponse)(nil),    // 64: spillway.v1.ForgetSinkStateResponse
+	(*ParkedBatch)(nil),                // 65: spillway.v1.ParkedBatch
+	(*ListParkedBatchesRequest)(nil),   // 66: spillway.v1.ListParkedBatchesRequest
+	(*ListParkedBatchesResponse)(nil),  // 67: spillway.v1.ListParkedBatchesResponse
+	(*PeekRecordsRequest)(nil),         // 68: spillway.v1.PeekRecordsRequest
+	(*PeekedRecord)(nil),               // 69: spillway.v1.PeekedRecord
+	(*PeekRecordsResponse)(nil),        // 70: spillway.v1.PeekRecordsResponse
+	(*TapRecordsRequest)(nil),          // 71: spillway.v1.TapRecordsRequest
+	(*TapRecordsResponse)(nil),         // 72: spillway.v1.TapRecordsResponse
+	(*TapCounts)(nil),                  // 73: spillway.v1.TapCounts
+	(*StartPosition_Earliest)(nil),     // 74: spillway.v1.StartPosition.Earliest
+	(*StartPosition_Latest)(nil),       // 75: spillway.v1.StartPosition.Latest
+	nil,                                // 76: spillway.v1.SubscriptionPartition.OutcomesEntry
+	nil,                                // 77: spillway.v1.AuditPartition.OutcomesEntry
+	(*SourcePartition)(nil),            // 78: spillway.v1.SourcePartition
+	(*durationpb.Duration)(nil),        // 79: google.protobuf.Duration
+	(*HeaderFilter)(nil),               // 80: spillway.v1.HeaderFilter
+	(*timestamppb.Timestamp)(nil),      // 81: google.protobuf.Timestamp
+	(*OffsetRange)(nil),                // 82: spillway.v1.OffsetRange
+	(Outcome)(0),                       // 83: spillway.v1.Outcome
+	(Ordering)(0),                      // 84: spillway.v1.Ordering
+	(*Record)(nil),                     // 85: spillway.v1.Record
 }
 var file_spillway_v1_buffer_admin_proto_depIdxs = []int32{
-	46, // 0: spillway.v1.QueuePartition.source:type_name -> spillway.v1.SourcePartition
-	1,  // 1: spillway.v1.ListQueuesResponse.queues:type_name -> spillway.v1.Queue
-	1,  // 2: spillway.v1.GetQueueResponse.queue:type_name -> spillway.v1.Queue
-	2,  // 3: spillway.v1.GetQueueResponse.partitions:type_name -> spillway.v1.QueuePartition
-	47, // 4: spillway.v1.Subscription.oldest_pending_age:type_name -> google.protobuf.Duration
-	0,  // 5: spillway.v1.Subscription.on_full:type_name -> spillway.v1.OnFull
-	42, // 6: spillway.v1.StartPosition.earliest:type_name -> spillway.v1.StartPosition.Earliest
-	43, // 7: spillway.v1.StartPosition.latest:type_name -> spillway.v1.StartPosition.Latest
-	48, // 8: spillway.v1.StartPosition.time:type_name -> google.protobuf.Timestamp
-	9,  // 9: spillway.v1.StartPosition.offsets:type_name -> spillway.v1.PartitionOffset
-	46, // 10: spillway.v1.PartitionOffset.source:type_name -> spillway.v1.SourcePartition
-	46, // 11: spillway.v1.SubscriptionPartition.source:type_name -> spillway.v1.SourcePartition
-	49, // 12: spillway.v1.SubscriptionPartition.settled_ranges:type_name -> spillway.v1.OffsetRange
-	44, // 13: spillway.v1.SubscriptionPartition.outcomes:type_name -> spillway.v1.SubscriptionPartition.OutcomesEntry
-	7,  // 14: spillway.v1.ListSubscriptionsResponse.subscriptions:type_name -> spillway.v1.Subscription
-	7,  // 15: spillway.v1.GetSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	10, // 16: spillway.v1.GetSubscriptionResponse.partitions:type_name -> spillway.v1.SubscriptionPartition
-	0,  // 17: spillway.v1.CreateSubscriptionRequest.on_full:type_name -> spillway.v1.OnFull
-	8,  // 18: spillway.v1.CreateSubscriptionRequest.start:type_name -> spillway.v1.StartPosition
-	7,  // 19: spillway.v1.CreateSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	0,  // 20: spillway.v1.UpdateSubscriptionRequest.on_full:type_name -> spillway.v1.OnFull
-	7,  // 21: spillway.v1.UpdateSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	8,  // 22: spillway.v1.SeekSubscriptionRequest.to:type_name -> spillway.v1.StartPosition
-	7,  // 23: spillway.v1.SeekSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	50, // 24: spillway.v1.ListUndeliveredRequest.outcome:type_name -> spillway.v1.Outcome
-	46, // 25: spillway.v1.Undelivered.source:type_name -> spillway.v1.SourcePartition
-	49, // 26: spillway.v1.Undelivered.range:type_name -> spillway.v1.OffsetRange
-	50, // 27: spillway.v1.Undelivered.outcome:type_name -> spillway.v1.Outcome
-	48, // 28: spillway.v1.Undelivered.settled_at:type_name -> google.protobuf.Timestamp
-	24, // 29: spillway.v1.ListUndeliveredResponse.ranges:type_name -> spillway.v1.Undelivered
-	28, // 30: spillway.v1.AuditResponse.partitions:type_name -> spillway.v1.AuditPartition
-	46, // 31: spillway.v1.AuditPartition.source:type_name -> spillway.v1.SourcePartition
-	45, // 32: spillway.v1.AuditPartition.outcomes:type_name -> spillway.v1.AuditPartition.OutcomesEntry
-	29, // 33: spillway.v1.AuditPartition.ranges:type_name -> spillway.v1.AuditRange
-	49, // 34: spillway.v1.AuditRange.range:type_name -> spillway.v1.OffsetRange
-	7,  // 35: spillway.v1.PauseSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	7,  // 36: spillway.v1.ResumeSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	51, // 37: spillway.v1.Session.ordering:type_name -> spillway.v1.Ordering
-	48, // 38: spillway.v1.Session.opened_at:type_name -> google.protobuf.Timestamp
-	36, // 39: spillway.v1.ListSessionsResponse.sessions:type_name -> spillway.v1.Session
-	46, // 40: spillway.v1.PeekedRecord.source:type_name -> spillway.v1.SourcePartition
-	52, // 41: spillway.v1.PeekedRecord.record:type_name -> spillway.v1.Record
-	40, // 42: spillway.v1.PeekRecordsResponse.records:type_name -> spillway.v1.PeekedRecord
-	3,  // 43: spillway.v1.BufferAdminService.ListQueues:input_type -> spillway.v1.ListQueuesRequest
-	5,  // 44: spillway.v1.BufferAdminService.GetQueue:input_type -> spillway.v1.GetQueueRequest
-	11, // 45: spillway.v1.BufferAdminService.ListSubscriptions:input_type -> spillway.v1.ListSubscriptionsRequest
-	13, // 46: spillway.v1.BufferAdminService.GetSubscription:input_type -> spillway.v1.GetSubscriptionRequest
-	15, // 47: spillway.v1.BufferAdminService.CreateSubscription:input_type -> spillway.v1.CreateSubscriptionRequest
-	17, // 48: spillway.v1.BufferAdminService.UpdateSubscription:input_type -> spillway.v1.UpdateSubscriptionRequest
-	19, // 49: spillway.v1.BufferAdminService.DeleteSubscription:input_type -> spillway.v1.DeleteSubscriptionRequest
-	21, // 50: spillway.v1.BufferAdminService.SeekSubscription:input_type -> spillway.v1.SeekSubscriptionRequest
-	23, // 51: spillway.v1.BufferAdminService.ListUndelivered:input_type -> spillway.v1.ListUndeliveredRequest
-	26, // 52: spillway.v1.BufferAdminService.Audit:input_type -> spillway.v1.AuditRequest
-	32, // 53: spillway.v1.BufferAdminService.PauseSubscription:input_type -> spillway.v1.PauseSubscriptionRequest
-	34, // 54: spillway.v1.BufferAdminService.ResumeSubscription:input_type -> spillway.v1.ResumeSubscriptionRequest
-	30, // 55: spillway.v1.BufferAdminService.ForgetSource:input_type -> spillway.v1.ForgetSourceRequest
-	37, // 56: spillway.v1.BufferAdminService.ListSessions:input_type -> spillway.v1.ListSessionsRequest
-	39, // 57: spillway.v1.BufferAdminService.PeekRecords:input_type -> spillway.v1.PeekRecordsRequest
-	4,  // 58: spillway.v1.BufferAdminService.ListQueues:output_type -> spillway.v1.ListQueuesResponse
-	6,  // 59: spillway.v1.BufferAdminService.GetQueue:output_type -> spillway.v1.GetQueueResponse
-	12, // 60: spillway.v1.BufferAdminService.ListSubscriptions:output_type -> spillway.v1.ListSubscriptionsResponse
-	14, // 61: spillway.v1.BufferAdminService.GetSubscription:output_type -> spillway.v1.GetSubscriptionResponse
-	16, // 62: spillway.v1.BufferAdminService.CreateSubscription:output_type -> spillway.v1.CreateSubscriptionResponse
-	18, // 63: spillway.v1.BufferAdminService.UpdateSubscription:output_type -> spillway.v1.UpdateSubscriptionResponse
-	20, // 64: spillway.v1.BufferAdminService.DeleteSubscription:output_type -> spillway.v1.DeleteSubscriptionResponse
-	22, // 65: spillway.v1.BufferAdminService.SeekSubscription:output_type -> spillway.v1.SeekSubscriptionResponse
-	25, // 66: spillway.v1.BufferAdminService.ListUndelivered:output_type -> spillway.v1.ListUndeliveredResponse
-	27, // 67: spillway.v1.BufferAdminService.Audit:output_type -> spillway.v1.AuditResponse
-	33, // 68: spillway.v1.BufferAdminService.PauseSubscription:output_type -> spillway.v1.PauseSubscriptionResponse
-	35, // 69: spillway.v1.BufferAdminService.ResumeSubscription:output_type -> spillway.v1.ResumeSubscriptionResponse
-	31, // 70: spillway.v1.BufferAdminService.ForgetSource:output_type -> spillway.v1.ForgetSourceResponse
-	38, // 71: spillway.v1.BufferAdminService.ListSessions:output_type -> spillway.v1.ListSessionsResponse
-	41, // 72: spillway.v1.BufferAdminService.PeekRecords:output_type -> spillway.v1.PeekRecordsResponse
-	58, // [58:73] is the sub-list for method output_type
-	43, // [43:58] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	78,  // 0: spillway.v1.QueuePartition.source:type_name -> spillway.v1.SourcePartition
+	1,   // 1: spillway.v1.ListQueuesResponse.queues:type_name -> spillway.v1.Queue
+	1,   // 2: spillway.v1.GetQueueResponse.queue:type_name -> spillway.v1.Queue
+	2,   // 3: spillway.v1.GetQueueResponse.partitions:type_name -> spillway.v1.QueuePartition
+	1,   // 4: spillway.v1.UpdateQueueResponse.queue:type_name -> spillway.v1.Queue
+	79,  // 5: spillway.v1.Subscription.oldest_pending_age:type_name -> google.protobuf.Duration
+	0,   // 6: spillway.v1.Subscription.on_full:type_name -> spillway.v1.OnFull
+	80,  // 7: spillway.v1.Subscription.headers:type_name -> spillway.v1.HeaderFilter
+	10,  // 8: spillway.v1.Subscription.replay:type_name -> spillway.v1.Replay
+	81,  // 9: spillway.v1.Replay.began_at:type_name -> google.protobuf.Timestamp
+	81,  // 10: spillway.v1.Replay.from:type_name -> google.protobuf.Timestamp
+	81,  // 11: spillway.v1.Replay.to:type_name -> google.protobuf.Timestamp
+	81,  // 12: spillway.v1.Replay.cancelled_at:type_name -> google.protobuf.Timestamp
+	74,  // 13: spillway.v1.StartPosition.earliest:type_name -> spillway.v1.StartPosition.Earliest
+	75,  // 14: spillway.v1.StartPosition.latest:type_name -> spillway.v1.StartPosition.Latest
+	81,  // 15: spillway.v1.StartPosition.time:type_name -> google.protobuf.Timestamp
+	12,  // 16: spillway.v1.StartPosition.offsets:type_name -> spillway.v1.PartitionOffset
+	78,  // 17: spillway.v1.PartitionOffset.source:type_name -> spillway.v1.SourcePartition
+	78,  // 18: spillway.v1.SubscriptionPartition.source:type_name -> spillway.v1.SourcePartition
+	82,  // 19: spillway.v1.SubscriptionPartition.settled_ranges:type_name -> spillway.v1.OffsetRange
+	76,  // 20: spillway.v1.SubscriptionPartition.outcomes:type_name -> spillway.v1.SubscriptionPartition.OutcomesEntry
+	9,   // 21: spillway.v1.ListSubscriptionsResponse.subscriptions:type_name -> spillway.v1.Subscription
+	9,   // 22: spillway.v1.GetSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	13,  // 23: spillway.v1.GetSubscriptionResponse.partitions:type_name -> spillway.v1.SubscriptionPartition
+	0,   // 24: spillway.v1.CreateSubscriptionRequest.on_full:type_name -> spillway.v1.OnFull
+	11,  // 25: spillway.v1.CreateSubscriptionRequest.start:type_name -> spillway.v1.StartPosition
+	9,   // 26: spillway.v1.CreateSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	0,   // 27: spillway.v1.UpdateSubscriptionRequest.on_full:type_name -> spillway.v1.OnFull
+	9,   // 28: spillway.v1.UpdateSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	11,  // 29: spillway.v1.SeekSubscriptionRequest.to:type_name -> spillway.v1.StartPosition
+	9,   // 30: spillway.v1.SeekSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	11,  // 31: spillway.v1.ReplaySubscriptionRequest.from:type_name -> spillway.v1.StartPosition
+	11,  // 32: spillway.v1.ReplaySubscriptionRequest.to:type_name -> spillway.v1.StartPosition
+	78,  // 33: spillway.v1.ReplayPartition.source:type_name -> spillway.v1.SourcePartition
+	82,  // 34: spillway.v1.ReplayPartition.range:type_name -> spillway.v1.OffsetRange
+	9,   // 35: spillway.v1.ReplaySubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	27,  // 36: spillway.v1.ReplaySubscriptionResponse.partitions:type_name -> spillway.v1.ReplayPartition
+	79,  // 37: spillway.v1.ReplaySubscriptionResponse.takes:type_name -> google.protobuf.Duration
+	9,   // 38: spillway.v1.CancelReplayResponse.subscription:type_name -> spillway.v1.Subscription
+	83,  // 39: spillway.v1.UndeliveredFilter.outcome:type_name -> spillway.v1.Outcome
+	82,  // 40: spillway.v1.UndeliveredFilter.range:type_name -> spillway.v1.OffsetRange
+	81,  // 41: spillway.v1.UndeliveredFilter.settled_from:type_name -> google.protobuf.Timestamp
+	81,  // 42: spillway.v1.UndeliveredFilter.settled_before:type_name -> google.protobuf.Timestamp
+	78,  // 43: spillway.v1.ReadUndeliveredRequest.source:type_name -> spillway.v1.SourcePartition
+	69,  // 44: spillway.v1.ReadUndeliveredResponse.records:type_name -> spillway.v1.PeekedRecord
+	39,  // 45: spillway.v1.ReadUndeliveredResponse.undelivered:type_name -> spillway.v1.Undelivered
+	31,  // 46: spillway.v1.RedriveUndeliveredRequest.filter:type_name -> spillway.v1.UndeliveredFilter
+	31,  // 47: spillway.v1.ForgetUndeliveredRequest.filter:type_name -> spillway.v1.UndeliveredFilter
+	83,  // 48: spillway.v1.ListUndeliveredRequest.outcome:type_name -> spillway.v1.Outcome
+	31,  // 49: spillway.v1.ListUndeliveredRequest.filter:type_name -> spillway.v1.UndeliveredFilter
+	78,  // 50: spillway.v1.Undelivered.source:type_name -> spillway.v1.SourcePartition
+	82,  // 51: spillway.v1.Undelivered.range:type_name -> spillway.v1.OffsetRange
+	83,  // 52: spillway.v1.Undelivered.outcome:type_name -> spillway.v1.Outcome
+	81,  // 53: spillway.v1.Undelivered.settled_at:type_name -> google.protobuf.Timestamp
+	39,  // 54: spillway.v1.ListUndeliveredResponse.ranges:type_name -> spillway.v1.Undelivered
+	43,  // 55: spillway.v1.AuditResponse.partitions:type_name -> spillway.v1.AuditPartition
+	78,  // 56: spillway.v1.AuditPartition.source:type_name -> spillway.v1.SourcePartition
+	77,  // 57: spillway.v1.AuditPartition.outcomes:type_name -> spillway.v1.AuditPartition.OutcomesEntry
+	44,  // 58: spillway.v1.AuditPartition.ranges:type_name -> spillway.v1.AuditRange
+	82,  // 59: spillway.v1.AuditRange.range:type_name -> spillway.v1.OffsetRange
+	9,   // 60: spillway.v1.PauseSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	9,   // 61: spillway.v1.ResumeSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	84,  // 62: spillway.v1.Session.ordering:type_name -> spillway.v1.Ordering
+	81,  // 63: spillway.v1.Session.opened_at:type_name -> google.protobuf.Timestamp
+	51,  // 64: spillway.v1.ListSessionsResponse.sessions:type_name -> spillway.v1.Session
+	56,  // 65: spillway.v1.ListFlowsResponse.queues:type_name -> spillway.v1.QueueFlow
+	57,  // 66: spillway.v1.QueueFlow.ingests:type_name -> spillway.v1.ConnectedIngest
+	59,  // 67: spillway.v1.QueueFlow.full:type_name -> spillway.v1.Forecast
+	58,  // 68: spillway.v1.QueueFlow.subscriptions:type_name -> spillway.v1.SubscriptionFlow
+	59,  // 69: spillway.v1.SubscriptionFlow.drained:type_name -> spillway.v1.Forecast
+	79,  // 70: spillway.v1.Forecast.window:type_name -> google.protobuf.Duration
+	79,  // 71: spillway.v1.Forecast.left:type_name -> google.protobuf.Duration
+	79,  // 72: spillway.v1.SinkStateEntry.age:type_name -> google.protobuf.Duration
+	60,  // 73: spillway.v1.ListSinkStateResponse.entries:type_name -> spillway.v1.SinkStateEntry
+	60,  // 74: spillway.v1.ForgetSinkStateResponse.entry:type_name -> spillway.v1.SinkStateEntry
+	78,  // 75: spillway.v1.ParkedBatch.source:type_name -> spillway.v1.SourcePartition
+	82,  // 76: spillway.v1.ParkedBatch.range:type_name -> spillway.v1.OffsetRange
+	81,  // 77: spillway.v1.ParkedBatch.until:type_name -> google.protobuf.Timestamp
+	65,  // 78: spillway.v1.ListParkedBatchesResponse.batches:type_name -> spillway.v1.ParkedBatch
+	78,  // 79: spillway.v1.PeekRecordsRequest.source:type_name -> spillway.v1.SourcePartition
+	78,  // 80: spillway.v1.PeekedRecord.source:type_name -> spillway.v1.SourcePartition
+	85,  // 81: spillway.v1.PeekedRecord.record:type_name -> spillway.v1.Record
+	69,  // 82: spillway.v1.PeekRecordsResponse.records:type_name -> spillway.v1.PeekedRecord
+	69,  // 83: spillway.v1.TapRecordsResponse.records:type_name -> spillway.v1.PeekedRecord
+	73,  // 84: spillway.v1.TapRecordsResponse.counts:type_name -> spillway.v1.TapCounts
+	3,   // 85: spillway.v1.BufferAdminService.ListQueues:input_type -> spillway.v1.ListQueuesRequest
+	5,   // 86: spillway.v1.BufferAdminService.GetQueue:input_type -> spillway.v1.GetQueueRequest
+	7,   // 87: spillway.v1.BufferAdminService.UpdateQueue:input_type -> spillway.v1.UpdateQueueRequest
+	14,  // 88: spillway.v1.BufferAdminService.ListSubscriptions:input_type -> spillway.v1.ListSubscriptionsRequest
+	16,  // 89: spillway.v1.BufferAdminService.GetSubscription:input_type -> spillway.v1.GetSubscriptionRequest
+	18,  // 90: spillway.v1.BufferAdminService.CreateSubscription:input_type -> spillway.v1.CreateSubscriptionRequest
+	20,  // 91: spillway.v1.BufferAdminService.UpdateSubscription:input_type -> spillway.v1.UpdateSubscriptionRequest
+	22,  // 92: spillway.v1.BufferAdminService.DeleteSubscription:input_type -> spillway.v1.DeleteSubscriptionRequest
+	24,  // 93: spillway.v1.BufferAdminService.SeekSubscription:input_type -> spillway.v1.SeekSubscriptionRequest
+	26,  // 94: spillway.v1.BufferAdminService.ReplaySubscription:input_type -> spillway.v1.ReplaySubscriptionRequest
+	29,  // 95: spillway.v1.BufferAdminService.CancelReplay:input_type -> spillway.v1.CancelReplayRequest
+	38,  // 96: spillway.v1.BufferAdminService.ListUndelivered:input_type -> spillway.v1.ListUndeliveredRequest
+	32,  // 97: spillway.v1.BufferAdminService.ReadUndelivered:input_type -> spillway.v1.ReadUndeliveredRequest
+	34,  // 98: spillway.v1.BufferAdminService.RedriveUndelivered:input_type -> spillway.v1.RedriveUndeliveredRequest
+	36,  // 99: spillway.v1.BufferAdminService.ForgetUndelivered:input_type -> spillway.v1.ForgetUndeliveredRequest
+	41,  // 100: spillway.v1.BufferAdminService.Audit:input_type -> spillway.v1.AuditRequest
+	47,  // 101: spillway.v1.BufferAdminService.PauseSubscription:input_type -> spillway.v1.PauseSubscriptionRequest
+	49,  // 102: spillway.v1.BufferAdminService.ResumeSubscription:input_type -> spillway.v1.ResumeSubscriptionRequest
+	45,  // 103: spillway.v1.BufferAdminService.ForgetSource:input_type -> spillway.v1.ForgetSourceRequest
+	52,  // 104: spillway.v1.BufferAdminService.ListSessions:input_type -> spillway.v1.ListSessionsRequest
+	54,  // 105: spillway.v1.BufferAdminService.ListFlows:input_type -> spillway.v1.ListFlowsRequest
+	61,  // 106: spillway.v1.BufferAdminService.ListSinkState:input_type -> spillway.v1.ListSinkStateRequest
+	63,  // 107: spillway.v1.BufferAdminService.ForgetSinkState:input_type -> spillway.v1.ForgetSinkStateRequest
+	66,  // 108: spillway.v1.BufferAdminService.ListParkedBatches:input_type -> spillway.v1.ListParkedBatchesRequest
+	68,  // 109: spillway.v1.BufferAdminService.PeekRecords:input_type -> spillway.v1.PeekRecordsRequest
+	71,  // 110: spillway.v1.BufferAdminService.TapRecords:input_type -> spillway.v1.TapRecordsRequest
+	4,   // 111: spillway.v1.BufferAdminService.ListQueues:output_type -> spillway.v1.ListQueuesResponse
+	6,   // 112: spillway.v1.BufferAdminService.GetQueue:output_type -> spillway.v1.GetQueueResponse
+	8,   // 113: spillway.v1.BufferAdminService.UpdateQueue:output_type -> spillway.v1.UpdateQueueResponse
+	15,  // 114: spillway.v1.BufferAdminService.ListSubscriptions:output_type -> spillway.v1.ListSubscriptionsResponse
+	17,  // 115: spillway.v1.BufferAdminService.GetSubscription:output_type -> spillway.v1.GetSubscriptionResponse
+	19,  // 116: spillway.v1.BufferAdminService.CreateSubscription:output_type -> spillway.v1.CreateSubscriptionResponse
+	21,  // 117: spillway.v1.BufferAdminService.UpdateSubscription:output_type -> spillway.v1.UpdateSubscriptionResponse
+	23,  // 118: spillway.v1.BufferAdminService.DeleteSubscription:output_type -> spillway.v1.DeleteSubscriptionResponse
+	25,  // 119: spillway.v1.BufferAdminService.SeekSubscription:output_type -> spillway.v1.SeekSubscriptionResponse
+	28,  // 120: spillway.v1.BufferAdminService.ReplaySubscription:output_type -> spillway.v1.ReplaySubscriptionResponse
+	30,  // 121: spillway.v1.BufferAdminService.CancelReplay:output_type -> spillway.v1.CancelReplayResponse
+	40,  // 122: spillway.v1.BufferAdminService.ListUndelivered:output_type -> spillway.v1.ListUndeliveredResponse
+	33,  // 123: spillway.v1.BufferAdminService.ReadUndelivered:output_type -> spillway.v1.ReadUndeliveredResponse
+	35,  // 124: spillway.v1.BufferAdminService.RedriveUndelivered:output_type -> spillway.v1.RedriveUndeliveredResponse
+	37,  // 125: spillway.v1.BufferAdminService.ForgetUndelivered:output_type -> spillway.v1.ForgetUndeliveredResponse
+	42,  // 126: spillway.v1.BufferAdminService.Audit:output_type -> spillway.v1.AuditResponse
+	48,  // 127: spillway.v1.BufferAdminService.PauseSubscription:output_type -> spillway.v1.PauseSubscriptionResponse
+	50,  // 128: spillway.v1.BufferAdminService.ResumeSubscription:output_type -> spillway.v1.ResumeSubscriptionResponse
+	46,  // 129: spillway.v1.BufferAdminService.ForgetSource:output_type -> spillway.v1.ForgetSourceResponse
+	53,  // 130: spillway.v1.BufferAdminService.ListSessions:output_type -> spillway.v1.ListSessionsResponse
+	55,  // 131: spillway.v1.BufferAdminService.ListFlows:output_type -> spillway.v1.ListFlowsResponse
+	62,  // 132: spillway.v1.BufferAdminService.ListSinkState:output_type -> spillway.v1.ListSinkStateResponse
+	64,  // 133: spillway.v1.BufferAdminService.ForgetSinkState:output_type -> spillway.v1.ForgetSinkStateResponse
+	67,  // 134: spillway.v1.BufferAdminService.ListParkedBatches:output_type -> spillway.v1.ListParkedBatchesResponse
+	70,  // 135: spillway.v1.BufferAdminService.PeekRecords:output_type -> spillway.v1.PeekRecordsResponse
+	72,  // 136: spillway.v1.BufferAdminService.TapRecords:output_type -> spillway.v1.TapRecordsResponse
+	111, // [111:137] is the sub-list for method output_type
+	85,  // [85:111] is the sub-list for method input_type
+	85,  // [85:85] is the sub-list for extension type_name
+	85,  // [85:85] is the sub-list for extension extendee
+	0,   // [0:85] is the sub-list for field type_name
 }
 
 func init() { file_spillway_v1_buffer_admin_proto_init() }
@@ -3280,20 +6063,24 @@ func file_spillway_v1_buffer_admin_proto_init() {
 	}
 	file_spillway_v1_buffer_proto_init()
 	file_spillway_v1_record_proto_init()
-	file_spillway_v1_buffer_admin_proto_msgTypes[7].OneofWrappers = []any{
+	file_spillway_v1_buffer_admin_proto_msgTypes[6].OneofWrappers = []any{}
+	file_spillway_v1_buffer_admin_proto_msgTypes[10].OneofWrappers = []any{
 		(*StartPosition_Earliest_)(nil),
 		(*StartPosition_Latest_)(nil),
 		(*StartPosition_Time)(nil),
 	}
-	file_spillway_v1_buffer_admin_proto_msgTypes[14].OneofWrappers = []any{}
-	file_spillway_v1_buffer_admin_proto_msgTypes[16].OneofWrappers = []any{}
+	file_spillway_v1_buffer_admin_proto_msgTypes[17].OneofWrappers = []any{}
+	file_spillway_v1_buffer_admin_proto_msgTypes[19].OneofWrappers = []any{}
+	file_spillway_v1_buffer_admin_proto_msgTypes[30].OneofWrappers = []any{}
+	file_spillway_v1_buffer_admin_proto_msgTypes[55].OneofWrappers = []any{}
+	file_spillway_v1_buffer_admin_proto_msgTypes[57].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spillway_v1_buffer_admin_proto_rawDesc), len(file_spillway_v1_buffer_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   45,
+			NumMessages:   77,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

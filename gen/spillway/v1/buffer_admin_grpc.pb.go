@@ -23,19 +23,30 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	BufferAdminService_ListQueues_FullMethodName         = "/spillway.v1.BufferAdminService/ListQueues"
 	BufferAdminService_GetQueue_FullMethodName           = "/spillway.v1.BufferAdminService/GetQueue"
+	BufferAdminService_UpdateQueue_FullMethodName        = "/spillway.v1.BufferAdminService/UpdateQueue"
 	BufferAdminService_ListSubscriptions_FullMethodName  = "/spillway.v1.BufferAdminService/ListSubscriptions"
 	BufferAdminService_GetSubscription_FullMethodName    = "/spillway.v1.BufferAdminService/GetSubscription"
 	BufferAdminService_CreateSubscription_FullMethodName = "/spillway.v1.BufferAdminService/CreateSubscription"
 	BufferAdminService_UpdateSubscription_FullMethodName = "/spillway.v1.BufferAdminService/UpdateSubscription"
 	BufferAdminService_DeleteSubscription_FullMethodName = "/spillway.v1.BufferAdminService/DeleteSubscription"
 	BufferAdminService_SeekSubscription_FullMethodName   = "/spillway.v1.BufferAdminService/SeekSubscription"
+	BufferAdminService_ReplaySubscription_FullMethodName = "/spillway.v1.BufferAdminService/ReplaySubscription"
+	BufferAdminService_CancelReplay_FullMethodName       = "/spillway.v1.BufferAdminService/CancelReplay"
 	BufferAdminService_ListUndelivered_FullMethodName    = "/spillway.v1.BufferAdminService/ListUndelivered"
+	BufferAdminService_ReadUndelivered_FullMethodName    = "/spillway.v1.BufferAdminService/ReadUndelivered"
+	BufferAdminService_RedriveUndelivered_FullMethodName = "/spillway.v1.BufferAdminService/RedriveUndelivered"
+	BufferAdminService_ForgetUndelivered_FullMethodName  = "/spillway.v1.BufferAdminService/ForgetUndelivered"
 	BufferAdminService_Audit_FullMethodName              = "/spillway.v1.BufferAdminService/Audit"
 	BufferAdminService_PauseSubscription_FullMethodName  = "/spillway.v1.BufferAdminService/PauseSubscription"
 	BufferAdminService_ResumeSubscription_FullMethodName = "/spillway.v1.BufferAdminService/ResumeSubscription"
 	BufferAdminService_ForgetSource_FullMethodName       = "/spillway.v1.BufferAdminService/ForgetSource"
 	BufferAdminService_ListSessions_FullMethodName       = "/spillway.v1.BufferAdminService/ListSessions"
+	BufferAdminService_ListFlows_FullMethodName          = "/spillway.v1.BufferAdminService/ListFlows"
+	BufferAdminService_ListSinkState_FullMethodName      = "/spillway.v1.BufferAdminService/ListSinkState"
+	BufferAdminService_ForgetSinkState_FullMethodName    = "/spillway.v1.BufferAdminService/ForgetSinkState"
+	BufferAdminService_ListParkedBatches_FullMethodName  = "/spillway.v1.BufferAdminService/ListParkedBatches"
 	BufferAdminService_PeekRecords_FullMethodName        = "/spillway.v1.BufferAdminService/PeekRecords"
+	BufferAdminService_TapRecords_FullMethodName         = "/spillway.v1.BufferAdminService/TapRecords"
 )
 
 // BufferAdminServiceClient is the client API for BufferAdminService service.
@@ -48,6 +59,9 @@ type BufferAdminServiceClient interface {
 	ListQueues(ctx context.Context, in *ListQueuesRequest, opts ...grpc.CallOption) (*ListQueuesResponse, error)
 	// GetQueue shows one queue with its source partitions.
 	GetQueue(ctx context.Context, in *GetQueueRequest, opts ...grpc.CallOption) (*GetQueueResponse, error)
+	// UpdateQueue changes the bounds of what a queue keeps on disk, at once, also while it is full. Durable, until the
+	// configuration file says something else of them than it does now.
+	UpdateQueue(ctx context.Context, in *UpdateQueueRequest, opts ...grpc.CallOption) (*UpdateQueueResponse, error)
 	// ListSubscriptions lists subscriptions with their backlog.
 	ListSubscriptions(ctx context.Context, in *ListSubscriptionsRequest, opts ...grpc.CallOption) (*ListSubscriptionsResponse, error)
 	// GetSubscription shows one subscription with its progress per source partition.
@@ -57,28 +71,59 @@ type BufferAdminServiceClient interface {
 	// UpdateSubscription changes what a subscription wants and what happens when it is full. Durable, until
 	// its part of the configuration file changes.
 	UpdateSubscription(ctx context.Context, in *UpdateSubscriptionRequest, opts ...grpc.CallOption) (*UpdateSubscriptionResponse, error)
-	// DeleteSubscription ends its sessions and forgets its progress. Durable. One that the configuration
-	// file names is refused: it would come back with the next start.
+	// DeleteSubscription forgets a subscription and its progress. Durable. One that the configuration file names is refused:
+	// it would come back with the next start. So is one with sessions or sink state, unless force is set.
 	DeleteSubscription(ctx context.Context, in *DeleteSubscriptionRequest, opts ...grpc.CallOption) (*DeleteSubscriptionResponse, error)
-	// SeekSubscription moves a subscription to other offsets, back for a replay or ahead. Durable. What
-	// the buffer no longer has is refetched from Kafka.
+	// SeekSubscription moves a subscription to other offsets, back for a replay or ahead. Durable. What the buffer no longer
+	// has is refetched from Kafka. What is pending and skipped ends as dropped. Earliest skips nothing.
 	SeekSubscription(ctx context.Context, in *SeekSubscriptionRequest, opts ...grpc.CallOption) (*SeekSubscriptionResponse, error)
+	// ReplaySubscription delivers once more what a subscription has settled between two places, beside what is new, as fast
+	// as it may, and tells what that is; with validate_only it does no more than that. It begins nothing anew: what is
+	// accounted for, safe and past stays so. Durable. A delivery that keeps the order of partitions delivers what is replayed
+	// of a partition first, and what is new of it afterwards. What the buffer does not hold is read from Kafka.
+	ReplaySubscription(ctx context.Context, in *ReplaySubscriptionRequest, opts ...grpc.CallOption) (*ReplaySubscriptionResponse, error)
+	// CancelReplay ends a replay. What is with deliveries is finished. Durable.
+	CancelReplay(ctx context.Context, in *CancelReplayRequest, opts ...grpc.CallOption) (*CancelReplayResponse, error)
 	// ListUndelivered lists what ended otherwise than delivered or filtered, the newest 10,000 ranges of a
 	// subscription: dead letters, and what was dropped by policy or lost upstream.
 	ListUndelivered(ctx context.Context, in *ListUndeliveredRequest, opts ...grpc.CallOption) (*ListUndeliveredResponse, error)
-	// Audit accounts for every offset of every subscription since its start.
+	// ReadUndelivered shows the records of a dead letter that the buffer keeps.
+	ReadUndelivered(ctx context.Context, in *ReadUndeliveredRequest, opts ...grpc.CallOption) (*ReadUndeliveredResponse, error)
+	// RedriveUndelivered delivers undelivered ranges once more: dead letters from the copies that the buffer keeps, others
+	// from Kafka, which may have lost them. They leave the list, and come back to it when they are not delivered again. Durable.
+	RedriveUndelivered(ctx context.Context, in *RedriveUndeliveredRequest, opts ...grpc.CallOption) (*RedriveUndeliveredResponse, error)
+	// ForgetUndelivered takes undelivered ranges off the list, and gives up the copies of dead letters. Durable. What became of
+	// them stays accounted for.
+	ForgetUndelivered(ctx context.Context, in *ForgetUndeliveredRequest, opts ...grpc.CallOption) (*ForgetUndeliveredResponse, error)
+	// Audit accounts for every offset of every subscription since its start. Every partition is accounted for at one
+	// moment, though not all at the same.
 	Audit(ctx context.Context, in *AuditRequest, opts ...grpc.CallOption) (*AuditResponse, error)
 	// PauseSubscription stops leasing; what is leased may still be acked. Durable.
 	PauseSubscription(ctx context.Context, in *PauseSubscriptionRequest, opts ...grpc.CallOption) (*PauseSubscriptionResponse, error)
 	// ResumeSubscription leases again.
 	ResumeSubscription(ctx context.Context, in *ResumeSubscriptionRequest, opts ...grpc.CallOption) (*ResumeSubscriptionResponse, error)
-	// ForgetSource has a source that nobody reads any more no longer hold up the time of records (_SUCCESS). Durable. An
-	// ingest that reads it tells of it again.
+	// ForgetSource has a source that nobody reads any more no longer hold up the time of records (_SUCCESS). Durable. Refused
+	// while a connected ingest reads it.
 	ForgetSource(ctx context.Context, in *ForgetSourceRequest, opts ...grpc.CallOption) (*ForgetSourceResponse, error)
 	// ListSessions lists the live sessions and those whose sink state waits for adoption.
 	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
+	// ListFlows tells which ingests feed each queue, how fast records come in and go out, and when disks will be full and
+	// backlogs gone at that speed.
+	ListFlows(ctx context.Context, in *ListFlowsRequest, opts ...grpc.CallOption) (*ListFlowsResponse, error)
+	// ListSinkState lists the entries that deliveries keep for what they have not finished, such as files in use: those that
+	// hold back the time of records (_SUCCESS) most come first.
+	ListSinkState(ctx context.Context, in *ListSinkStateRequest, opts ...grpc.CallOption) (*ListSinkStateResponse, error)
+	// ForgetSinkState deletes an entry that can never be finished, because its file was removed for instance, so that it no
+	// longer holds back the time of records. Durable. What it stands for stays as it is: the committed records of a
+	// file in use stay in that file, under its name. The session that owns the entry ends, and a new one goes on with the rest.
+	ForgetSinkState(ctx context.Context, in *ForgetSinkStateRequest, opts ...grpc.CallOption) (*ForgetSinkStateResponse, error)
+	// ListParkedBatches lists the batches that deliveries gave back and that are not leased again before a time.
+	ListParkedBatches(ctx context.Context, in *ListParkedBatchesRequest, opts ...grpc.CallOption) (*ListParkedBatchesResponse, error)
 	// PeekRecords shows the next pending records of a subscription without leasing them.
 	PeekRecords(ctx context.Context, in *PeekRecordsRequest, opts ...grpc.CallOption) (*PeekRecordsResponse, error)
+	// TapRecords shows records of a queue as they are appended, until the caller ends it. It never holds up the queue: what a slow
+	// caller or a tap at its share of the machine does not get to is missed, and counted.
+	TapRecords(ctx context.Context, in *TapRecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TapRecordsResponse], error)
 }
 
 type bufferAdminServiceClient struct {
@@ -103,6 +148,16 @@ func (c *bufferAdminServiceClient) GetQueue(ctx context.Context, in *GetQueueReq
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetQueueResponse)
 	err := c.cc.Invoke(ctx, BufferAdminService_GetQueue_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *bufferAdminServiceClient) UpdateQueue(ctx context.Context, in *UpdateQueueRequest, opts ...grpc.CallOption) (*UpdateQueueResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateQueueResponse)
+	err := c.cc.Invoke(ctx, BufferAdminService_UpdateQueue_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -169,10 +224,60 @@ func (c *bufferAdminServiceClient) SeekSubscription(ctx context.Context, in *See
 	return out, nil
 }
 
+func (c *bufferAdminServiceClient) ReplaySubscription(ctx context.Context, in *ReplaySubscriptionRequest, opts ...grpc.CallOption) (*ReplaySubscriptionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReplaySubscriptionResponse)
+	err := c.cc.Invoke(ctx, BufferAdminService_ReplaySubscription_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *bufferAdminServiceClient) CancelReplay(ctx context.Context, in *CancelReplayRequest, opts ...grpc.CallOption) (*CancelReplayResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelReplayResponse)
+	err := c.cc.Invoke(ctx, BufferAdminService_CancelReplay_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *bufferAdminServiceClient) ListUndelivered(ctx context.Context, in *ListUndeliveredRequest, opts ...grpc.CallOption) (*ListUndeliveredResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListUndeliveredResponse)
 	err := c.cc.Invoke(ctx, BufferAdminService_ListUndelivered_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *bufferAdminServiceClient) ReadUndelivered(ctx context.Context, in *ReadUndeliveredRequest, opts ...grpc.CallOption) (*ReadUndeliveredResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReadUndeliveredResponse)
+	err := c.cc.Invoke(ctx, BufferAdminService_ReadUndelivered_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *bufferAdminServiceClient) RedriveUndelivered(ctx context.Context, in *RedriveUndeliveredRequest, opts ...grpc.CallOption) (*RedriveUndeliveredResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RedriveUndeliveredResponse)
+	err := c.cc.Invoke(ctx, BufferAdminService_RedriveUndelivered_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *bufferAdminServiceClient) ForgetUndelivered(ctx context.Context, in *ForgetUndeliveredRequest, opts ...grpc.CallOption) (*ForgetUndeliveredResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ForgetUndeliveredResponse)
+	err := c.cc.Invoke(ctx, BufferAdminService_ForgetUndelivered_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -229,6 +334,46 @@ func (c *bufferAdminServiceClient) ListSessions(ctx context.Context, in *ListSes
 	return out, nil
 }
 
+func (c *bufferAdminServiceClient) ListFlows(ctx context.Context, in *ListFlowsRequest, opts ...grpc.CallOption) (*ListFlowsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListFlowsResponse)
+	err := c.cc.Invoke(ctx, BufferAdminService_ListFlows_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *bufferAdminServiceClient) ListSinkState(ctx context.Context, in *ListSinkStateRequest, opts ...grpc.CallOption) (*ListSinkStateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListSinkStateResponse)
+	err := c.cc.Invoke(ctx, BufferAdminService_ListSinkState_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *bufferAdminServiceClient) ForgetSinkState(ctx context.Context, in *ForgetSinkStateRequest, opts ...grpc.CallOption) (*ForgetSinkStateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ForgetSinkStateResponse)
+	err := c.cc.Invoke(ctx, BufferAdminService_ForgetSinkState_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *bufferAdminServiceClient) ListParkedBatches(ctx context.Context, in *ListParkedBatchesRequest, opts ...grpc.CallOption) (*ListParkedBatchesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListParkedBatchesResponse)
+	err := c.cc.Invoke(ctx, BufferAdminService_ListParkedBatches_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *bufferAdminServiceClient) PeekRecords(ctx context.Context, in *PeekRecordsRequest, opts ...grpc.CallOption) (*PeekRecordsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PeekRecordsResponse)
@@ -238,6 +383,25 @@ func (c *bufferAdminServiceClient) PeekRecords(ctx context.Context, in *PeekReco
 	}
 	return out, nil
 }
+
+func (c *bufferAdminServiceClient) TapRecords(ctx context.Context, in *TapRecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TapRecordsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &BufferAdminService_ServiceDesc.Streams[0], BufferAdminService_TapRecords_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[TapRecordsRequest, TapRecordsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type BufferAdminService_TapRecordsClient = grpc.ServerStreamingClient[TapRecordsResponse]
 
 // BufferAdminServiceServer is the server API for BufferAdminService service.
 // All implementations must embed UnimplementedBufferAdminServiceServer
@@ -249,6 +413,9 @@ type BufferAdminServiceServer interface {
 	ListQueues(context.Context, *ListQueuesRequest) (*ListQueuesResponse, error)
 	// GetQueue shows one queue with its source partitions.
 	GetQueue(context.Context, *GetQueueRequest) (*GetQueueResponse, error)
+	// UpdateQueue changes the bounds of what a queue keeps on disk, at once, also while it is full. Durable, until the
+	// configuration file says something else of them than it does now.
+	UpdateQueue(context.Context, *UpdateQueueRequest) (*UpdateQueueResponse, error)
 	// ListSubscriptions lists subscriptions with their backlog.
 	ListSubscriptions(context.Context, *ListSubscriptionsRequest) (*ListSubscriptionsResponse, error)
 	// GetSubscription shows one subscription with its progress per source partition.
@@ -258,28 +425,59 @@ type BufferAdminServiceServer interface {
 	// UpdateSubscription changes what a subscription wants and what happens when it is full. Durable, until
 	// its part of the configuration file changes.
 	UpdateSubscription(context.Context, *UpdateSubscriptionRequest) (*UpdateSubscriptionResponse, error)
-	// DeleteSubscription ends its sessions and forgets its progress. Durable. One that the configuration
-	// file names is refused: it would come back with the next start.
+	// DeleteSubscription forgets a subscription and its progress. Durable. One that the configuration file names is refused:
+	// it would come back with the next start. So is one with sessions or sink state, unless force is set.
 	DeleteSubscription(context.Context, *DeleteSubscriptionRequest) (*DeleteSubscriptionResponse, error)
-	// SeekSubscription moves a subscription to other offsets, back for a replay or ahead. Durable. What
-	// the buffer no longer has is refetched from Kafka.
+	// SeekSubscription moves a subscription to other offsets, back for a replay or ahead. Durable. What the buffer no longer
+	// has is refetched from Kafka. What is pending and skipped ends as dropped. Earliest skips nothing.
 	SeekSubscription(context.Context, *SeekSubscriptionRequest) (*SeekSubscriptionResponse, error)
+	// ReplaySubscription delivers once more what a subscription has settled between two places, beside what is new, as fast
+	// as it may, and tells what that is; with validate_only it does no more than that. It begins nothing anew: what is
+	// accounted for, safe and past stays so. Durable. A delivery that keeps the order of partitions delivers what is replayed
+	// of a partition first, and what is new of it afterwards. What the buffer does not hold is read from Kafka.
+	ReplaySubscription(context.Context, *ReplaySubscriptionRequest) (*ReplaySubscriptionResponse, error)
+	// CancelReplay ends a replay. What is with deliveries is finished. Durable.
+	CancelReplay(context.Context, *CancelReplayRequest) (*CancelReplayResponse, error)
 	// ListUndelivered lists what ended otherwise than delivered or filtered, the newest 10,000 ranges of a
 	// subscription: dead letters, and what was dropped by policy or lost upstream.
 	ListUndelivered(context.Context, *ListUndeliveredRequest) (*ListUndeliveredResponse, error)
-	// Audit accounts for every offset of every subscription since its start.
+	// ReadUndelivered shows the records of a dead letter that the buffer keeps.
+	ReadUndelivered(context.Context, *ReadUndeliveredRequest) (*ReadUndeliveredResponse, error)
+	// RedriveUndelivered delivers undelivered ranges once more: dead letters from the copies that the buffer keeps, others
+	// from Kafka, which may have lost them. They leave the list, and come back to it when they are not delivered again. Durable.
+	RedriveUndelivered(context.Context, *RedriveUndeliveredRequest) (*RedriveUndeliveredResponse, error)
+	// ForgetUndelivered takes undelivered ranges off the list, and gives up the copies of dead letters. Durable. What became of
+	// them stays accounted for.
+	ForgetUndelivered(context.Context, *ForgetUndeliveredRequest) (*ForgetUndeliveredResponse, error)
+	// Audit accounts for every offset of every subscription since its start. Every partition is accounted for at one
+	// moment, though not all at the same.
 	Audit(context.Context, *AuditRequest) (*AuditResponse, error)
 	// PauseSubscription stops leasing; what is leased may still be acked. Durable.
 	PauseSubscription(context.Context, *PauseSubscriptionRequest) (*PauseSubscriptionResponse, error)
 	// ResumeSubscription leases again.
 	ResumeSubscription(context.Context, *ResumeSubscriptionRequest) (*ResumeSubscriptionResponse, error)
-	// ForgetSource has a source that nobody reads any more no longer hold up the time of records (_SUCCESS). Durable. An
-	// ingest that reads it tells of it again.
+	// ForgetSource has a source that nobody reads any more no longer hold up the time of records (_SUCCESS). Durable. Refused
+	// while a connected ingest reads it.
 	ForgetSource(context.Context, *ForgetSourceRequest) (*ForgetSourceResponse, error)
 	// ListSessions lists the live sessions and those whose sink state waits for adoption.
 	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
+	// ListFlows tells which ingests feed each queue, how fast records come in and go out, and when disks will be full and
+	// backlogs gone at that speed.
+	ListFlows(context.Context, *ListFlowsRequest) (*ListFlowsResponse, error)
+	// ListSinkState lists the entries that deliveries keep for what they have not finished, such as files in use: those that
+	// hold back the time of records (_SUCCESS) most come first.
+	ListSinkState(context.Context, *ListSinkStateRequest) (*ListSinkStateResponse, error)
+	// ForgetSinkState deletes an entry that can never be finished, because its file was removed for instance, so that it no
+	// longer holds back the time of records. Durable. What it stands for stays as it is: the committed records of a
+	// file in use stay in that file, under its name. The session that owns the entry ends, and a new one goes on with the rest.
+	ForgetSinkState(context.Context, *ForgetSinkStateRequest) (*ForgetSinkStateResponse, error)
+	// ListParkedBatches lists the batches that deliveries gave back and that are not leased again before a time.
+	ListParkedBatches(context.Context, *ListParkedBatchesRequest) (*ListParkedBatchesResponse, error)
 	// PeekRecords shows the next pending records of a subscription without leasing them.
 	PeekRecords(context.Context, *PeekRecordsRequest) (*PeekRecordsResponse, error)
+	// TapRecords shows records of a queue as they are appended, until the caller ends it. It never holds up the queue: what a slow
+	// caller or a tap at its share of the machine does not get to is missed, and counted.
+	TapRecords(*TapRecordsRequest, grpc.ServerStreamingServer[TapRecordsResponse]) error
 	mustEmbedUnimplementedBufferAdminServiceServer()
 }
 
@@ -295,6 +493,9 @@ func (UnimplementedBufferAdminServiceServer) ListQueues(context.Context, *ListQu
 }
 func (UnimplementedBufferAdminServiceServer) GetQueue(context.Context, *GetQueueRequest) (*GetQueueResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetQueue not implemented")
+}
+func (UnimplementedBufferAdminServiceServer) UpdateQueue(context.Context, *UpdateQueueRequest) (*UpdateQueueResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateQueue not implemented")
 }
 func (UnimplementedBufferAdminServiceServer) ListSubscriptions(context.Context, *ListSubscriptionsRequest) (*ListSubscriptionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListSubscriptions not implemented")
@@ -314,8 +515,23 @@ func (UnimplementedBufferAdminServiceServer) DeleteSubscription(context.Context,
 func (UnimplementedBufferAdminServiceServer) SeekSubscription(context.Context, *SeekSubscriptionRequest) (*SeekSubscriptionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SeekSubscription not implemented")
 }
+func (UnimplementedBufferAdminServiceServer) ReplaySubscription(context.Context, *ReplaySubscriptionRequest) (*ReplaySubscriptionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReplaySubscription not implemented")
+}
+func (UnimplementedBufferAdminServiceServer) CancelReplay(context.Context, *CancelReplayRequest) (*CancelReplayResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelReplay not implemented")
+}
 func (UnimplementedBufferAdminServiceServer) ListUndelivered(context.Context, *ListUndeliveredRequest) (*ListUndeliveredResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListUndelivered not implemented")
+}
+func (UnimplementedBufferAdminServiceServer) ReadUndelivered(context.Context, *ReadUndeliveredRequest) (*ReadUndeliveredResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReadUndelivered not implemented")
+}
+func (UnimplementedBufferAdminServiceServer) RedriveUndelivered(context.Context, *RedriveUndeliveredRequest) (*RedriveUndeliveredResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RedriveUndelivered not implemented")
+}
+func (UnimplementedBufferAdminServiceServer) ForgetUndelivered(context.Context, *ForgetUndeliveredRequest) (*ForgetUndeliveredResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ForgetUndelivered not implemented")
 }
 func (UnimplementedBufferAdminServiceServer) Audit(context.Context, *AuditRequest) (*AuditResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Audit not implemented")
@@ -332,8 +548,23 @@ func (UnimplementedBufferAdminServiceServer) ForgetSource(context.Context, *Forg
 func (UnimplementedBufferAdminServiceServer) ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListSessions not implemented")
 }
+func (UnimplementedBufferAdminServiceServer) ListFlows(context.Context, *ListFlowsRequest) (*ListFlowsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListFlows not implemented")
+}
+func (UnimplementedBufferAdminServiceServer) ListSinkState(context.Context, *ListSinkStateRequest) (*ListSinkStateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListSinkState not implemented")
+}
+func (UnimplementedBufferAdminServiceServer) ForgetSinkState(context.Context, *ForgetSinkStateRequest) (*ForgetSinkStateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ForgetSinkState not implemented")
+}
+func (UnimplementedBufferAdminServiceServer) ListParkedBatches(context.Context, *ListParkedBatchesRequest) (*ListParkedBatchesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListParkedBatches not implemented")
+}
 func (UnimplementedBufferAdminServiceServer) PeekRecords(context.Context, *PeekRecordsRequest) (*PeekRecordsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PeekRecords not implemented")
+}
+func (UnimplementedBufferAdminServiceServer) TapRecords(*TapRecordsRequest, grpc.ServerStreamingServer[TapRecordsResponse]) error {
+	return status.Error(codes.Unimplemented, "method TapRecords not implemented")
 }
 func (UnimplementedBufferAdminServiceServer) mustEmbedUnimplementedBufferAdminServiceServer() {}
 func (UnimplementedBufferAdminServiceServer) testEmbeddedByValue()                            {}
@@ -388,6 +619,24 @@ func _BufferAdminService_GetQueue_Handler(srv interface{}, ctx context.Context, 
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(BufferAdminServiceServer).GetQueue(ctx, req.(*GetQueueRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _BufferAdminService_UpdateQueue_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateQueueRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BufferAdminServiceServer).UpdateQueue(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BufferAdminService_UpdateQueue_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BufferAdminServiceServer).UpdateQueue(ctx, req.(*UpdateQueueRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -500,6 +749,42 @@ func _BufferAdminService_SeekSubscription_Handler(srv interface{}, ctx context.C
 	return interceptor(ctx, in, info, handler)
 }
 
+func _BufferAdminService_ReplaySubscription_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReplaySubscriptionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BufferAdminServiceServer).ReplaySubscription(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BufferAdminService_ReplaySubscription_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BufferAdminServiceServer).ReplaySubscription(ctx, req.(*ReplaySubscriptionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _BufferAdminService_CancelReplay_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelReplayRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BufferAdminServiceServer).CancelReplay(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BufferAdminService_CancelReplay_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BufferAdminServiceServer).CancelReplay(ctx, req.(*CancelReplayRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _BufferAdminService_ListUndelivered_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListUndeliveredRequest)
 	if err := dec(in); err != nil {
@@ -514,6 +799,60 @@ func _BufferAdminService_ListUndelivered_Handler(srv interface{}, ctx context.Co
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(BufferAdminServiceServer).ListUndelivered(ctx, req.(*ListUndeliveredRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _BufferAdminService_ReadUndelivered_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReadUndeliveredRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BufferAdminServiceServer).ReadUndelivered(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BufferAdminService_ReadUndelivered_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BufferAdminServiceServer).ReadUndelivered(ctx, req.(*ReadUndeliveredRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _BufferAdminService_RedriveUndelivered_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RedriveUndeliveredRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BufferAdminServiceServer).RedriveUndelivered(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BufferAdminService_RedriveUndelivered_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BufferAdminServiceServer).RedriveUndelivered(ctx, req.(*RedriveUndeliveredRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _BufferAdminService_ForgetUndelivered_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ForgetUndeliveredRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BufferAdminServiceServer).ForgetUndelivered(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BufferAdminService_ForgetUndelivered_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BufferAdminServiceServer).ForgetUndelivered(ctx, req.(*ForgetUndeliveredRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -608,6 +947,78 @@ func _BufferAdminService_ListSessions_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _BufferAdminService_ListFlows_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListFlowsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BufferAdminServiceServer).ListFlows(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BufferAdminService_ListFlows_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BufferAdminServiceServer).ListFlows(ctx, req.(*ListFlowsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _BufferAdminService_ListSinkState_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListSinkStateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BufferAdminServiceServer).ListSinkState(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BufferAdminService_ListSinkState_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BufferAdminServiceServer).ListSinkState(ctx, req.(*ListSinkStateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _BufferAdminService_ForgetSinkState_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ForgetSinkStateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BufferAdminServiceServer).ForgetSinkState(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BufferAdminService_ForgetSinkState_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BufferAdminServiceServer).ForgetSinkState(ctx, req.(*ForgetSinkStateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _BufferAdminService_ListParkedBatches_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListParkedBatchesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BufferAdminServiceServer).ListParkedBatches(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BufferAdminService_ListParkedBatches_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BufferAdminServiceServer).ListParkedBatches(ctx, req.(*ListParkedBatchesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _BufferAdminService_PeekRecords_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(PeekRecordsRequest)
 	if err := dec(in); err != nil {
@@ -626,6 +1037,17 @@ func _BufferAdminService_PeekRecords_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _BufferAdminService_TapRecords_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(TapRecordsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(BufferAdminServiceServer).TapRecords(m, &grpc.GenericServerStream[TapRecordsRequest, TapRecordsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type BufferAdminService_TapRecordsServer = grpc.ServerStreamingServer[TapRecordsResponse]
+
 // BufferAdminService_ServiceDesc is the grpc.ServiceDesc for BufferAdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -640,6 +1062,10 @@ var BufferAdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetQueue",
 			Handler:    _BufferAdminService_GetQueue_Handler,
+		},
+		{
+			MethodName: "UpdateQueue",
+			Handler:    _BufferAdminService_UpdateQueue_Handler,
 		},
 		{
 			MethodName: "ListSubscriptions",
@@ -666,8 +1092,28 @@ var BufferAdminService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _BufferAdminService_SeekSubscription_Handler,
 		},
 		{
+			MethodName: "ReplaySubscription",
+			Handler:    _BufferAdminService_ReplaySubscription_Handler,
+		},
+		{
+			MethodName: "CancelReplay",
+			Handler:    _BufferAdminService_CancelReplay_Handler,
+		},
+		{
 			MethodName: "ListUndelivered",
 			Handler:    _BufferAdminService_ListUndelivered_Handler,
+		},
+		{
+			MethodName: "ReadUndelivered",
+			Handler:    _BufferAdminService_ReadUndelivered_Handler,
+		},
+		{
+			MethodName: "RedriveUndelivered",
+			Handler:    _BufferAdminService_RedriveUndelivered_Handler,
+		},
+		{
+			MethodName: "ForgetUndelivered",
+			Handler:    _BufferAdminService_ForgetUndelivered_Handler,
 		},
 		{
 			MethodName: "Audit",
@@ -690,10 +1136,32 @@ var BufferAdminService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _BufferAdminService_ListSessions_Handler,
 		},
 		{
+			MethodName: "ListFlows",
+			Handler:    _BufferAdminService_ListFlows_Handler,
+		},
+		{
+			MethodName: "ListSinkState",
+			Handler:    _BufferAdminService_ListSinkState_Handler,
+		},
+		{
+			MethodName: "ForgetSinkState",
+			Handler:    _BufferAdminService_ForgetSinkState_Handler,
+		},
+		{
+			MethodName: "ListParkedBatches",
+			Handler:    _BufferAdminService_ListParkedBatches_Handler,
+		},
+		{
 			MethodName: "PeekRecords",
 			Handler:    _BufferAdminService_PeekRecords_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "TapRecords",
+			Handler:       _BufferAdminService_TapRecords_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "spillway/v1/buffer_admin.proto",
 }

@@ -29,13 +29,13 @@ type Delivery struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name in the configuration.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// "hdfs", "file" or "kafka".
+	// "hdfs", "file", "kafka" or "manifest".
 	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	// "queue/subscription".
 	Subscription string `protobuf:"bytes,3,opt,name=subscription,proto3" json:"subscription,omitempty"`
 	// Name of this instance.
 	Consumer string `protobuf:"bytes,4,opt,name=consumer,proto3" json:"consumer,omitempty"`
-	// Session id at the buffer; 0 when not connected.
+	// Session id at the buffer, of the first shard that there is one with; 0 when not connected.
 	SessionId uint64 `protobuf:"varint,5,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
 	// Whether PauseDelivery is in force.
 	Paused bool `protobuf:"varint,6,opt,name=paused,proto3" json:"paused,omitempty"`
@@ -192,7 +192,14 @@ type OpenFile struct {
 	// When the file was begun.
 	OpenedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=opened_at,json=openedAt,proto3" json:"opened_at,omitempty"`
 	// When records were last committed to it.
-	CommittedAt   *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=committed_at,json=committedAt,proto3" json:"committed_at,omitempty"`
+	CommittedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=committed_at,json=committedAt,proto3" json:"committed_at,omitempty"`
+	// Key of its entry in the sink state that the buffer keeps. Where the file is lost for good, the buffer's admin API
+	// forgets the entry by it.
+	StateKey string `protobuf:"bytes,7,opt,name=state_key,json=stateKey,proto3" json:"state_key,omitempty"`
+	// Why the file cannot be finished; it is tried further on. Empty: nothing is in the way.
+	Trouble string `protobuf:"bytes,8,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	// Since when.
+	TroubleSince  *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=trouble_since,json=troubleSince,proto3" json:"trouble_since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -265,6 +272,27 @@ func (x *OpenFile) GetOpenedAt() *timestamppb.Timestamp {
 func (x *OpenFile) GetCommittedAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.CommittedAt
+	}
+	return nil
+}
+
+func (x *OpenFile) GetStateKey() string {
+	if x != nil {
+		return x.StateKey
+	}
+	return ""
+}
+
+func (x *OpenFile) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
+}
+
+func (x *OpenFile) GetTroubleSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.TroubleSince
 	}
 	return nil
 }
@@ -742,7 +770,7 @@ const file_spillway_v1_delivery_admin_proto_rawDesc = "" +
 	"\fdead_letters\x18\v \x01(\x03R\vdeadLetters\x12\x16\n" +
 	"\x06leases\x18\f \x01(\x03R\x06leases\x12\x1d\n" +
 	"\n" +
-	"open_files\x18\r \x01(\x05R\topenFiles\"\x84\x02\n" +
+	"open_files\x18\r \x01(\x05R\topenFiles\"\xfc\x02\n" +
 	"\bOpenFile\x12\x1e\n" +
 	"\vin_use_path\x18\x01 \x01(\tR\tinUsePath\x12\x1d\n" +
 	"\n" +
@@ -750,7 +778,10 @@ const file_spillway_v1_delivery_admin_proto_rawDesc = "" +
 	"\x0fcommitted_bytes\x18\x03 \x01(\x03R\x0ecommittedBytes\x12\x18\n" +
 	"\arecords\x18\x04 \x01(\x03R\arecords\x127\n" +
 	"\topened_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bopenedAt\x12=\n" +
-	"\fcommitted_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vcommittedAt\"\x14\n" +
+	"\fcommitted_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vcommittedAt\x12\x1b\n" +
+	"\tstate_key\x18\a \x01(\tR\bstateKey\x12\x18\n" +
+	"\atrouble\x18\b \x01(\tR\atrouble\x12?\n" +
+	"\rtrouble_since\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\ftroubleSince\"\x14\n" +
 	"\x12GetDeliveryRequest\"H\n" +
 	"\x13GetDeliveryResponse\x121\n" +
 	"\bdelivery\x18\x01 \x01(\v2\x15.spillway.v1.DeliveryR\bdelivery\"\x16\n" +
@@ -810,25 +841,26 @@ var file_spillway_v1_delivery_admin_proto_goTypes = []any{
 var file_spillway_v1_delivery_admin_proto_depIdxs = []int32{
 	12, // 0: spillway.v1.OpenFile.opened_at:type_name -> google.protobuf.Timestamp
 	12, // 1: spillway.v1.OpenFile.committed_at:type_name -> google.protobuf.Timestamp
-	0,  // 2: spillway.v1.GetDeliveryResponse.delivery:type_name -> spillway.v1.Delivery
-	0,  // 3: spillway.v1.PauseDeliveryResponse.delivery:type_name -> spillway.v1.Delivery
-	0,  // 4: spillway.v1.ResumeDeliveryResponse.delivery:type_name -> spillway.v1.Delivery
-	1,  // 5: spillway.v1.ListOpenFilesResponse.files:type_name -> spillway.v1.OpenFile
-	2,  // 6: spillway.v1.DeliveryAdminService.GetDelivery:input_type -> spillway.v1.GetDeliveryRequest
-	4,  // 7: spillway.v1.DeliveryAdminService.PauseDelivery:input_type -> spillway.v1.PauseDeliveryRequest
-	6,  // 8: spillway.v1.DeliveryAdminService.ResumeDelivery:input_type -> spillway.v1.ResumeDeliveryRequest
-	8,  // 9: spillway.v1.DeliveryAdminService.ListOpenFiles:input_type -> spillway.v1.ListOpenFilesRequest
-	10, // 10: spillway.v1.DeliveryAdminService.RollFiles:input_type -> spillway.v1.RollFilesRequest
-	3,  // 11: spillway.v1.DeliveryAdminService.GetDelivery:output_type -> spillway.v1.GetDeliveryResponse
-	5,  // 12: spillway.v1.DeliveryAdminService.PauseDelivery:output_type -> spillway.v1.PauseDeliveryResponse
-	7,  // 13: spillway.v1.DeliveryAdminService.ResumeDelivery:output_type -> spillway.v1.ResumeDeliveryResponse
-	9,  // 14: spillway.v1.DeliveryAdminService.ListOpenFiles:output_type -> spillway.v1.ListOpenFilesResponse
-	11, // 15: spillway.v1.DeliveryAdminService.RollFiles:output_type -> spillway.v1.RollFilesResponse
-	11, // [11:16] is the sub-list for method output_type
-	6,  // [6:11] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	12, // 2: spillway.v1.OpenFile.trouble_since:type_name -> google.protobuf.Timestamp
+	0,  // 3: spillway.v1.GetDeliveryResponse.delivery:type_name -> spillway.v1.Delivery
+	0,  // 4: spillway.v1.PauseDeliveryResponse.delivery:type_name -> spillway.v1.Delivery
+	0,  // 5: spillway.v1.ResumeDeliveryResponse.delivery:type_name -> spillway.v1.Delivery
+	1,  // 6: spillway.v1.ListOpenFilesResponse.files:type_name -> spillway.v1.OpenFile
+	2,  // 7: spillway.v1.DeliveryAdminService.GetDelivery:input_type -> spillway.v1.GetDeliveryRequest
+	4,  // 8: spillway.v1.DeliveryAdminService.PauseDelivery:input_type -> spillway.v1.PauseDeliveryRequest
+	6,  // 9: spillway.v1.DeliveryAdminService.ResumeDelivery:input_type -> spillway.v1.ResumeDeliveryRequest
+	8,  // 10: spillway.v1.DeliveryAdminService.ListOpenFiles:input_type -> spillway.v1.ListOpenFilesRequest
+	10, // 11: spillway.v1.DeliveryAdminService.RollFiles:input_type -> spillway.v1.RollFilesRequest
+	3,  // 12: spillway.v1.DeliveryAdminService.GetDelivery:output_type -> spillway.v1.GetDeliveryResponse
+	5,  // 13: spillway.v1.DeliveryAdminService.PauseDelivery:output_type -> spillway.v1.PauseDeliveryResponse
+	7,  // 14: spillway.v1.DeliveryAdminService.ResumeDelivery:output_type -> spillway.v1.ResumeDeliveryResponse
+	9,  // 15: spillway.v1.DeliveryAdminService.ListOpenFiles:output_type -> spillway.v1.ListOpenFilesResponse
+	11, // 16: spillway.v1.DeliveryAdminService.RollFiles:output_type -> spillway.v1.RollFilesResponse
+	12, // [12:17] is the sub-list for method output_type
+	7,  // [7:12] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_spillway_v1_delivery_admin_proto_init() }

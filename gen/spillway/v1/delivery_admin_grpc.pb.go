@@ -40,7 +40,7 @@ type DeliveryAdminServiceClient interface {
 	PauseDelivery(ctx context.Context, in *PauseDeliveryRequest, opts ...grpc.CallOption) (*PauseDeliveryResponse, error)
 	// ResumeDelivery takes batches again.
 	ResumeDelivery(ctx context.Context, in *ResumeDeliveryRequest, opts ...grpc.CallOption) (*ResumeDeliveryResponse, error)
-	// ListOpenFiles lists the in-use files of a file delivery.
+	// ListOpenFiles lists the in-use files of a file delivery, and the files of others that it is to finish.
 	ListOpenFiles(ctx context.Context, in *ListOpenFilesRequest, opts ...grpc.CallOption) (*ListOpenFilesResponse, error)
 	// RollFiles makes in-use files final now and returns when it is done.
 	RollFiles(ctx context.Context, in *RollFilesRequest, opts ...grpc.CallOption) (*RollFilesResponse, error)
@@ -116,7 +116,7 @@ type DeliveryAdminServiceServer interface {
 	PauseDelivery(context.Context, *PauseDeliveryRequest) (*PauseDeliveryResponse, error)
 	// ResumeDelivery takes batches again.
 	ResumeDelivery(context.Context, *ResumeDeliveryRequest) (*ResumeDeliveryResponse, error)
-	// ListOpenFiles lists the in-use files of a file delivery.
+	// ListOpenFiles lists the in-use files of a file delivery, and the files of others that it is to finish.
 	ListOpenFiles(context.Context, *ListOpenFilesRequest) (*ListOpenFilesResponse, error)
 	// RollFiles makes in-use files final now and returns when it is done.
 	RollFiles(context.Context, *RollFilesRequest) (*RollFilesResponse, error)

@@ -51,9 +51,12 @@ type Source struct {
 	// Records handed to the buffer since the start.
 	Records int64 `protobuf:"varint,12,opt,name=records,proto3" json:"records,omitempty"`
 	// Key, value and header bytes of those records.
-	Bytes         int64 `protobuf:"varint,13,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Bytes int64 `protobuf:"varint,13,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Client ids of members of the group that are not of Spillway: the partitions that they are given are not read
+	// here.
+	ForeignClients []string `protobuf:"bytes,14,rep,name=foreign_clients,json=foreignClients,proto3" json:"foreign_clients,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Source) Reset() {
@@ -177,6 +180,13 @@ func (x *Source) GetBytes() int64 {
 	return 0
 }
 
+func (x *Source) GetForeignClients() []string {
+	if x != nil {
+		return x.ForeignClients
+	}
+	return nil
+}
+
 // PartitionStatus is one partition as this instance reads it.
 type PartitionStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -201,9 +211,15 @@ type PartitionStatus struct {
 	// Age of the record at safe_offset in milliseconds, as of the last look; 0 when there is none.
 	OldestUnsafeMs int64 `protobuf:"varint,10,opt,name=oldest_unsafe_ms,json=oldestUnsafeMs,proto3" json:"oldest_unsafe_ms,omitempty"`
 	// How long the topic keeps records, in milliseconds; 0 when for ever, or unknown.
-	RetentionMs   int64 `protobuf:"varint,11,opt,name=retention_ms,json=retentionMs,proto3" json:"retention_ms,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RetentionMs int64 `protobuf:"varint,11,opt,name=retention_ms,json=retentionMs,proto3" json:"retention_ms,omitempty"`
+	// The last stable offset, as of the last fetch: an open transaction holds back what comes after it. It is
+	// end_offset when there is none, or when uncommitted records are read.
+	StableOffset int64 `protobuf:"varint,12,opt,name=stable_offset,json=stableOffset,proto3" json:"stable_offset,omitempty"`
+	// Since when stable_offset stands below end_offset where it is, in milliseconds since the Unix epoch; 0 when it
+	// does not.
+	HeldBackSinceMs int64 `protobuf:"varint,13,opt,name=held_back_since_ms,json=heldBackSinceMs,proto3" json:"held_back_since_ms,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *PartitionStatus) Reset() {
@@ -309,6 +325,20 @@ func (x *PartitionStatus) GetOldestUnsafeMs() int64 {
 func (x *PartitionStatus) GetRetentionMs() int64 {
 	if x != nil {
 		return x.RetentionMs
+	}
+	return 0
+}
+
+func (x *PartitionStatus) GetStableOffset() int64 {
+	if x != nil {
+		return x.StableOffset
+	}
+	return 0
+}
+
+func (x *PartitionStatus) GetHeldBackSinceMs() int64 {
+	if x != nil {
+		return x.HeldBackSinceMs
 	}
 	return 0
 }
@@ -730,7 +760,7 @@ var File_spillway_v1_ingest_admin_proto protoreflect.FileDescriptor
 
 const file_spillway_v1_ingest_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1espillway/v1/ingest_admin.proto\x12\vspillway.v1\"\xd8\x02\n" +
+	"\x1espillway/v1/ingest_admin.proto\x12\vspillway.v1\"\x81\x03\n" +
 	"\x06Source\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\abrokers\x18\x02 \x03(\tR\abrokers\x12\x18\n" +
@@ -748,7 +778,8 @@ const file_spillway_v1_ingest_admin_proto_rawDesc = "" +
 	"partitions\x18\v \x01(\x05R\n" +
 	"partitions\x12\x18\n" +
 	"\arecords\x18\f \x01(\x03R\arecords\x12\x14\n" +
-	"\x05bytes\x18\r \x01(\x03R\x05bytes\"\xe6\x02\n" +
+	"\x05bytes\x18\r \x01(\x03R\x05bytes\x12'\n" +
+	"\x0fforeign_clients\x18\x0e \x03(\tR\x0eforeignClients\"\xb8\x03\n" +
 	"\x0fPartitionStatus\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x1c\n" +
@@ -763,7 +794,9 @@ const file_spillway_v1_ingest_admin_proto_rawDesc = "" +
 	"\ffirst_offset\x18\t \x01(\x03R\vfirstOffset\x12(\n" +
 	"\x10oldest_unsafe_ms\x18\n" +
 	" \x01(\x03R\x0eoldestUnsafeMs\x12!\n" +
-	"\fretention_ms\x18\v \x01(\x03R\vretentionMs\"P\n" +
+	"\fretention_ms\x18\v \x01(\x03R\vretentionMs\x12#\n" +
+	"\rstable_offset\x18\f \x01(\x03R\fstableOffset\x12+\n" +
+	"\x12held_back_since_ms\x18\r \x01(\x03R\x0fheldBackSinceMs\"P\n" +
 	"\x12ListSourcesRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +

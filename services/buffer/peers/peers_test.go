@@ -1,6 +1,6 @@
 // Package peers measures the queues that the buffer is compared with, on the same batches as
-// BenchmarkBuffer: a batch of 1,000 records is one message, which is the best case for them. `make bench` runs both
-// in one go; docs/performance.md has the figures.
+// BenchmarkBuffer: a batch of 1,000 records is one message, which is the best case for them.
+// `make bench` runs both in one go; docs/performance.md has the figures.
 package peers
 
 import (
@@ -28,7 +28,8 @@ func report(b *testing.B, size int) {
 	b.ReportMetric(float64(b.N)*records/b.Elapsed().Seconds(), "records/s")
 }
 
-// BenchmarkDiskqueue puts and takes at the same time, with an fsync for every 2 MiB, as large as the buffer's groups.
+// BenchmarkDiskqueue puts and takes at the same time, with an fsync for every 2 MiB, as large as
+// the buffer's groups.
 func BenchmarkDiskqueue(b *testing.B) {
 	for _, size := range sizes {
 		b.Run(fmt.Sprintf("%dB", size), func(b *testing.B) {
@@ -55,8 +56,9 @@ func BenchmarkDiskqueue(b *testing.B) {
 	}
 }
 
-// BenchmarkJetStream publishes to a stream with file storage, embedded, over loopback, and consumes it with explicit acks at
-// the same time: as it comes (an fsync every two minutes), and with sync_interval: always, which is what durable means.
+// BenchmarkJetStream publishes to a stream with file storage, embedded, over loopback, and
+// consumes it with explicit acks at the same time: as it comes (an fsync every two minutes), and
+// with sync_interval: always, which is what durable means.
 func BenchmarkJetStream(b *testing.B) {
 	for _, durable := range []bool{true, false} {
 		for _, size := range sizes {

@@ -4,6 +4,8 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"github.com/spillwayio/spillway/services/internal/race"
 )
 
 // nullStore keeps nothing but counts.
@@ -22,10 +24,12 @@ func (s *nullStore) Read(Ref) ([]byte, error) { return nil, ErrDamaged }
 func (s *nullStore) Release([]Ref)            {}
 func (s *nullStore) Stats() StoreStats        { return StoreStats{} }
 func (s *nullStore) Close() error             { return nil }
+func (s *nullStore) Continue() (bool, error)  { return false, nil }
 
-// TestBacklogMemory: a backlog on disk costs memory per batch and nothing per record: 100,000,000 records in
-// batches of 1,000 are 100,000 pieces.
+// TestBacklogMemory: a backlog on disk costs memory per batch and nothing per record: 100,000,000
+// records in batches of 1,000 are 100,000 pieces.
 func TestBacklogMemory(t *testing.T) {
+	race.Apart(t)
 	const batches, records = 100_000, 1000
 	now := time.Unix(1_700_000_000, 0)
 	q, err := Open(Config{MemoryRecords: 100 * records, MemoryBytes: 1 << 20, DiskRecords: 1 << 40, DiskBytes: 1 << 40, LeaseDuration: time.Minute,

@@ -1,147 +1,252 @@
 package queue
 
 import (
+	"container/heap"
 	"slices"
-	"time"
 )
 
-// turnBytes is what a partition may have leased before it is the next one's turn, but for a larger batch.
-const turnBytes = 256 << 10
+const (
+	// turnBytes is what a partition may have leased before it is the next one's turn, but for a
+	// larger batch.
+	turnBytes = 256 << 10
+	// holdItems is how much is done at most, in leases or the like, before the queue's lock is
+	// let go of.
+	holdItems = 2000
+)
 
-// dispatchLocked leases what can be leased to the sessions that have credit.
+// dispatchLocked leases what can be leased to the sessions that have credit. What is too much for
+// one hold of the lock is leased when these ask for their events.
 func (q *Queue) dispatchLocked(sub *subscription) {
-	if sub.paused || len(sub.sessions) == 0 {
+	sub.undispatched = false
+	if sub.paused || sub.moving > 0 || len(sub.sessions) == 0 {
 		return
 	}
-	now, ordered := q.cfg.Now(), sub.ordered()
-	for waiting := 0; waiting < len(sub.ready); {
-		g := sub.ready[0]
-		s := sub.taker(g, ordered)
-		if s == nil && !ordered {
+	left := q.holdItems
+	if q.unparkLocked(left) {
+		q.laterLocked(sub)
+	}
+	for left > 0 {
+		taker := sub.taker()
+		if taker == nil {
 			return // nobody has credit
 		}
-		pc, fromBack := g.next(now, ordered)
-		if pc != nil && s != nil {
-			q.leaseLocked(g, pc, fromBack, s, now)
-			waiting = 0
-			if g.turn += int64(pc.size); g.turn < turnBytes {
-				continue
+		busy := false
+		if sub.ordered() {
+			for _, s := range sub.sessions {
+				if g, ok := s.ready.first(); ok && s.credit > 0 && left > 0 {
+					busy = true
+					left -= q.turnLocked(g, s, left)
+				}
+			}
+			if taker = sub.taker(); taker == nil {
+				return
 			}
 		}
-		g.turn = 0
-		sub.ready = sub.ready[1:]
-		if pc == nil {
-			g.inReady = false
-			continue
+		if g, ok := sub.ready.first(); ok && left > 0 {
+			busy = true
+			if h := g.holder(); sub.ordered() && h != nil {
+				h.ready.push(&g.ready)
+			} else {
+				left -= q.turnLocked(g, taker, left)
+			}
 		}
-		if s == nil {
-			waiting++
+		if !busy {
+			return
 		}
-		sub.ready = append(sub.ready, g)
+	}
+	q.laterLocked(sub)
+}
+
+// laterLocked has the sessions that have credit go on with dispatchLocked.
+func (q *Queue) laterLocked(sub *subscription) {
+	sub.undispatched = true
+	for _, s := range sub.sessions {
+		if s.credit > 0 {
+			s.signalLocked()
+		}
 	}
 }
 
-// taker is the session to lease from g to: the one that holds the partition when ordered, else the
-// one with most credit.
-func (s *subscription) taker(g *progress, ordered bool) *Session {
-	if h := g.holder(); ordered && h != nil {
-		if h.live && h.credit > 0 {
-			return h
+// turnLocked leases from the first partition in line to a session until its turn is over, at most
+// so many batches. It returns how many it looked at.
+func (q *Queue) turnLocked(g *progress, s *Session, most int) (n int) {
+	ordered := g.sub.ordered()
+	for s.credit > 0 && n < most {
+		n++
+		pc, again := q.nextLocked(g, ordered)
+		if pc == nil {
+			g.turn = 0
+			g.ready.leave()
+			return n
 		}
+		q.leaseLocked(g, pc, again, s)
+		if g.turn += int64(pc.size); g.turn >= turnBytes {
+			g.turn = 0
+			g.ready.line.push(&g.ready)
+			return n
+		}
+		if !ordered {
+			if s = g.sub.taker(); s == nil {
+				return n
+			}
+		}
+	}
+	return n
+}
+
+// takers is a heap of sessions, the one with the most credit first, and of those with as much the
+// oldest.
+type takers []*Session
+
+func (h takers) Len() int { return len(h) }
+
+func (h takers) Less(i, j int) bool {
+	return h[i].credit > h[j].credit || h[i].credit == h[j].credit && h[i].joined < h[j].joined
+}
+
+func (h takers) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].slot, h[j].slot = i, j
+}
+
+// Push implements heap.Interface.
+func (h *takers) Push(x any) {
+	s := x.(*Session)
+	s.slot = len(*h)
+	*h = append(*h, s)
+}
+
+// Pop implements heap.Interface.
+func (h *takers) Pop() any {
+	n := len(*h) - 1
+	s := (*h)[n]
+	(*h)[n] = nil
+	*h = (*h)[:n]
+	return s
+}
+
+// taker is the session with the most credit, or nil when none has any.
+func (s *subscription) taker() *Session {
+	if len(s.takers) == 0 || s.takers[0].credit <= 0 {
 		return nil
 	}
-	var best *Session
-	for _, x := range s.sessions {
-		if x.credit > 0 && (best == nil || x.credit > best.credit) {
-			best = x
-		}
-	}
-	return best
+	return s.takers[0]
 }
 
-func (q *Queue) leaseLocked(g *progress, pc *piece, fromBack int, s *Session, now time.Time) {
+// creditLocked changes what a session may be leased.
+func (s *Session) creditLocked(bytes int64) {
+	s.credit += bytes
+	if s.live {
+		heap.Fix(&s.sub.takers, s.slot)
+	}
+}
+
+// joinLocked makes a session one of its subscription's.
+func (q *Queue) joinLocked(s *Session) {
+	q.joined++
+	s.live, s.joined = true, q.joined
+	s.sub.sessions = append(s.sub.sessions, s)
+	heap.Push(&s.sub.takers, s)
+	if s.ordered {
+		s.sub.orderedSessions++
+	}
+}
+
+// partLocked ends what joinLocked began.
+func (q *Queue) partLocked(s *Session) {
+	sub := s.sub
+	sub.sessions = slices.DeleteFunc(sub.sessions, func(x *Session) bool { return x == s })
+	heap.Remove(&sub.takers, s.slot)
+	if s.ordered {
+		if sub.orderedSessions--; sub.orderedSessions == 0 {
+			sub.ready.take(&s.ready)
+			for _, other := range sub.sessions {
+				sub.ready.take(&other.ready)
+			}
+		}
+	}
+}
+
+func (q *Queue) leaseLocked(g *progress, pc *piece, again *returned, s *Session) {
 	attempt := 1
-	g.again = fromBack >= 0
-	if fromBack >= 0 {
-		attempt = g.back[fromBack].attempt + 1
-		g.back = slices.Delete(g.back, fromBack, fromBack+1)
+	g.again = again != nil
+	if again != nil {
+		attempt = again.attempt + 1
+		q.takeBackLocked(again)
 	} else {
-		g.cursor = pc.own.Next
+		g.moveCursor(pc.own.Next)
 		g.sub.taken += int64(pc.size)
 	}
 	if attempt > 1 {
 		g.sub.redelivered++
 	}
 	q.nextLease++
-	l := &lease{id: q.nextLease, piece: pc, progress: g, session: s, attempt: attempt, deadline: now.Add(q.cfg.LeaseDuration)}
-	g.addLease(l)
+	l := &lease{id: q.nextLease, piece: pc, progress: g, session: s, attempt: attempt}
+	l.expiry.value = l
+	g.leases.add(l)
 	s.leases[l.id] = l
-	s.credit -= int64(pc.size)
+	q.extendLocked(l)
+	s.creditLocked(-int64(pc.size))
 	g.sub.leased++
 	g.sub.leasedBytes += int64(pc.size)
 	g.sub.leasedRecords += int64(pc.records)
 	if q.paced {
 		q.roomLocked()
 	}
+	if g.ready.waits() {
+		q.readyLocked(g) // with ordering, it is in the session's line now
+	}
 
 	out := &Lease{ID: l.id, Batch: pc.out(), Attempt: attempt, Settled: g.skip(pc), Epoch: g.settled.Epoch,
-		Last: g.sub.leasedRecords >= g.sub.pendingRecords, ref: pc.ref}
+		Last: g.sub.leasedRecords >= g.sub.pendingRecords-g.sub.keptRecords, piece: pc, lease: l}
 	s.tellLocked(Event{Lease: out})
+	q.withholdLocked(s)
+}
+
+// extendLocked moves a lease's deadline to the lease duration from now.
+func (q *Queue) extendLocked(l *lease) {
+	l.deadline = q.clock() + int64(q.cfg.LeaseDuration)
+	l.session.expiry.push(&l.expiry)
 }
 
 // endLeaseLocked forgets a lease.
 func (q *Queue) endLeaseLocked(l *lease) {
+	g := l.progress
 	delete(l.session.leases, l.id)
-	l.progress.removeLease(l)
-	l.progress.sub.leased--
-	l.progress.sub.leasedBytes -= int64(l.piece.size)
-	l.progress.sub.leasedRecords -= int64(l.piece.records)
-	q.readyLocked(l.progress)
+	q.giveCreditLocked(l.session)
+	l.expiry.leave()
+	g.removeLease(l)
+	g.sub.leased--
+	g.sub.leasedBytes -= int64(l.piece.size)
+	g.sub.leasedRecords -= int64(l.piece.records)
+	q.readyLocked(g)
 }
 
-// keepLeaseLocked goes on with a lease of which a part was settled. When meanwhile the session died, or with ordering
-// something before it was given back, it follows the others.
+// keepLeaseLocked goes on with a lease of which a part was settled. When meanwhile the session
+// died, or with ordering something before it was given back, it follows the others.
 func (q *Queue) keepLeaseLocked(l *lease) {
-	now := q.cfg.Now()
-	l.acking, l.deadline = false, now.Add(q.cfg.LeaseDuration)
+	l.acking = false
+	q.extendLocked(l)
 	g := l.progress
 	q.readyLocked(g) // its ledger may be less scattered
-	overtaken := (g.sub.ordered() || l.session.ordered) && g.waitsBefore(l.piece.own.First)
-	if !l.session.live || overtaken {
-		q.returnLeaseLocked(l, now)
+	overtaken := (g.sub.ordered() || l.session.ordered) && q.waitsBeforeLocked(g, l.piece.own.First)
+	if !l.session.live || overtaken || l.revoked {
+		q.returnLeaseLocked(l, q.clock())
 		l.session.tellLocked(Event{Revoked: []uint64{l.id}})
 	}
 }
 
-// returnLeaseLocked ends a lease whose batch is to be leased again at due. With ordering, the later
-// leases of the partition go back with it: delivered after it, they would be out of order.
-func (q *Queue) returnLeaseLocked(l *lease, due time.Time) {
-	g := l.progress
-	gone := []*lease{l}
-	if g.sub.ordered() || l.session.ordered {
-		for _, later := range g.leases {
-			if later.piece.own.First > l.piece.own.First && !later.acking {
-				gone = append(gone, later)
-			}
-		}
-	}
-	var revoked []uint64
-	for _, x := range gone {
-		q.endLeaseLocked(x)
-		g.giveBack(returned{piece: x.piece, attempt: x.attempt, due: due})
-		if x != l {
-			revoked = append(revoked, x.id)
-		}
-	}
-	if len(revoked) > 0 {
-		l.session.tellLocked(Event{Revoked: revoked})
-	}
-}
-
-// readyLocked puts g in line for dispatch.
+// readyLocked puts g in line for dispatch: with ordering, in that of the session that holds
+// leases of it.
 func (q *Queue) readyLocked(g *progress) {
-	if !g.inReady {
-		g.inReady = true
-		g.sub.ready = append(g.sub.ready, g)
+	if g.slot < 0 || g.unwanted {
+		return // detached, or kept; an ack that was under way then ended its last lease
+	}
+	to := &g.sub.ready
+	if h := g.holder(); g.sub.ordered() && h != nil {
+		to = &h.ready
+	}
+	if g.ready.line != to {
+		to.push(&g.ready)
 	}
 }

@@ -5,15 +5,16 @@ import (
 	"fmt"
 )
 
-// FindOffset asks an ingest for the first offset of a partition whose record is not older than a time.
+// FindOffset asks an ingest for the first offset of a partition whose record is not older than a
+// time.
 type FindOffset struct {
 	ID          uint64
 	Partition   Partition
 	TimestampMs int64 // since the Unix epoch
 }
 
-// FindOffset asks one of the cluster's ingests, and waits for its answer until ctx ends. ErrNoIngest means that
-// none is connected.
+// FindOffset asks one of the cluster's ingests, and waits for its answer until ctx ends.
+// ErrNoIngest means that none is connected.
 func (q *Queue) FindOffset(ctx context.Context, id Partition, timestampMs int64) (int64, error) {
 	q.mu.Lock()
 	w := q.ingestLocked(id.Cluster)

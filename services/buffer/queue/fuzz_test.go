@@ -33,9 +33,9 @@ func (f *fuzzer) number() int64 {
 	return int64(binary.LittleEndian.Uint64(raw[:]))
 }
 
-// FuzzSession plays a delivery and an ingest that send anything: acks of leases of others, twice, or of none; ranges
-// outside, backwards, huge; credit below zero; state that is too large. What is refused leaves the ledger as it was,
-// and the audit accounts for everything after each step.
+// FuzzSession plays a delivery and an ingest that send anything: acks of leases of others, twice,
+// or of none; ranges outside, backwards, huge; credit below zero; state that is too large. What
+// is refused leaves the ledger as it was, and the audit accounts for everything after each step.
 func FuzzSession(f *testing.F) {
 	f.Add([]byte{0, 10, 20, 3, 100, 1, 1, 6, 0, 0, 7})
 	f.Add([]byte{0, 10, 20, 0, 20, 40, 3, 200, 1, 2, 6, 0, 6, 4, 1, 8, 3, 100, 1, 3, 1, 7, 9})
@@ -77,7 +77,7 @@ func fuzzStep(h *harness, s *Session, in *fuzzer) (refused bool) {
 	case 3, 4:
 		err = s.Ack(fuzzAck(in))
 	case 5:
-		s.Nack(uint64(in.byte()), time.Duration(in.number()))
+		s.Nack(uint64(in.byte()), time.Duration(in.number()), "")
 	case 6:
 		s.Extend([]uint64{uint64(in.byte()), uint64(in.byte())})
 	case 7:
@@ -104,7 +104,7 @@ func fuzzAck(in *fuzzer) Ack {
 			l.Filtered = append(l.Filtered, Range{in.number(), in.number()})
 		}
 		for range in.byte() % 3 {
-			l.DeadLetters = append(l.DeadLetters, DeadLetter{Offset: in.number(), Reason: "fuzz"})
+			l.DeadLetters = append(l.DeadLetters, DeadLetter{Offset: in.number(), Next: in.number(), Reason: "fuzz"})
 		}
 		for range in.byte() % 3 {
 			l.Only = append(l.Only, Range{in.number(), in.number()})
@@ -125,8 +125,8 @@ func (h *harness) fingerprint() string {
 		"partitions": len(h.q.partitions), "sessions": len(h.q.sessions)})) + string(mustJSON(h.q.subs[0].pendingRecords))
 }
 
-// FuzzRecovery opens a queue on entries with any content: an error is fine, a panic is not, and what opens
-// accounts for every offset.
+// FuzzRecovery opens a queue on entries with any content: an error is fine, a panic is not, and
+// what opens accounts for every offset.
 func FuzzRecovery(f *testing.F) {
 	h := newHarness(f, all("s"))
 	h.append("t", 0, 10)
@@ -140,8 +140,8 @@ func FuzzRecovery(f *testing.F) {
 	f.Fuzz(func(t *testing.T, kind1 byte, meta1 []byte, kind2 byte, meta2 []byte) {
 		store := newFakeStore()
 		store.entries = append(store.entries,
-			storedEntry{Recovered{EntryKind(kind1%4 + 1), meta1, Ref{Group: 1, Length: 4}}, make([]byte, 4)},
-			storedEntry{Recovered{EntryKind(kind2%4 + 1), meta2, Ref{Group: 2, Length: 4}}, make([]byte, 4)})
+			storedEntry{Recovered: Recovered{EntryKind(kind1%4 + 1), meta1, Ref{Group: 1, Length: 4}}, payload: make([]byte, 4)},
+			storedEntry{Recovered: Recovered{EntryKind(kind2%4 + 1), meta2, Ref{Group: 2, Length: 4}}, payload: make([]byte, 4)})
 		cfg := h.cfg
 		q, err := Open(cfg, store.open)
 		if err != nil {

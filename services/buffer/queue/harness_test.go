@@ -18,6 +18,12 @@ type fakeStore struct {
 	damaged  map[Ref]bool
 	fail     error // of the next Append
 	full     fullness
+
+	inParts bool     // each Continue writes a part of a snapshot, and every few groups there is one
+	opened  bool     // the first snapshot is there, which is always made at once
+	making  Snapshot // the one that goes on
+	made    *[][]byte
+	want    string // what it is to say
 }
 
 // fullness is how much space the disk of a fakeStore has.
@@ -32,6 +38,7 @@ const (
 type storedEntry struct {
 	Recovered
 	payload []byte
+	parts   *[][]byte // of a snapshot in parts; not finished when the last one is not nil
 }
 
 func newFakeStore() *fakeStore {
@@ -39,14 +46,24 @@ func newFakeStore() *fakeStore {
 }
 
 func (f *fakeStore) open(o StoreOptions) (Store, error) {
-	f.opts, f.fresh = o, true
+	f.opts, f.fresh, f.making, f.opened = o, true, nil, false
 	last := -1 // newest snapshot
 	for i, e := range f.entries {
-		if e.Kind == SnapshotEntry {
+		if e.Kind == SnapshotEntry && e.finished() {
 			last = i
 		}
 	}
 	for i, e := range f.entries {
+		if e.parts != nil {
+			for _, part := range *e.parts {
+				if i == last && part != nil {
+					if err := o.Recover(Recovered{Kind: SnapshotEntry, Meta: part}); err != nil {
+						return nil, err
+					}
+				}
+			}
+			continue
+		}
 		if (e.Kind == BatchEntry && !f.released[e.Ref]) || (e.Kind != BatchEntry && i >= last) {
 			if err := o.Recover(e.Recovered); err != nil {
 				return nil, err
@@ -65,16 +82,55 @@ func (f *fakeStore) Append(entries []Entry) ([]Ref, error) {
 		return nil, fmt.Errorf("append: %w", ErrNoSpace)
 	}
 	f.groups++
+	if f.inParts && f.making == nil && f.groups%7 == 0 {
+		f.fresh = true
+	}
 	if f.fresh {
-		f.fresh = false
-		f.entries = append(f.entries, storedEntry{Recovered: Recovered{Kind: SnapshotEntry, Meta: f.opts.Snapshot()}})
+		f.begin()
 	}
 	refs := make([]Ref, len(entries))
 	for i, e := range entries {
 		refs[i] = Ref{Group: f.groups, Offset: uint32(i), Length: uint32(len(e.Payload))}
-		f.entries = append(f.entries, storedEntry{Recovered{e.Kind, slices.Clone(e.Meta), refs[i]}, slices.Clone(e.Payload)})
+		f.entries = append(f.entries, storedEntry{Recovered: Recovered{e.Kind, slices.Clone(e.Meta), refs[i]}, payload: slices.Clone(e.Payload)})
 	}
 	return refs, nil
+}
+
+// begin begins a snapshot. One that is to be whole, and is small, is an entry like others.
+func (f *fakeStore) begin() {
+	inParts := f.inParts && f.opened
+	f.fresh, f.opened = false, true
+	if inParts {
+		f.want = contentOf(partsOf(f.opts.Snapshot()))
+	}
+	f.making, f.made = f.opts.Snapshot(), &[][]byte{}
+	f.entries = append(f.entries, storedEntry{Recovered: Recovered{Kind: SnapshotEntry}, parts: f.made})
+	for more := !inParts; more; {
+		more, _ = f.Continue()
+	}
+	if e := &f.entries[len(f.entries)-1]; !inParts && len(*f.made) == 2 {
+		e.Meta, e.parts = (*f.made)[0], nil
+	}
+}
+
+func (f *fakeStore) Continue() (more bool, err error) {
+	if f.making == nil {
+		return false, nil
+	}
+	part := f.making.Next()
+	*f.made = append(*f.made, part)
+	if part == nil {
+		f.making = nil
+		if got := contentOf((*f.made)[:len(*f.made)-1]); f.want != "" && got != f.want {
+			return false, fmt.Errorf("the snapshot in %d parts says\n%s, but was\n%s", len(*f.made)-1, got, f.want)
+		}
+		f.want = ""
+	}
+	return part != nil, nil
+}
+
+func (e *storedEntry) finished() bool {
+	return e.parts == nil || len(*e.parts) > 0 && (*e.parts)[len(*e.parts)-1] == nil
 }
 
 func (f *fakeStore) Read(ref Ref) ([]byte, error) {
@@ -105,12 +161,16 @@ type harness struct {
 	store *fakeStore
 	now   time.Time
 	q     *Queue
+
+	holdItems, partBytes int // of the queue; 0 leaves them
 }
 
 func newHarness(t testing.TB, subs ...SubscriptionConfig) *harness {
 	h := &harness{t: t, store: newFakeStore(), now: time.Unix(1_700_000_000, 0)}
 	h.cfg = Config{MemoryRecords: 1000, MemoryBytes: 10_000, DiskRecords: 1 << 40, DiskBytes: 1 << 40, SpillAfter: time.Second,
 		LeaseDuration: 10 * time.Second, Subscriptions: subs, Now: func() time.Time { return h.now }, Random: func() float64 { return 0.5 }}
+	last := uint64(1_700_000_000)
+	h.cfg.SessionID = func() uint64 { last++; return last }
 	h.reopen()
 	return h
 }
@@ -123,6 +183,12 @@ func (h *harness) reopen() {
 		h.t.Fatalf("open: %v", err)
 	}
 	h.q = q
+	if h.holdItems > 0 {
+		q.holdItems = h.holdItems
+	}
+	if h.partBytes > 0 {
+		q.partBytes = h.partBytes
+	}
 	h.write()
 }
 
@@ -139,6 +205,9 @@ func (h *harness) write() {
 		}
 		h.q.commit(g, refs)
 		h.q.release()
+		if _, err := h.q.store.Continue(); err != nil {
+			h.t.Fatalf("continue a snapshot: %v", err)
+		}
 	}
 }
 
@@ -266,4 +335,14 @@ func (h *harness) checkAudit() {
 
 func all(name string) SubscriptionConfig {
 	return SubscriptionConfig{Name: name, Topics: []string{"*"}, Required: true}
+}
+
+// outcomes is the totals of a subscription in the only partition.
+func (h *harness) outcomes(sub string) map[Outcome]int64 {
+	h.t.Helper()
+	for p := range h.q.Progress(sub, Partition{}) {
+		return p.Outcomes
+	}
+	h.t.Fatalf("%s has no partition", sub)
+	return nil
 }

@@ -5,16 +5,17 @@ import (
 	"time"
 )
 
-// A topic that is deleted and created again has its old name and offsets that begin anew: another incarnation, of
-// which every partition has a ledger of its own. Kafka's clients are not told. An ingest finds out by reading
-// again a record whose fingerprint the queue kept.
+// A topic that is deleted and created again has its old name and offsets that begin anew: another
+// incarnation, of which every partition has a ledger of its own. Kafka's clients are not told. An
+// ingest finds out by reading again a record whose fingerprint the queue kept.
 
 const (
-	// printInterval is how often the newest fingerprint of a partition is journaled. An older one serves as well, as
-	// long as Kafka has its record.
+	// printInterval is how often the newest fingerprint of a partition is journaled. An older one
+	// serves as well, as long as Kafka has its record.
 	printInterval = 10 * time.Second
-	// maxPrints is how many are kept, closer to each other the newer they are: a broker that is elected without
-	// having all records cuts off the end of a partition, and they tell how much is still the same.
+	// maxPrints is how many are kept, closer to each other the newer they are: a broker that is
+	// elected without having all records cuts off the end of a partition, and they tell how much
+	// is still the same.
 	maxPrints = 8
 )
 
@@ -40,10 +41,13 @@ type Assigned struct {
 	Prints    []Fingerprint // of records that were read, the newest first
 }
 
-// Assign tells where to go on with a partition, in its newest incarnation. With recreated, the ingest has found
-// that id's own incarnation is gone, and that what Kafka has under the name is another: if id's was the newest,
-// the next one begins.
+// Assign tells where to go on with a partition, in its newest incarnation. With recreated, the
+// ingest has found that id's own incarnation is gone, and that what Kafka has under the name is
+// another: if id's was the newest, the next one begins.
 func (q *Queue) Assign(id Partition, recreated bool) (Assigned, error) {
+	if err := id.validate(); err != nil {
+		return Assigned{}, err
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed != nil {
@@ -75,8 +79,8 @@ func (q *Queue) notePrintLocked(p *partition, print *Fingerprint) {
 	}
 }
 
-// addPrint keeps a fingerprint that is journaled. Of too many that one goes which leaves the smallest gap, in
-// proportion to its distance from the newest.
+// addPrint keeps a fingerprint that is journaled. Of too many that one goes which leaves the
+// smallest gap, in proportion to its distance from the newest.
 func (p *partition) addPrint(print *Fingerprint) {
 	if p.print == nil || p.print.Offset < print.Offset {
 		p.print = print
@@ -113,11 +117,11 @@ func (p *partition) knownRecords() []Fingerprint {
 func (q *Queue) supersededLocked(p *partition) bool { return p.id.Incarnation < q.newest[p.id.topic()] }
 
 // giveUpLocked settles as lost what subscriptions need of a superseded partition and nobody holds.
-func (q *Queue) giveUpLocked(p *partition) {
+func (q *Queue) giveUpLocked(p *partition, left *int) {
 	if p.refetch != nil {
 		q.endRefetchLocked(p)
 	}
-	q.deferredLocked(p) // holds again what is held for others
+	q.deferredLocked(p, left) // holds again what is held for others
 	if p.givingUp {
 		return
 	}
@@ -130,9 +134,12 @@ func (q *Queue) giveUpLocked(p *partition) {
 		}
 	}}
 	for _, g := range p.progress {
-		for _, deferred := range g.deferred {
+		for deferred := range g.deferred.All() {
+			if len(c.Settle) >= q.holdItems {
+				break // the rest follows when this is durable
+			}
 			for _, r := range p.notHeld(deferred) {
-				c.Settle = append(c.Settle, settleChange{Partition: p.id, Range: r, Except: []Interval{{r, Lost}}, Reason: reason,
+				c.Settle = append(c.Settle, settleChange{Partition: p.id, First: p.first, Range: r, Except: []Interval{{r, Lost}}, Reason: reason,
 					AtMs: q.cfg.Now().UnixMilli(), Deferred: true})
 			}
 		}
@@ -147,11 +154,14 @@ func (q *Queue) giveUpLocked(p *partition) {
 func (p *partition) notHeld(r Range) []Range {
 	var parts []Range
 	o := r.First
-	for i := p.pieceIndex(o); i < len(p.pieces) && p.pieces[i].own.First < r.Next; i++ {
-		if own := p.pieces[i].own; own.First > o {
-			parts = append(parts, Range{o, own.First})
+	for pc := range p.pieces.from(p.pieces.over(o)) {
+		if pc.own.First >= r.Next {
+			break
 		}
-		o = p.pieces[i].own.Next
+		if pc.own.First > o {
+			parts = append(parts, Range{o, pc.own.First})
+		}
+		o = pc.own.Next
 	}
 	if o < r.Next {
 		parts = append(parts, Range{o, r.Next})

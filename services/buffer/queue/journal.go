@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"slices"
 	"time"
 )
 
@@ -22,6 +21,7 @@ type batchMeta struct {
 	CRC            uint32    `json:"crc"`
 	MaxTimestampMs int64     `json:"ts"`
 	AppendedMs     int64     `json:"at"`
+	Copy           int64     `json:"copy,omitempty"` // the subscription that has the batch as a copy of dead letters
 }
 
 // change is the Meta of a ChangeEntry: what one durable write does to the ledger and the sessions.
@@ -29,22 +29,41 @@ type change struct {
 	Seen        *seenChange         `json:"seen,omitempty"`
 	Subscribe   *subscriptionChange `json:"subscribe,omitempty"`
 	Unsubscribe int64               `json:"unsubscribe,omitempty"` // a subscription
-	// Subscription is whose ledger Settle, Seek and Pause change; 0 is every one that wants the topic.
+	// Subscription is whose ledger Settle, Seek and Pause change; 0 is every one that wants the
+	// topic.
 	Subscription int64          `json:"sub,omitempty"`
 	Settle       []settleChange `json:"settle,omitempty"`
 	Seek         []Start        `json:"seek,omitempty"`
 	Epoch        int64          `json:"epoch,omitempty"` // of the ledgers that Subscribe and Seek begin, at least; ms since the Unix epoch
 	Reads        *readsChange   `json:"reads,omitempty"`
 	Pause        *bool          `json:"pause,omitempty"`
+	Limits       *limitsChange  `json:"limits,omitempty"`
+	Replay       *Replay        `json:"replay,omitempty"` // the subscription's from now on
+	// Repeat is what Subscription is to be delivered again, and Forgotten what is listed as
+	// undelivered no more.
+	Repeat    []repeatChange `json:"repeat,omitempty"`
+	Forgotten []repeatChange `json:"forgotten,omitempty"`
 	// Session is whose sink State changes, or who adopts.
 	Session uint64        `json:"session,omitempty"`
 	State   []StateChange `json:"state,omitempty"`
 	Adopt   uint64        `json:"adopt,omitempty"` // the dead session whose state becomes Session's
 
-	done func(*Queue) // called with the lock held, once the change is durable and applied
+	Forget string `json:"forget,omitempty"` // the key of an entry of sink state
+	// Safe is the safe offsets that what else the change does might take back. Filled in before
+	// it is written, with guards.
+	Safe   []Start `json:"safe,omitempty"`
+	Ledger string  `json:"ledger,omitempty"` // the random name of the queue's data, made with it
+	Shard  *shard  `json:"shard,omitempty"`  // with Ledger, as in snapshotHead
+
+	done   func(*Queue)  // called with the lock held, once the change is durable and applied
+	before func(*Queue)  // called before it is applied, like done
+	guards bool          // fill in Safe
+	moved  *subscription // leases nothing before
+	copies []*piece      // of the dead letters in Settle, written in the same group
 }
 
-// seenChange makes a partition known, how far it was appended at least, and what a record of it looked like.
+// seenChange makes a partition known, how far it was appended at least, and what a record of it
+// looked like.
 type seenChange struct {
 	Partition Partition    `json:"part"`
 	First     int64        `json:"first"`
@@ -52,16 +71,18 @@ type seenChange struct {
 	Print     *Fingerprint `json:"print,omitempty"`
 }
 
-// subscriptionChange adds a subscription, or changes the one with that id. What it newly wants begins at
-// Starts, in other partitions at their first offset.
+// subscriptionChange adds a subscription, or changes the one with that id. What it newly wants
+// begins at Starts, in other partitions at their first offset. What it wants no more is kept up
+// to Ends, in other partitions not at all.
 type subscriptionChange struct {
 	ID     int64              `json:"id"`
 	Config SubscriptionConfig `json:"config"`
 	Starts []Start            `json:"starts,omitempty"`
+	Ends   []Start            `json:"ends,omitempty"`
 }
 
-// settleChange settles Range as delivered, but for Except and DeadLetters. With Deferred, it settles only
-// what is deferred, as the outcome of the first of Except.
+// settleChange settles Range as delivered, but for Except and DeadLetters. With Deferred, it
+// settles only what is deferred, as the outcome of the first of Except.
 type settleChange struct {
 	Partition   Partition    `json:"part"`
 	First       int64        `json:"first,omitempty"` // as in batchMeta
@@ -71,16 +92,27 @@ type settleChange struct {
 	Reason      string       `json:"why,omitempty"`
 	AtMs        int64        `json:"at,omitempty"` // since the Unix epoch; of what is not delivered
 	Deferred    bool         `json:"deferred,omitempty"`
+	Keep        bool         `json:"keep,omitempty"` // only what is to be delivered again, which stays as it ended before
 }
 
-// snapshot is the Meta of a SnapshotEntry: the whole ledger.
+// snapshotHead is what each part of a snapshot begins with.
+type snapshotHead struct {
+	Ledger           string        `json:"ledger,omitempty"` // change.Ledger
+	Shard            *shard        `json:"shard,omitempty"`  // of a queue that has several
+	NextSubscription int64         `json:"next_sub"`
+	More             int           `json:"more,omitempty"` // how many parts come before this one
+	Limits           *limitsChange `json:"limits,omitempty"`
+}
+
+// snapshot is the Meta of a SnapshotEntry: the whole ledger, or a part of it. What is in several
+// parts is joined: the undelivered of a subscription, the ledgers of a partition, the state of a
+// session and the topics of a source.
 type snapshot struct {
-	NextSubscription int64               `json:"next_sub"`
-	NextSession      uint64              `json:"next_session"`
-	Subscriptions    []subscriptionState `json:"subs"`
-	Partitions       []partitionState    `json:"parts"`
-	Sessions         []sessionState      `json:"sessions"`
-	Reads            []readsChange       `json:"reads,omitempty"`
+	snapshotHead
+	Subscriptions []subscriptionState `json:"subs"`
+	Partitions    []partitionState    `json:"parts"`
+	Sessions      []sessionState      `json:"sessions"`
+	Reads         []readsChange       `json:"reads,omitempty"`
 }
 
 type subscriptionState struct {
@@ -88,15 +120,23 @@ type subscriptionState struct {
 	Config      SubscriptionConfig  `json:"config"`
 	Seed        *SubscriptionConfig `json:"seed,omitempty"` // what the configuration file said last
 	Paused      bool                `json:"paused,omitempty"`
+	Replay      *Replay             `json:"replay,omitempty"`
 	Undelivered []Undelivered       `json:"undelivered,omitempty"`
 }
 
 type partitionState struct {
-	ID      Partition         `json:"part"`
-	First   int64             `json:"first"`
-	Reached int64             `json:"reached"`
-	Settled map[int64]Settled `json:"settled"` // by subscription id
-	Prints  []Fingerprint     `json:"prints,omitempty"`
+	partitionHead
+	Settled ledgers `json:"settled"` // by subscription id
+}
+
+type partitionHead struct {
+	ID      Partition `json:"part"`
+	First   int64     `json:"first"`
+	Reached int64     `json:"reached"`
+	Safe    int64     `json:"safe,omitempty"`
+	// Unwanted is progress.until of the subscriptions, by id, that do not want the topic any more.
+	Unwanted map[int64]int64 `json:"unwanted,omitempty"`
+	Prints   []Fingerprint   `json:"prints,omitempty"`
 }
 
 type sessionState struct {
@@ -105,6 +145,7 @@ type sessionState struct {
 	Consumer     string            `json:"consumer"`
 	State        map[string][]byte `json:"state"`
 	Holds        map[string]int64  `json:"holds,omitempty"` // StateChange.HoldsMs
+	Since        map[string]int64  `json:"since,omitempty"` // when they were first put, in ms since the Unix epoch
 }
 
 func mustJSON(v any) []byte {
@@ -115,42 +156,16 @@ func mustJSON(v any) []byte {
 	return b
 }
 
-func (q *Queue) meta(pc *piece) []byte {
-	return mustJSON(batchMeta{Partition: pc.part.id, First: pc.part.first, Batch: pc.batch, Own: pc.own, Records: pc.records, Codec: int32(pc.codec),
-		CRC: pc.crc, MaxTimestampMs: pc.maxTimestampMs, AppendedMs: q.opened.UnixMilli() + pc.appended/int64(time.Millisecond)})
-}
-
-// snapshot returns the state that all groups appended so far have left. Only applied changes are in
-// it, and a change is applied after its group is durable, by the goroutine that calls this.
-func (q *Queue) snapshot() []byte {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	s := snapshot{NextSubscription: q.nextSubscription, NextSession: q.nextSession}
-	for _, sub := range q.subs {
-		s.Subscriptions = append(s.Subscriptions, subscriptionState{ID: sub.id, Config: sub.SubscriptionConfig, Seed: sub.seed, Paused: sub.paused, Undelivered: sub.undelivered})
-	}
-	for _, p := range q.partitionsLocked() {
-		state := partitionState{ID: p.id, First: p.first, Reached: p.reached, Settled: make(map[int64]Settled, len(p.progress)), Prints: p.prints}
-		for sub, g := range p.progress {
-			state.Settled[sub.id] = g.settled
-		}
-		s.Partitions = append(s.Partitions, state)
-	}
-	for _, id := range slices.Sorted(maps.Keys(q.sessions)) {
-		if x := q.sessions[id]; len(x.state) > 0 {
-			s.Sessions = append(s.Sessions, sessionState{ID: id, Subscription: x.sub.id, Consumer: x.Consumer, State: x.state, Holds: x.holds})
-		}
-	}
-	for r, topics := range q.listed {
-		s.Reads = append(s.Reads, readsChange{r.cluster, r.source, topics})
-	}
-	return mustJSON(s)
+func (q *Queue) metaOf(pc *piece) batchMeta {
+	return batchMeta{Partition: pc.part.id, First: pc.part.first, Batch: pc.batch, Own: pc.own, Records: pc.records, Codec: int32(pc.codec),
+		CRC: pc.crc, MaxTimestampMs: pc.maxTimestampMs, AppendedMs: q.opened.UnixMilli() + pc.appended/int64(time.Millisecond)}
 }
 
 // recovery rebuilds a queue from its store.
 type recovery struct {
 	q      *Queue
 	pieces []*piece
+	copies []recoveredCopy
 	homes  map[Partition]*partition // what pieces point to until a snapshot can no longer replace the partitions
 }
 
@@ -170,8 +185,14 @@ func (r *recovery) entry(e Recovered) error {
 		}
 		home := r.home(m.Partition)
 		home.first = m.First
-		r.pieces = append(r.pieces, &piece{part: home, batch: m.Batch, own: m.Own, ref: e.Ref, maxTimestampMs: m.MaxTimestampMs,
-			appended: int64(time.UnixMilli(m.AppendedMs).Sub(r.q.opened)), size: int32(e.Ref.Length), records: m.Records, crc: m.CRC, codec: int8(m.Codec), stored: true})
+		pc := &piece{part: home, batch: m.Batch, own: m.Own, ref: e.Ref, maxTimestampMs: m.MaxTimestampMs,
+			appended: min(int64(time.UnixMilli(m.AppendedMs).Sub(r.q.opened)), 0), // the clock may have been set back
+			size:     int32(e.Ref.Length), records: m.Records, crc: m.CRC, codec: int8(m.Codec), stored: true}
+		if m.Copy != 0 {
+			r.copies = append(r.copies, recoveredCopy{m.Copy, pc})
+		} else {
+			r.pieces = append(r.pieces, pc)
+		}
 	case SnapshotEntry:
 		var s snapshot
 		if err := json.Unmarshal(e.Meta, &s); err != nil {
@@ -190,42 +211,78 @@ func (r *recovery) entry(e Recovered) error {
 	return nil
 }
 
-// restore replaces the ledger by a snapshot.
+// restore replaces the ledger by a snapshot, or adds another part of it.
 func (q *Queue) restore(s *snapshot) {
-	q.nextSubscription, q.nextSession = s.NextSubscription, s.NextSession
-	q.subs, q.partitions, q.newest, q.sessions = nil, make(map[Partition]*partition), make(map[Partition]uint32), make(map[uint64]*Session)
+	if s.More == 0 {
+		q.ledger, q.shard, q.nextSubscription, q.limits = s.Ledger, s.Shard, s.NextSubscription, s.Limits
+		q.recovered = nil
+		q.subs, q.sorted, q.partitions, q.newest, q.sessions = nil, nil, make(map[Partition]*partition), make(map[Partition]uint32), make(map[uint64]*Session)
+		clear(q.listed)
+	}
 	byID := make(map[int64]*subscription)
-	for _, st := range s.Subscriptions {
-		sub := &subscription{SubscriptionConfig: st.Config, id: st.ID, seed: st.Seed, paused: st.Paused, undelivered: st.Undelivered}
-		q.subs = append(q.subs, sub)
+	for _, sub := range q.subs {
 		byID[sub.id] = sub
 	}
-	for _, st := range s.Partitions {
-		p := &partition{id: st.ID, first: st.First, appended: st.First, reached: st.Reached, safe: st.First, progress: make(map[*subscription]*progress)}
-		for i := range st.Prints {
-			p.addPrint(&st.Prints[i])
+	for _, st := range s.Subscriptions {
+		sub := byID[st.ID]
+		if sub == nil {
+			sub = &subscription{SubscriptionConfig: st.Config, id: st.ID, seed: st.Seed, paused: st.Paused, replay: replayOf(st.Replay)}
+			q.subs = append(q.subs, sub)
+			byID[sub.id] = sub
 		}
-		q.addPartition(p)
-		for id, settled := range st.Settled {
-			if sub := byID[id]; sub != nil {
-				q.addProgress(sub, p, settled)
-			}
+		for _, u := range st.Undelivered {
+			sub.note(u)
 		}
 	}
-	clear(q.listed)
+	for i := range s.Partitions {
+		q.restorePartition(&s.Partitions[i], byID)
+	}
 	for i := range s.Reads {
-		q.listLocked(&s.Reads[i])
+		r := &s.Reads[i]
+		if before := q.listed[reads{r.Cluster, r.Source}].partitions; before != nil {
+			maps.Copy(r.Topics, before)
+		}
+		q.listLocked(r)
 	}
 	for _, st := range s.Sessions {
-		if sub := byID[st.Subscription]; sub != nil {
-			q.sessions[st.ID] = q.newSession(st.ID, sub, st.Consumer, st.State)
-			maps.Copy(q.sessions[st.ID].holds, st.Holds)
+		sub, x := byID[st.Subscription], q.sessions[st.ID]
+		if sub == nil {
+			continue
+		}
+		if x == nil {
+			x = q.newSession(st.ID, sub, st.Consumer)
+			q.sessions[st.ID] = x
+		}
+		for key, value := range st.State {
+			x.putLocked(&StateChange{Key: key, Value: value, HoldsMs: st.Holds[key], AtMs: st.Since[key]})
 		}
 	}
 }
 
-// applyLocked does to the ledger what a change says: when it became durable, and when it is recovered.
+func (q *Queue) restorePartition(st *partitionState, subs map[int64]*subscription) {
+	p := q.partitions[st.ID]
+	if p == nil {
+		p = newPartition(st.ID, st.First, st.Reached)
+		q.addPartition(p)
+	}
+	p.reached, p.safe = max(p.reached, st.Reached), max(p.safe, st.Safe)
+	for i := range st.Prints {
+		p.addPrint(&st.Prints[i])
+	}
+	for id, settled := range st.Settled.restored {
+		if sub := subs[id]; sub != nil && p.progress[sub] == nil {
+			g := q.addProgress(sub, p, settled.restored())
+			g.until, g.unwanted = st.Unwanted[id]
+		}
+	}
+}
+
+// applyLocked does to the ledger what a change says: when it became durable, and when it is
+// recovered.
 func (q *Queue) applyLocked(c *change) {
+	if c.Ledger != "" {
+		q.ledger, q.shard = c.Ledger, c.Shard
+	}
 	if c.Seen != nil {
 		p := q.partitionLocked(c.Seen.Partition, c.Seen.First)
 		p.reached = max(p.reached, c.Seen.Reached)
@@ -233,6 +290,11 @@ func (q *Queue) applyLocked(c *change) {
 			p.addPrint(c.Seen.Print)
 		}
 		q.raiseSafeLocked(p)
+	}
+	for _, s := range c.Safe {
+		if p := q.partitions[s.Partition]; p != nil {
+			p.safe, p.reached, p.appended = max(p.safe, s.Offset), max(p.reached, s.Offset), max(p.appended, s.Offset)
+		}
 	}
 	if c.Subscribe != nil {
 		q.subscribeLocked(c.Subscribe, c.Epoch)
@@ -245,13 +307,19 @@ func (q *Queue) applyLocked(c *change) {
 		s := &c.Settle[i]
 		p := q.partitionLocked(s.Partition, s.First)
 		p.appended = max(p.appended, s.Range.Next)
+		if s.Deferred && q.store == nil { // what is deferred is known when all is recovered
+			q.recovered = append(q.recovered, s)
+			continue
+		}
 		for sub, g := range p.progress {
 			if c.Subscription == 0 || c.Subscription == sub.id {
 				q.settleLocked(g, s)
+				q.letOthersIn(1 + len(s.Except) + len(s.DeadLetters))
 			}
 		}
 		q.raiseSafeLocked(p)
 	}
+	q.steerLocked(c)
 	if c.Reads != nil {
 		q.listLocked(c.Reads)
 	}
@@ -262,6 +330,12 @@ func (q *Queue) applyLocked(c *change) {
 			}
 		}
 	}
+	if c.Limits != nil {
+		q.setLimitsLocked(c.Limits)
+	}
+	if c.Forget != "" {
+		q.forgetLocked(c.Subscription, c.Forget)
+	}
 	if c.Session == 0 {
 		return
 	}
@@ -271,24 +345,19 @@ func (q *Queue) applyLocked(c *change) {
 		if sub == nil || (len(c.State) == 0 && c.Adopt == 0) {
 			return
 		}
-		s = q.newSession(c.Session, sub, "", nil)
+		s = q.newSession(c.Session, sub, "")
 		q.sessions[c.Session] = s
-		q.nextSession = max(q.nextSession, c.Session+1)
 	}
-	for _, st := range c.State {
-		delete(s.holds, st.Key)
-		if st.Value == nil {
-			delete(s.state, st.Key)
-			continue
+	for i := range c.State {
+		if st := &c.State[i]; st.Value == nil {
+			s.deleteLocked(st.Key)
+		} else {
+			s.putLocked(st)
 		}
-		s.state[st.Key] = st.Value
-		if st.HoldsMs != 0 {
-			s.holds[st.Key] = st.HoldsMs
-		}
+		q.letOthersIn(1)
 	}
 	if dead := q.sessions[c.Adopt]; dead != nil {
-		maps.Copy(s.state, dead.state)
-		maps.Copy(s.holds, dead.holds)
+		s.inheritLocked(dead)
 		delete(q.sessions, c.Adopt)
 	}
 }

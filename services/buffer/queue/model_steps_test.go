@@ -23,8 +23,10 @@ type model struct {
 	lost     Set               // by Kafka, of any topic: the topics do not overlap
 	watcher  *Watcher
 	requests []Refetch
-	acked    map[string]Set  // by subscription: durable acks since its last seek; of any topic
-	times    map[int64]int64 // by offset, of any topic: when the record came, in ms
+	acked    map[string]Set       // by subscription: durable acks since its last seek; of any topic
+	skipped  map[string]Set       // by subscription: what a seek may have skipped; of any topic
+	base     []SubscriptionConfig // what the file says when nothing is wrong with it
+	times    map[int64]int64      // by offset, of any topic: when the record came, in ms
 	sessions []*modelSession
 	nextAck  uint64
 	state    map[string]map[string]string // by subscription: key, value that must be owned by someone
@@ -47,7 +49,8 @@ type modelAck struct {
 	del     []string
 }
 
-// lifeOffsets is how many offsets an incarnation of a topic has to itself, so that offsets tell where they are from.
+// lifeOffsets is how many offsets an incarnation of a topic has to itself, so that offsets tell
+// where they are from.
 const lifeOffsets = 1_000_000
 
 // begin puts the first record of a topic, or of its next incarnation, into Kafka's future.
@@ -89,7 +92,7 @@ func (m *model) assigned(topic string) Assigned {
 func newModel(t testing.TB, seed uint64) *model {
 	r := rand.New(rand.NewPCG(seed, 7))
 	m := &model{topics: []string{"a", "b"}, ordered: r.IntN(2) == 0, kafka: map[string]*Range{}, life: map[string]uint32{}, rand: r, first: map[string]int64{}, position: map[string]int64{},
-		safe: map[string]int64{}, acked: map[string]Set{}, times: map[int64]int64{}, state: map[string]map[string]string{}}
+		safe: map[string]int64{}, acked: map[string]Set{}, skipped: map[string]Set{}, times: map[int64]int64{}, state: map[string]map[string]string{}}
 	m.harness = newHarness(modelTB{t},
 		SubscriptionConfig{Name: "one", Topics: []string{"*"}, Required: true},
 		SubscriptionConfig{Name: "two", Topics: []string{"*"}, Required: r.IntN(2) == 0, OnFull: OnFull(1 + r.IntN(3)), Limit: int64(r.IntN(2) * (100 + r.IntN(500)))},
@@ -98,12 +101,19 @@ func newModel(t testing.TB, seed uint64) *model {
 	if r.IntN(5) == 0 {
 		m.cfg.SpillAfter = 0
 	}
+	if seed%2 == 0 { // long work is done in parts
+		m.holdItems = 1 + int(seed/2%5)
+	}
 	m.store = newFakeStore()
+	if m.store.inParts = seed%3 > 0; m.store.inParts {
+		m.partBytes = 1 << (seed % 10)
+	}
 	m.reopen()
 	for _, topic := range m.topics {
 		m.begin(topic)
 	}
-	for _, c := range m.cfg.Subscriptions {
+	m.base = m.cfg.Subscriptions
+	for _, c := range m.base {
 		m.state[c.Name] = map[string]string{}
 	}
 	m.connect()
@@ -150,7 +160,7 @@ func (m *model) step(kind string) {
 		}
 	case "nack":
 		if s := m.anySession(); s != nil && len(s.held) > 0 {
-			s.Nack(s.held[0].ID, time.Duration(m.rand.IntN(3)-1)*time.Second)
+			s.Nack(s.held[0].ID, time.Duration(m.rand.IntN(3)-1)*time.Second, "")
 			s.held = s.held[1:]
 		}
 	case "time passes":
@@ -164,7 +174,10 @@ func (m *model) step(kind string) {
 		sub, paused := m.anySubscription(), m.rand.IntN(2) == 0
 		m.must(func() error { return m.q.Pause(m.t.Context(), sub, paused) })
 	case "crash":
-		m.crash()
+		m.crash(false)
+	case "reconfigure":
+		m.settleDown()
+		m.reconfigure()
 	case "store fails":
 		m.store.fail = errors.New("input/output error")
 	case "disk full":
@@ -200,10 +213,19 @@ func (m *model) step(kind string) {
 				m.store.released[ref] = true
 			}
 		}
-		m.crash()
+		m.crash(true)
 	case "seek":
 		m.settleDown()
 		m.seek(m.anySubscription())
+	case "replay":
+		m.settleDown()
+		m.replay(m.anySubscription(), topic)
+	case "cancel replay":
+		m.settleDown()
+		m.cancelReplay(m.anySubscription())
+	case "redrive":
+		m.settleDown()
+		m.redrive(m.anySubscription())
 	case "delete and create":
 		m.settleDown()
 		m.recreate()
@@ -215,6 +237,9 @@ func (m *model) step(kind string) {
 				return m.q.Update(m.t.Context(), sub, func(c *SubscriptionConfig) { c.OnFull, c.Limit = onFull, limit })
 			})
 		}
+	case "update topics":
+		m.settleDown()
+		m.retopic(m.anySubscription(), m.someTopics())
 	default:
 		m.t.Fatalf("unknown step %q", kind)
 	}
@@ -223,7 +248,7 @@ func (m *model) step(kind string) {
 // must runs a method that waits for a write; a store that fails meanwhile is a crash.
 func (m *model) must(do func() error) {
 	if m.store.fail != nil {
-		m.crash()
+		m.crash(false)
 	}
 	m.store.full = hasSpace
 	m.pass(2 * time.Second)
@@ -245,7 +270,7 @@ func (m *model) stored() []Ref {
 // write is the harness's, but a failing store is a crash.
 func (m *model) write() {
 	if m.store.fail != nil {
-		m.crash()
+		m.crash(false)
 		return
 	}
 	m.harness.write()
@@ -257,8 +282,8 @@ func (m *model) connect() {
 	m.q.ListTopics("k", "source", map[string]int32{"a": 1, "b": 1})
 }
 
-// crash loses what was not written, acks included.
-func (m *model) crash() {
+// crash loses what was not written, acks included, and with damage some of what was.
+func (m *model) crash(damage bool) {
 	m.loseSessions()
 	before := map[string]int64{}
 	for _, topic := range m.topics {
@@ -276,13 +301,17 @@ func (m *model) crash() {
 			}
 			a.Resume = m.first[topic]
 		}
+		if a.Known && a.Safe < before[topic] && !damage {
+			m.t.Fatalf("%s: safe fell from %d to %d over a restart", topic, before[topic], a.Safe)
+		}
 		m.position[topic] = a.Resume
-		// What was damaged or lost on disk may lie at the end; then the ingest reads it again.
+		// What was lost on disk may lie at the end; then the ingest reads it again.
 		m.safe[topic] = a.Safe
 	}
 }
 
-// loseSessions is the end of all sessions without anybody noticing: answers that are out still count.
+// loseSessions is the end of all sessions without anybody noticing: answers that are out still
+// count.
 func (m *model) loseSessions() {
 	for _, s := range m.sessions {
 		m.receive(s)
@@ -309,7 +338,7 @@ func (m *model) seek(sub string) {
 		topic = "b"
 	}
 	a := m.assigned(topic)
-	if !a.Known {
+	if !a.Known || !m.q.subscription(sub).wants(topic) {
 		return
 	}
 	for _, s := range m.sessions {
@@ -325,8 +354,171 @@ func (m *model) seek(sub string) {
 	acked.Remove(Range{m.first[topic], lifeOf(to).Next})
 	acked.Add(Range{m.first[topic], to}) // counts as settled
 	m.acked[sub] = acked
+	skipped := m.skipped[sub]
+	skipped.Add(Range{m.first[topic], to})
+	m.skipped[sub] = skipped
 	for _, s := range m.sessions {
 		m.receive(s)
+	}
+}
+
+// letGo is a session that does not hear yet that its leases are revoked.
+func (m *model) letGo(sub string, of func(Partition) bool) {
+	for _, s := range m.sessions {
+		if s.sub == sub {
+			s.held = slices.DeleteFunc(s.held, func(l *Lease) bool { return of(l.Batch.Partition) })
+		}
+	}
+}
+
+// replay has some of a topic be delivered again.
+func (m *model) replay(sub, topic string) {
+	a := m.assigned(topic)
+	if !a.Known || !m.q.subscription(sub).wants(topic) || m.q.subscription(sub).replaying > 0 {
+		return
+	}
+	first := m.first[topic] + m.rand.Int64N(a.Resume-m.first[topic]+1)
+	w := Window{m.partition(topic), Range{first, first + 1 + m.rand.Int64N(60)}}
+	rate := float64(m.rand.IntN(2) * (1 + m.rand.IntN(20)))
+	plan, err := m.q.PlanReplay(sub, []Window{w})
+	if err != nil {
+		m.t.Fatalf("plan a replay: %v", err)
+	}
+	if len(plan) == 0 || plan[0].Again == 0 {
+		return
+	}
+	m.letGo(sub, func(p Partition) bool { return p == w.Partition })
+	m.must(func() error { return m.q.Replay(m.t.Context(), sub, []Window{w}, Replay{PerSecond: rate}) })
+	if v, err := m.q.Subscription(sub); err != nil || v.Replay.Offsets != plan[0].Again || v.Replay.Left > v.Replay.Offsets {
+		m.t.Fatalf("%s: planned %+v, and got %+v, %v", sub, plan, v.Replay, err)
+	}
+	acked := m.acked[sub]
+	acked.Remove(plan[0].Range)
+	m.acked[sub] = acked
+	for _, s := range m.sessions {
+		m.receive(s)
+	}
+}
+
+// replayed returns what a subscription is to be delivered again for a replay.
+func (m *model) replayed(sub string) (all Set) {
+	for _, g := range m.q.subscription(sub).progress {
+		if g.settled.Again != nil {
+			for v := range g.settled.Again.list.all() {
+				if v.Outcome == 0 {
+					all.Add(v.Range)
+				}
+			}
+		}
+	}
+	return all
+}
+
+func (m *model) cancelReplay(sub string) {
+	if m.q.subscription(sub).replaying == 0 {
+		return
+	}
+	before := m.replayed(sub)
+	m.must(func() error { return m.q.CancelReplay(m.t.Context(), sub) })
+	after, acked := m.replayed(sub), m.acked[sub]
+	for r := range before.All() {
+		for _, part := range after.Without(r) {
+			acked.Add(part)
+		}
+	}
+	m.acked[sub] = acked
+}
+
+// redrive has what was dropped or lost be delivered after all, where that is possible.
+func (m *model) redrive(sub string) {
+	list, err := m.q.Undelivered(sub)
+	if err != nil {
+		m.t.Fatalf("%v", err)
+	}
+	acked := m.acked[sub]
+	for _, u := range list { // a seek ahead counts as one
+		acked.Remove(u.Range)
+	}
+	m.acked[sub] = acked
+	m.must(func() error {
+		_, err := m.q.Redrive(m.t.Context(), sub, func(u *Undelivered) Range { return u.Range })
+		if errors.Is(err, ErrNoUndelivered) {
+			return nil
+		}
+		return err
+	})
+	for _, s := range m.sessions {
+		m.receive(s)
+	}
+}
+
+// someTopics is what a file may say, right or wrong.
+func (m *model) someTopics() []string {
+	return [][]string{{"*"}, {"a"}, {"b"}, {"nothing"}}[m.rand.IntN(4)]
+}
+
+// retopic changes what a subscription wants.
+func (m *model) retopic(sub string, topics []string) {
+	m.must(func() error {
+		return m.q.Update(m.t.Context(), sub, func(c *SubscriptionConfig) { c.Topics = topics })
+	})
+	for _, s := range m.sessions {
+		m.receive(s)
+	}
+}
+
+// reconfigure restarts with another file, which may be wrong, and may delete what is not in it
+// any more.
+func (m *model) reconfigure() {
+	m.cfg.Subscriptions = nil
+	for _, c := range m.base {
+		if m.rand.IntN(3) == 0 {
+			c.Topics = m.someTopics()
+		}
+		if m.rand.IntN(4) == 0 {
+			c.Required = !c.Required
+		}
+		if c.Name == "one" || m.rand.IntN(6) > 0 {
+			m.cfg.Subscriptions = append(m.cfg.Subscriptions, c)
+		}
+	}
+	m.crash(false)
+	for _, v := range m.q.Subscriptions() {
+		if !v.Configured && m.rand.IntN(3) == 0 {
+			m.must(func() error { return m.q.Unsubscribe(m.t.Context(), v.Name, true) })
+			delete(m.state, v.Name)
+		}
+	}
+	m.begun()
+}
+
+// begun begins to look at subscriptions that are new.
+func (m *model) begun() {
+	for _, name := range m.subscriptions() {
+		if m.state[name] == nil {
+			m.state[name], m.acked[name], m.skipped[name] = map[string]string{}, Set{}, Set{}
+		}
+	}
+}
+
+// mend makes the file right, and has every subscription want what it wanted at first.
+func (m *model) mend() {
+	m.cfg.Subscriptions = m.base
+	m.crash(false)
+	m.begun()
+	for _, name := range m.subscriptions() {
+		topics := []string{"b"}
+		for _, c := range m.base {
+			if c.Name == name {
+				topics = c.Topics
+			}
+		}
+		for p := range m.q.Progress(name, Partition{}) { // and what it was made to want meanwhile
+			if !slices.Contains(topics, "*") && !slices.Contains(topics, p.Partition.Topic) {
+				topics = append(slices.Clone(topics), p.Partition.Topic)
+			}
+		}
+		m.retopic(name, topics)
 	}
 }
 
@@ -339,21 +531,17 @@ func (m *model) recreate() {
 		}
 	}
 	if m.q.subscription(name) != nil {
-		m.must(func() error { return m.q.Unsubscribe(m.t.Context(), name) })
+		m.must(func() error { return m.q.Unsubscribe(m.t.Context(), name, true) })
 	}
 	place := Place(1 + m.rand.IntN(2))
 	required := m.rand.IntN(2) == 0
 	m.must(func() error {
 		return m.q.Subscribe(m.t.Context(), SubscriptionConfig{Name: name, Topics: []string{"b"}, Required: required, OnFull: Defer, Limit: 300}, place, nil)
 	})
-	m.state[name] = map[string]string{}
+	m.state[name], m.skipped[name] = map[string]string{}, Set{}
 	acked := Set{}
-	for _, v := range m.q.Subscriptions() {
-		if v.Name == name {
-			for _, p := range v.Partitions {
-				acked.Add(Range{lifeOf(p.Settled.Start).First, p.Settled.Start})
-			}
-		}
+	for p := range m.q.Progress(name, Partition{}) {
+		acked.Add(Range{lifeOf(p.Start).First, p.Start})
 	}
 	m.acked[name] = acked
 }
@@ -363,7 +551,7 @@ func (m *model) kill(s *modelSession) {
 	m.receive(s)
 	s.Close()
 	if m.store.fail != nil {
-		m.crash()
+		m.crash(false)
 		return
 	}
 	m.store.full = hasSpace

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/spillwayio/spillway/services/internal/race"
 )
 
 var (
@@ -18,16 +20,19 @@ var (
 // subscription and offset, whether an ack of it became durable. After every step it checks that
 //
 //   - the audit has no hole and its parts add up,
-//   - the window keeps its bounds, and safe never falls,
+//   - the window keeps its bounds, and safe never falls, not over a restart with another configuration either,
+//   - what a subscription does not want is not leased to it, and what is kept of that is counted,
 //   - no offset is leased again after its ack was durable,
 //   - no time is passed of which a record is not settled,
 //   - an ordered session is leased nothing while something before it is pending elsewhere,
 //
 // after a crash that nothing that was safe needs Kafka's committed offset, and at the end that every
-// subscription got every offset once, but for those that its policy dropped or Kafka had lost.
+// subscription got every offset once, and those of a replay once more, but for those that its policy
+// dropped or Kafka had lost.
 //
 // A failure prints the seed and the shortest script that was found to fail.
 func TestModel(t *testing.T) {
+	race.Apart(t)
 	first, last := uint64(1), uint64(*modelSeeds)
 	if *modelSeed > 0 {
 		first, last = *modelSeed, *modelSeed
@@ -41,8 +46,8 @@ func TestModel(t *testing.T) {
 	}
 }
 
-// script is a reproducible run: the random choices of a step come from the step alone, so that the others
-// stay the same when one is left out.
+// script is a reproducible run: the random choices of a step come from the step alone, so that
+// the others stay the same when one is left out.
 type script struct {
 	seed  uint64
 	steps []step
@@ -61,7 +66,8 @@ var stepKinds = []struct {
 	{"append", 22}, {"append what is known", 4}, {"gap", 1}, {"caught up", 3}, {"write", 14}, {"open session", 4}, {"receive", 14}, {"ack", 14}, {"nack", 4},
 	{"time passes", 5}, {"session dies", 3}, {"pause or resume", 2}, {"crash", 2}, {"store fails", 1}, {"disk full", 2}, {"answer refetch", 14},
 	{"ignore refetch", 2}, {"ingest reconnects", 2}, {"retention", 1}, {"damage", 2}, {"lose segment and crash", 1}, {"seek", 1},
-	{"delete and create", 1}, {"update", 1}, {"topic is created again", 1},
+	{"delete and create", 1}, {"update", 1}, {"topic is created again", 1}, {"reconfigure", 2}, {"update topics", 1},
+	{"replay", 2}, {"cancel replay", 1}, {"redrive", 1},
 }
 
 func newScript(seed uint64, steps int) *script {

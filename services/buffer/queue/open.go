@@ -1,16 +1,20 @@
 package queue
 
 import (
+	"cmp"
+	crand "crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"time"
 )
 
 // Open recovers the queue from its store. Sessions of the past are dead; their sink state goes to
-// the first new ones. The configuration is the seed of subscriptions: what it says of one counts when it is
-// new or says something else than last time; otherwise what was changed since counts. Subscriptions that are
-// stored but not configured stay.
+// the first new ones. The configuration is the seed of subscriptions: what it says of one counts
+// when it is new or says something else than last time; otherwise what was changed since counts.
+// Subscriptions that are stored but not configured stay.
 func Open(cfg Config, openStore func(StoreOptions) (Store, error)) (*Queue, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -21,10 +25,17 @@ func Open(cfg Config, openStore func(StoreOptions) (Store, error)) (*Queue, erro
 	if cfg.Random == nil {
 		cfg.Random = rand.Float64
 	}
-	q := &Queue{cfg: cfg, opened: cfg.Now(), partitions: make(map[Partition]*partition), newest: make(map[Partition]uint32), sessions: make(map[uint64]*Session),
-		watchers: make(map[*Watcher]struct{}), refetches: make(map[uint64]*refetch), finds: make(map[uint64]chan int64),
-		listed: make(map[reads]map[string]int32), empty: make(map[Partition]int64),
+	if cfg.SessionID == nil {
+		cfg.SessionID = randomID
+	}
+	cfg.FreeBatches, cfg.MaxLeases = cmp.Or(cfg.FreeBatches, DefaultFreeBatches), cmp.Or(cfg.MaxLeases, DefaultMaxLeases)
+	log, lines := newLog(cfg.Log)
+	cfg.Log = log
+	q := &Queue{cfg: cfg, configured: Limits{cfg.DiskRecords, cfg.DiskBytes}, logLines: lines, opened: cfg.Now(), holdItems: holdItems, partBytes: partBytes, partitions: make(map[Partition]*partition), newest: make(map[Partition]uint32), sessions: make(map[uint64]*Session),
+		watchers: make(map[*Watcher]struct{}), watching: make(map[Partition][]*Watcher), refetches: make(map[uint64]*refetch), finds: make(map[uint64]chan int64),
+		listed: make(map[reads]listedTopics), empty: make(map[Partition]int64),
 		room: make(chan struct{}), kick: make(chan struct{}, 1), done: make(chan struct{})}
+	q.mu.now = sinceStart
 	r := &recovery{q: q, homes: make(map[Partition]*partition)}
 	store, err := openStore(StoreOptions{
 		DiskBytes: cfg.DiskBytes,
@@ -35,17 +46,22 @@ func Open(cfg Config, openStore func(StoreOptions) (Store, error)) (*Queue, erro
 	if err != nil {
 		return nil, err // says that it is the store
 	}
+	if err := q.checkShard(r.pieces); err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
 	q.store = store
+	q.seedLimits()
 	q.storeStats = store.Stats()
-	// File names carry the session id, so it must not repeat even when the data directory is lost.
-	q.nextSession = max(q.nextSession, uint64(cfg.Now().Unix()))
-	q.seedSubscriptions(q.oldestHeld(r.pieces))
+	q.recoverCopies(r)
+	oldest := q.oldestHeld(r.pieces)
+	q.recoverSafe(r.pieces)
+	q.seedSubscriptions(oldest)
 	for _, pc := range r.pieces {
 		q.holdRecovered(pc)
 	}
 	for _, p := range q.partitions {
 		for _, g := range p.progress {
-			g.derive()
+			q.deriveLocked(g)
 		}
 		p.raiseSafe(cfg.Delivered)
 	}
@@ -55,14 +71,46 @@ func Open(cfg Config, openStore func(StoreOptions) (Store, error)) (*Queue, erro
 			s.sub.orphans = append(s.sub.orphans, s)
 		}
 	}
-	// The first group after Open begins with a snapshot, which makes the configuration durable.
-	q.changes = append(q.changes, &change{})
-	q.wake()
+	if err := q.writeFirst(); err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
 	return q, nil
 }
 
-// oldestHeld gives the recovered pieces and the appended offsets to their partitions, and returns where
-// the oldest piece of each begins.
+// randomID returns a random number. Sessions have such ids since the queue's data may be lost,
+// copied or restored, and the clock set back: nothing that is stored or read from a clock keeps
+// them apart.
+func randomID() uint64 {
+	var b [8]byte
+	_, _ = crand.Read(b[:]) // never fails
+	return binary.BigEndian.Uint64(b[:])
+}
+
+// writeFirst writes a group, which begins with a snapshot. So the configuration is durable before
+// anybody hears of what follows from it, and so is the random name of new data, and of data of a
+// version that had none: else a crash would leave progress elsewhere that nobody believes.
+func (q *Queue) writeFirst() error {
+	first := &change{}
+	if q.ledger == "" {
+		first.Ledger, first.Shard = crand.Text(), q.cfg.shard()
+		q.ledger, q.shard = first.Ledger, first.Shard
+	}
+	_, err := q.store.Append([]Entry{{Kind: ChangeEntry, Meta: mustJSON(first)}})
+	if errors.Is(err, ErrNoSpace) && first.Ledger == "" {
+		q.changes = append(q.changes, first)
+		q.wake()
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("write the ledger to the store: %w", err)
+	}
+	q.storeStats = q.store.Stats()
+	q.wake() // the snapshot may go on
+	return nil
+}
+
+// oldestHeld gives the recovered pieces and the appended offsets to their partitions, and returns
+// where the oldest piece of each begins.
 func (q *Queue) oldestHeld(pieces []*piece) map[*partition]int64 {
 	oldest := make(map[*partition]int64)
 	for _, pc := range pieces {
@@ -74,7 +122,7 @@ func (q *Queue) oldestHeld(pieces []*piece) map[*partition]int64 {
 		}
 	}
 	for _, p := range q.partitions {
-		p.appended = max(p.appended, p.reached)
+		p.appended = max(p.appended, p.reached, p.safe)
 		for _, g := range p.progress {
 			p.appended = max(p.appended, g.settled.End())
 		}
@@ -82,9 +130,35 @@ func (q *Queue) oldestHeld(pieces []*piece) map[*partition]int64 {
 	return oldest
 }
 
+// recoverSafe finds what was safe, and notes how far partitions were appended, before the
+// configuration takes away the ledgers that tell.
+func (q *Queue) recoverSafe(pieces []*piece) {
+	for _, pc := range pieces {
+		for _, own := range pc.part.notHeld(pc.own) {
+			pc.part.insert(&piece{part: pc.part, batch: pc.batch, own: own, stored: true})
+		}
+	}
+	for _, p := range q.partitions {
+		p.reached = p.appended
+		for _, g := range p.progress {
+			q.deriveLocked(g)
+		}
+	}
+	for _, s := range q.recovered {
+		for _, g := range q.partitions[s.Partition].progress {
+			q.settleLocked(g, s)
+		}
+	}
+	q.recovered = nil
+	for _, p := range q.partitions {
+		p.raiseSafe(q.cfg.Delivered)
+		p.pieces = list[*piece]{} // they are held once it is known by whom
+	}
+}
+
 // seedSubscriptions brings the recovered subscriptions in line with the configuration. What a
-// subscription newly wants begins at the oldest batch that is held; but when the ledger is lost, so that nobody
-// knows who had what, at the first offset that was ever seen.
+// subscription newly wants begins at the oldest batch that is held; but when the ledger is lost,
+// so that nobody knows who had what, at the first offset that was ever seen.
 func (q *Queue) seedSubscriptions(oldest map[*partition]int64) {
 	lost := len(q.subs) == 0 && len(q.partitions) > 0
 	if lost {
@@ -116,9 +190,10 @@ func (q *Queue) seedSubscriptions(oldest map[*partition]int64) {
 					start = p.first
 				}
 				q.addProgress(sub, p, NewSettled(start, q.opened.UnixMilli()))
-			case !wants && g != nil:
-				delete(p.progress, sub)
-				sub.progress = slices.DeleteFunc(sub.progress, func(x *progress) bool { return x == g })
+			case wants && g.unwanted:
+				g.unwanted, g.until = false, 0
+			case !wants && g != nil && !g.unwanted:
+				q.unwantLocked(g, p.appended)
 			}
 		}
 	}
@@ -134,7 +209,7 @@ func (q *Queue) holdRecovered(pc *piece) {
 	// A part of it can be known only when it was stored twice, or is settled in parts: the rest
 	// is what the ledger says, so the piece stays whole unless another piece has some of it.
 	own := Range{parts[0].First, parts[len(parts)-1].Next}
-	if i := pc.part.pieceIndex(own.First); i < len(pc.part.pieces) && pc.part.pieces[i].own.First < own.Next {
+	if pc.part.heldFrom(own.First, own.Next) < own.Next {
 		own = parts[0]
 	}
 	pc.own = own
@@ -142,33 +217,14 @@ func (q *Queue) holdRecovered(pc *piece) {
 	q.holdLocked(pc, true)
 }
 
-// derive makes deferred what is pending below the appended offset and not held.
-func (g *progress) derive() {
-	g.deferred, g.deferredBytes = nil, 0
-	o := g.settled.Floor
-	for i := g.part.pieceIndex(o); i < len(g.part.pieces); i++ {
-		own := g.part.pieces[i].own
-		g.deferRange(Range{o, own.First}, 0)
-		o = max(o, own.Next)
-	}
-	g.deferRange(Range{o, g.part.appended}, 0)
-}
-
 func (q *Queue) logRecovered() {
 	for _, sub := range q.subs {
 		if !sub.configured {
 			q.cfg.Log.Info("subscription is not in the configuration; it stays until it is deleted", "subscription", sub.Name, "pending_records", sub.pendingRecords)
 		}
-		if n := sub.deferredOffsets(); n > 0 {
+		q.warnKeptLocked(sub)
+		if n := sub.deferred; n > 0 {
 			q.cfg.Log.Info("offsets are pending that the store does not hold; they are refetched from Kafka", "subscription", sub.Name, "offsets", n)
 		}
 	}
-}
-
-func (s *subscription) deferredOffsets() int64 {
-	n := int64(0)
-	for _, g := range s.progress {
-		n += g.deferred.Len()
-	}
-	return n
 }

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/spillwayio/spillway/services/internal/race"
 )
 
 // newPaceHarness has records of a byte, and a window of 10,000 of them.
@@ -45,7 +47,8 @@ func (h *harness) take(s *Session, bytes int) {
 	}
 }
 
-// TestPace: ingest is held back only when it is ahead of all, and of the fastest by what that takes within seconds.
+// TestPace: ingest is held back only when it is ahead of all, and of the fastest by what that
+// takes within seconds.
 func TestPace(t *testing.T) {
 	h := newPaceHarness(t, all("fast"), all("slow"), SubscriptionConfig{Name: "other", Topics: []string{"none"}, Required: true})
 	enough := h.cfg.MemoryBytes / paceShare
@@ -90,7 +93,8 @@ func TestPace(t *testing.T) {
 	}
 }
 
-// TestPaceSparesIdleSessions: with ordering, a partition that waits for its session holds back nobody else's.
+// TestPaceSparesIdleSessions: with ordering, a partition that waits for its session holds back
+// nobody else's.
 func TestPaceSparesIdleSessions(t *testing.T) {
 	h := newPaceHarness(t, all("s"))
 	busy := h.session("s", true, 1)
@@ -114,7 +118,8 @@ func TestPaceSparesIdleSessions(t *testing.T) {
 	}
 }
 
-// waits calls Pace in the background, and fails when that does not wait. The channel gets what it returns.
+// waits calls Pace in the background, and fails when that does not wait. The channel gets what it
+// returns.
 func (h *harness) waits(t *testing.T) <-chan error {
 	t.Helper()
 	passed, nowMs := make(chan error, 1), h.now.UnixMilli()
@@ -157,7 +162,8 @@ func TestPaceWakes(t *testing.T) {
 	}
 }
 
-// TestPaceWakesForCredit: a session that could take more, while what waits is not for it, is not kept waiting for a tick.
+// TestPaceWakesForCredit: a session that could take more, while what waits is not for it, is not
+// kept waiting for a tick.
 func TestPaceWakesForCredit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newPaceHarness(t, all("s"))
@@ -165,7 +171,7 @@ func TestPaceWakesForCredit(t *testing.T) {
 		for i := range int64(300) {
 			h.append("t", i*10, i*10+10)
 		}
-		s.Nack(leasesOf(drain(s))[0].ID, time.Hour) // with ordering, all the rest waits for it
+		s.Nack(leasesOf(drain(s))[0].ID, time.Hour, "") // with ordering, all the rest waits for it
 		h.pass(tick)
 		passed := h.waits(t)
 		if err := s.AddCredit(100); err != nil {
@@ -185,7 +191,8 @@ func TestPaceWakesForCredit(t *testing.T) {
 	})
 }
 
-// TestPaceStarvesNobody: what others append, that is not held back, does not hold a batch back for long.
+// TestPaceStarvesNobody: what others append, that is not held back, does not hold a batch back
+// for long.
 func TestPaceStarvesNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newPaceHarness(t, all("s"))
@@ -222,8 +229,10 @@ func TestPaceStarvesNobody(t *testing.T) {
 	})
 }
 
-// TestCatchUpStaysInMemory: a source that is faster than its destination, which does not stop, does not go over the disk.
+// TestCatchUpStaysInMemory: a source that is faster than its destination, which does not stop,
+// does not go over the disk.
 func TestCatchUpStaysInMemory(t *testing.T) {
+	race.Apart(t)
 	for _, stops := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			const batches = 20_000
@@ -275,4 +284,131 @@ func TestCatchUpStaysInMemory(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestQuietPartitionsAreNotHeldBack: of partitions of which little waits nothing is held back
+// while there is room.
+func TestQuietPartitionsAreNotHeldBack(t *testing.T) {
+	h := newPaceHarness(t, all("s"))
+	h.cfg.MemoryRecords, h.cfg.MemoryBytes = 16<<20, 16<<20
+	h.reopen()
+	s := h.session("s", false, 1)
+	next := int64(0)
+	fill := func(until int64) {
+		for ; next < until; next += 64 << 10 {
+			h.append("busy", next, next+64<<10)
+			h.write()
+		}
+	}
+	fill(3 << 20)
+	h.take(s, 1<<20)
+	fill(3<<20 + 256<<10)
+	ms := h.now.UnixMilli()
+	if !h.q.Ahead(testPartition("busy"), 64<<10, ms) {
+		t.Fatal("the busy partition is not held back")
+	}
+	for _, bytes := range []int64{0, 100, 1 << 20} {
+		if h.q.Ahead(testPartition("quiet"), bytes, ms) {
+			t.Errorf("a first batch of %d bytes is held back", bytes)
+		}
+	}
+	for i := range int64(10) {
+		h.append("quiet", i*100, i*100+100)
+		if h.q.Ahead(testPartition("quiet"), 100, ms) {
+			t.Errorf("a small batch is held back with %d before it", i+1)
+		}
+	}
+	if !h.q.Ahead(testPartition("quiet"), 1<<20, ms) {
+		t.Error("a large batch is not held back though others wait")
+	}
+	if h.q.Ahead(testPartition("busy"), 64<<10, ms-2*paceAge.Milliseconds()) {
+		t.Error("an old record is held back")
+	}
+	h.cfg.SpillAfter = time.Hour
+	h.q.subs[0].pace = 1e9                       // it will all be leased soon
+	for i := range int64(9 << 20 / (64 << 10)) { // the window fills up
+		b := testBatch("other", i*64<<10, (i+1)*64<<10)
+		if _, err := h.q.Append(t.Context(), b, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !h.q.Ahead(testPartition("new"), 100, ms) {
+		t.Error("a quiet partition is not held back though the window is half full")
+	}
+}
+
+// TestHeldBatchesHaveABound: what is held back counts in the window, and is a quarter of it at
+// most; small messages wait when it is a half.
+func TestHeldBatchesHaveABound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newPaceHarness(t, all("s"))
+		most := h.cfg.MemoryBytes / holdShare
+		if !h.q.TryHold(most) || h.q.TryHold(1) {
+			t.Fatal("not exactly a quarter is held")
+		}
+		if err := h.q.Hold(t.Context(), most); err != nil {
+			t.Fatal(err)
+		}
+		second := make(chan error, 1)
+		go func() { second <- h.q.Hold(t.Context(), 1) }()
+		synctest.Wait()
+		select {
+		case <-second:
+			t.Fatal("more is held")
+		default:
+		}
+		h.append("t", 0, h.cfg.MemoryBytes-2*most)
+		full := make(chan error, 1)
+		go func() {
+			_, err := h.q.Append(t.Context(), testBatch("t", h.cfg.MemoryBytes-2*most, h.cfg.MemoryBytes-2*most+1), 0)
+			full <- err
+		}()
+		synctest.Wait()
+		select {
+		case <-full:
+			t.Fatal("the window takes more than there is room for")
+		default:
+		}
+		h.q.LetGo(most)
+		if err := <-second; err != nil {
+			t.Error(err)
+		}
+		if err := <-full; err != nil {
+			t.Error(err)
+		}
+		if err := h.q.Hold(canceled, 2*most); !errors.Is(err, context.Canceled) {
+			t.Errorf("with an ended context: %v", err)
+		}
+		h.q.LetGo(most + 1)
+		if err := h.q.Hold(canceled, 10*most); err != nil {
+			t.Errorf("a single larger one: %v", err)
+		}
+		h.q.close(ErrClosed)
+		if err := h.q.Hold(t.Context(), 1); !errors.Is(err, ErrClosed) || h.q.TryHold(1) {
+			t.Errorf("of a closed queue: %v", err)
+		}
+	})
+}
+
+// TestRoomIsMadeForWhoWaits: a batch that does not fit has what is young written, though the
+// window is not nearly full.
+func TestRoomIsMadeForWhoWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newPaceHarness(t, all("s"))
+		h.cfg.Now, h.cfg.SpillAfter = time.Now, time.Hour
+		h.reopen()
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- h.q.Run(ctx) }()
+		began := time.Now()
+		h.append("t", 0, 6000)
+		h.append("t", 6000, 6000+9000)
+		if d := time.Since(began); d > time.Minute {
+			t.Errorf("a batch waited %v for room", d)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }

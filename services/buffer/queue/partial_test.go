@@ -3,9 +3,12 @@ package queue
 import (
 	"testing"
 	"time"
+
+	"github.com/spillwayio/spillway/services/internal/race"
 )
 
-// TestWhatIsGivenBackAgainAndAgainHoldsUpNothing: batches that are due again take turns with new ones.
+// TestWhatIsGivenBackAgainAndAgainHoldsUpNothing: batches that are due again take turns with new
+// ones.
 func TestWhatIsGivenBackAgainAndAgainHoldsUpNothing(t *testing.T) {
 	h := newHarness(t, all("s"))
 	s := h.session("s", false, 50)
@@ -19,7 +22,7 @@ func TestWhatIsGivenBackAgainAndAgainHoldsUpNothing(t *testing.T) {
 		}
 		for _, l := range leasesOf(drain(s)) {
 			if l.Batch.First < 50 {
-				s.Nack(l.ID, -1)
+				s.Nack(l.ID, -1, "")
 			} else {
 				delivered++
 				h.ack(s, uint64(l.ID), []*Lease{l})
@@ -32,9 +35,11 @@ func TestWhatIsGivenBackAgainAndAgainHoldsUpNothing(t *testing.T) {
 	}
 }
 
-// TestScatteredLedger: when acks have settled very many ranges apart, no new batch is leased before the gaps are fewer;
-// those that come again are. Gaps ahead of what was leased do not count.
+// TestScatteredLedger: when acks have settled very many ranges apart, no new batch is leased
+// before the gaps are fewer; those that come again are. Gaps ahead of what was leased do not
+// count.
 func TestScatteredLedger(t *testing.T) {
+	race.Apart(t)
 	h := newHarness(t, all("s"))
 	s := h.session("s", false, 1000)
 	wide := testBatch("t", 0, 10)
@@ -55,7 +60,7 @@ func TestScatteredLedger(t *testing.T) {
 	if more := leasesOf(drain(s)); len(more) != 0 {
 		t.Fatalf("%d batches were leased", len(more))
 	}
-	s.Nack(l.ID, -1)
+	s.Nack(l.ID, -1, "")
 	again := leasesOf(drain(s))
 	if len(again) != 1 || again[0].Attempt != 2 || len(again[0].Settled) != maxScattered+1 {
 		t.Fatalf("leased again: %d", len(again))

@@ -1,9 +1,13 @@
 package queue
 
 import (
-	"slices"
-	"sort"
+	"cmp"
+	"strings"
 )
+
+// maxOffset bounds offsets: what no log will reach, and far enough from what an int64 can hold
+// that sums of lengths do not overflow.
+const maxOffset = 1 << 53
 
 // Partition names one source partition.
 type Partition struct {
@@ -11,6 +15,12 @@ type Partition struct {
 	Topic       string `json:"t"`
 	Incarnation uint32 `json:"i,omitempty"`
 	Number      int32  `json:"p"`
+}
+
+// compare orders partitions by topic, cluster, number and incarnation.
+func (id Partition) compare(o Partition) int {
+	return cmp.Or(strings.Compare(id.Topic, o.Topic), strings.Compare(id.Cluster, o.Cluster),
+		cmp.Compare(id.Number, o.Number), cmp.Compare(id.Incarnation, o.Incarnation))
 }
 
 // Batch is a batch of records as it is appended and leased. Its payload is opaque.
@@ -28,8 +38,9 @@ type Batch struct {
 // piece is a batch held for at least one subscription. It answers for the offsets own, which is
 // the whole batch unless a part of it was known when it was appended.
 //
-// Its payload is in memory until it is stored or needed by nobody, whichever comes first. A backlog on
-// disk costs memory for pieces alone: 112 bytes each, and 8 where the partition lists it.
+// Its payload is in memory until it is stored or needed by nobody, whichever comes first. A
+// backlog on disk costs memory for pieces alone: 112 bytes each, and 8 where the partition lists
+// it.
 type piece struct {
 	part           *partition
 	payload        []byte // nil once it left memory
@@ -44,24 +55,26 @@ type piece struct {
 	stored         bool
 }
 
-// out is the batch as it is leased.
+func (pc *piece) offsets() Range { return pc.own }
+
+// out is the batch as it is leased, without its payload.
 func (pc *piece) out() Batch {
 	return Batch{Partition: pc.part.id, Range: pc.batch, Records: pc.records, Codec: int32(pc.codec), CRC: pc.crc,
-		MaxTimestampMs: pc.maxTimestampMs, Payload: pc.payload}
+		MaxTimestampMs: pc.maxTimestampMs}
 }
 
 // partition is everything the queue knows of one source partition.
 //
-// Below appended, an offset is settled, held in a piece, or deferred, for each subscription that wants
-// the topic. Only the ledger and the stored pieces survive a crash; what is then neither settled nor
-// held below the highest offset that either knows is deferred.
+// Below appended, an offset is settled, held in a piece, or deferred, for each subscription that
+// wants the topic. Only the ledger and the stored pieces survive a crash; what is then neither
+// settled nor held below the highest offset that either knows is deferred.
 type partition struct {
 	id       Partition
 	first    int64                       // first offset ever seen
 	appended int64                       // the offset after the last one appended, and where an ingest goes on
 	reached  int64                       // durable: appended was at least this
 	safe     int64                       // needs Kafka no more below it
-	pieces   []*piece                    // ascending by own, disjoint
+	pieces   list[*piece]                // by own, disjoint
 	progress map[*subscription]*progress // of the subscriptions that want the topic
 	reaching bool                        // a change that raises reached is being written
 	settling Set                         // a change that settles it for all is being written
@@ -71,19 +84,25 @@ type partition struct {
 	passes   passes                      // of the batches that were appended, and where it was at its end
 	printed  int64                       // when one was journaled, on the queue's clock
 	givingUp bool                        // a change that settles what is lost is being written
-}
-
-// pieceIndex is the index of the first piece that ends after o.
-func (p *partition) pieceIndex(o int64) int {
-	return sort.Search(len(p.pieces), func(i int) bool { return p.pieces[i].own.Next > o })
+	lacks    node[*partition]            // in Queue.lacking
+	snapshot uint32                      // the number of the one that was begun before it became known
+	listed   bool                        // a source reads it, as topicTimesLocked found last
 }
 
 // pieceAt is the piece that answers for o, or nil.
 func (p *partition) pieceAt(o int64) *piece {
-	if i := p.pieceIndex(o); i < len(p.pieces) && p.pieces[i].own.First <= o {
-		return p.pieces[i]
+	if pc, ok := p.pieces.at(p.pieces.over(o)); ok && pc.own.First <= o {
+		return pc
 	}
 	return nil
+}
+
+// heldFrom is where the first piece begins that ends after o, at most limit.
+func (p *partition) heldFrom(o, limit int64) int64 {
+	if pc, ok := p.pieces.at(p.pieces.over(o)); ok {
+		return min(pc.own.First, limit)
+	}
+	return limit
 }
 
 // settledUntil returns the first offset at or after o that some subscription has not settled; a
@@ -91,20 +110,22 @@ func (p *partition) pieceAt(o int64) *piece {
 func (p *partition) settledUntil(o int64) int64 {
 	until := p.appended
 	for _, g := range p.progress {
-		until = min(until, g.settled.Until(o))
+		until = min(until, g.settledUntil(o))
 	}
 	return until
 }
 
-// requiredUntil is settledUntil for the subscriptions that hold back the safe offset. Where there is
-// none, it is what would be known after a crash.
+// requiredUntil is settledUntil for the subscriptions that hold back the safe offset. Where there
+// is none, it is what would be known after a crash.
 func (p *partition) requiredUntil(o int64) int64 {
 	until := p.appended
 	required := false
 	for _, g := range p.progress {
 		if g.sub.Required {
-			until = min(until, g.settled.Until(o))
-			required = true
+			if until = min(until, g.settledOnceUntil(o)); until <= o {
+				return until // the others do not change that
+			}
+			required = required || g.tells()
 		}
 	}
 	if !required {
@@ -138,15 +159,14 @@ func (p *partition) unknown(r Range) []Range {
 	return parts
 }
 
-// toHold is unknown, joined across what is settled. Else a batch that comes again after parts of it were settled
-// one by one would be held, and written, once for each gap between them.
+// toHold is unknown, joined across what is settled. Else a batch that comes again after parts of
+// it were settled one by one would be held, and written, once for each gap between them.
 func (p *partition) toHold(r Range) []Range {
 	var joined []Range
 	for _, part := range p.unknown(r) {
 		if n := len(joined); n > 0 {
 			between := Range{joined[n-1].Next, part.First}
-			i := p.pieceIndex(between.First)
-			if (i == len(p.pieces) || p.pieces[i].own.First >= between.Next) && len(p.settling.Within(between)) == 0 {
+			if p.heldFrom(between.First, between.Next) == between.Next && p.settling.NextIn(between.First, between.Next) == between.Next {
 				joined[n-1].Next = part.Next
 				continue
 			}
@@ -158,50 +178,30 @@ func (p *partition) toHold(r Range) []Range {
 
 // unknownUntil returns where the unknown range that begins at o ends, at most limit.
 func (p *partition) unknownUntil(o, limit int64) int64 {
-	end := p.settling.NextIn(o, limit)
-	if i := p.pieceIndex(o); i < len(p.pieces) {
-		end = min(end, p.pieces[i].own.First)
-	}
-	// Settled by all means settled by each: the next place where that can begin is where the last of
-	// the subscriptions' next settled ranges begins.
-	next := int64(-1)
+	end := p.heldFrom(o, p.settling.NextIn(o, limit))
+	// Settled by all means settled by each: the next place where that can begin is where the last
+	// of the subscriptions' next settled ranges begins.
+	next := o
 	for _, g := range p.progress {
-		if g.settled.Floor > o {
-			continue
-		}
-		i := sort.Search(len(g.settled.Above), func(i int) bool { return g.settled.Above[i].Next > o })
-		if i == len(g.settled.Above) {
+		if next = max(next, g.settledFrom(o, end)); next >= end {
 			return end
 		}
-		next = max(next, g.settled.Above[i].First)
 	}
 	if next > o {
-		end = min(end, next)
+		return next
 	}
 	return end
 }
 
 // insert adds a piece at its place.
-func (p *partition) insert(pc *piece) {
-	if n := len(p.pieces); n == 0 || p.pieces[n-1].own.Next <= pc.own.First {
-		p.pieces = append(p.pieces, pc)
-		return
-	}
-	p.pieces = slices.Insert(p.pieces, p.pieceIndex(pc.own.First), pc)
-}
+func (p *partition) insert(pc *piece) { p.pieces.add(pc) }
 
 // remove takes out a piece that nobody waits for.
 func (p *partition) remove(pc *piece) {
-	i := p.pieceIndex(pc.own.First)
-	if i == len(p.pieces) || p.pieces[i] != pc {
-		return
+	at := p.pieces.seek(pc.own.First)
+	if there, ok := p.pieces.at(at); ok && there == pc {
+		p.pieces.remove(at)
 	}
-	if i == 0 {
-		p.pieces[0] = nil
-		p.pieces = p.pieces[1:]
-		return
-	}
-	p.pieces = slices.Delete(p.pieces, i, i+1)
 }
 
 // raiseSafe moves safe over everything that the required subscriptions have settled, or that is
@@ -231,9 +231,9 @@ func (p *partition) storedUntil(o, end int64, delivered bool) int64 {
 		if !g.sub.Required {
 			continue
 		}
-		end = g.deferred.NextIn(o, end)
+		end = g.lacksFrom(o, end)
 		if delivered {
-			end = min(end, g.settled.Until(o))
+			end = min(end, g.settledOnceUntil(o))
 		}
 	}
 	return end

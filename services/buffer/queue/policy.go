@@ -2,7 +2,6 @@ package queue
 
 import (
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -10,11 +9,11 @@ import (
 // drops or defers gives way, so that it holds back nobody.
 
 const (
-	// givenWayPercent of its limit is what a subscription that gave way has left: a bit less than the limit,
-	// so that this happens once in a while and not with every batch.
+	// givenWayPercent of its limit is what a subscription that gave way has left: a bit less than
+	// the limit, so that this happens once in a while and not with every batch.
 	givenWayPercent = 90
-	// giveWayPause is the time between two attempts to make room on a full disk: space comes back only
-	// when whole segments are released.
+	// giveWayPause is the time between two attempts to make room on a full disk: space comes back
+	// only when whole segments are released.
 	giveWayPause = time.Second
 )
 
@@ -28,7 +27,7 @@ func (q *Queue) limit(sub *subscription) int64 {
 	if sub.Limit > 0 || sub.OnFull == Block {
 		return sub.Limit
 	}
-	return q.cfg.DiskBytes / 100 * policyPercent
+	return percentOf(q.cfg.DiskBytes, policyPercent)
 }
 
 // fullLocked is why a batch of that partition, which may be nil, cannot be taken now.
@@ -40,6 +39,9 @@ func (q *Queue) fullLocked(p *partition, refetched bool) error {
 	case q.pendingRecords >= q.cfg.DiskRecords:
 		q.makeRoomLocked()
 		return fmt.Errorf("%w: %d records are pending, at most %d", ErrFull, q.pendingRecords, q.cfg.DiskRecords)
+	case q.overheadLocked() > q.cfg.MemoryBytes/2:
+		q.makeRoomLocked()
+		return fmt.Errorf("%w: %d batches are held, which is all that memory allows; larger ones (batch.linger) or more memory hold more records", ErrFull, q.pendingBatches)
 	case !q.noSpaceUntil.IsZero() && q.aboveHighWatermark():
 		return fmt.Errorf("%w: no space is left on the device", ErrFull)
 	}
@@ -47,54 +49,78 @@ func (q *Queue) fullLocked(p *partition, refetched bool) error {
 		return nil
 	}
 	for _, g := range p.progress {
-		if limit := q.limit(g.sub); g.sub.OnFull == Block && limit > 0 && g.sub.pendingBytes >= limit {
+		if limit := q.limit(g.sub); !g.unwanted && g.sub.OnFull == Block && limit > 0 && g.sub.pendingBytes >= limit {
 			return fmt.Errorf("%w: subscription %s has a backlog of %d bytes, at most %d", ErrFull, g.sub.Name, g.sub.pendingBytes, limit)
 		}
 	}
 	return nil
 }
 
-// defersLocked says whether a new piece is not kept for a subscription. Once something is deferred, what
-// comes after it is, too, until the rest is small: else the order in which it is delivered would suffer.
+// defersLocked says whether a new piece is not kept for a subscription. Once something is
+// deferred, what comes after it is, too, until the rest is small: else the order in which it is
+// delivered would suffer.
 func (q *Queue) defersLocked(g *progress, size int64) bool {
 	limit := q.limit(g.sub)
-	if g.sub.OnFull != Defer || g.sub.pendingBytes == 0 && len(g.deferred) == 0 {
+	if g.sub.OnFull != Defer || g.sub.pendingBytes == 0 && g.deferred.Empty() {
 		return false
 	}
-	if len(g.deferred) > 0 {
+	if !g.deferred.Empty() {
 		return g.sub.pendingBytes+g.deferredBytes+size > limit/2
 	}
 	return g.sub.pendingBytes+size > limit
 }
 
-// keepWithinLocked drops what exceeds the limit of a subscription that drops.
-func (q *Queue) keepWithinLocked(sub *subscription) {
-	if limit := q.limit(sub); sub.OnFull == DropOldest && sub.pendingBytes-sub.droppingBytes > limit {
-		q.dropOldestLocked(sub, limit/100*givenWayPercent, reasonLimit)
+// keepWithinLocked drops what exceeds the limit of a subscription that drops, and says whether
+// there was anything to do.
+func (q *Queue) keepWithinLocked(sub *subscription) bool {
+	limit := q.limit(sub)
+	if sub.OnFull != DropOldest || sub.pendingBytes-sub.droppingBytes <= limit || q.clock() < sub.allLeased {
+		return false
 	}
+	before := sub.droppingBytes
+	q.dropOldestLocked(sub, percentOf(limit, givenWayPercent), reasonLimit)
+	if sub.droppingBytes == before { // not looked at again with every batch
+		sub.allLeased = q.clock() + int64(tick)
+	}
+	return true
 }
 
-// makeRoomLocked lets the subscriptions that drop or defer give way to a full disk. What a required
-// one has on disk is safe, and Kafka may have forgotten it: it is not deferred any more.
+// makeRoomLocked lets the subscriptions that drop or defer give way to a full disk. What a
+// required one has on disk is safe, and Kafka may have forgotten it: it is not deferred any more.
 func (q *Queue) makeRoomLocked() {
 	now := q.cfg.Now()
 	if now.Sub(q.roomMade) < giveWayPause {
 		return
 	}
-	q.roomMade = now
-	for _, sub := range q.subs {
-		left := sub.pendingBytes / 100 * givenWayPercent
-		switch {
-		case sub.OnFull == DropOldest:
-			q.dropOldestLocked(sub, left, reasonDisk)
-		case sub.OnFull == Defer && !sub.Required:
-			q.deferNewestLocked(sub, left)
-		}
+	// Each looks at all of its partitions: what is too much for one hold of the lock follows with
+	// the next call.
+	for left := roomItems; q.roomNext < len(q.subs) && left > 0; q.roomNext++ {
+		sub := q.subs[q.roomNext]
+		left -= 1 + len(sub.progress)
+		q.giveWayLocked(sub)
+	}
+	if q.roomNext >= len(q.subs) {
+		q.roomMade, q.roomNext = now, 0
 	}
 }
 
-// dropOldestLocked settles the oldest batches as dropped until a backlog of left is all there will be.
-// What is leased stays: it may be delivered at this moment.
+// roomItems is how many partitions of subscriptions give way in one hold of the lock.
+const roomItems = 50_000
+
+// giveWayLocked drops or defers a tenth of what a subscription has pending, as its policy is.
+func (q *Queue) giveWayLocked(sub *subscription) {
+	left := percentOf(sub.pendingBytes, givenWayPercent)
+	switch {
+	case sub.OnFull == DropOldest:
+		q.dropOldestLocked(sub, left, reasonDisk)
+	case sub.OnFull == Defer && !sub.Required:
+		q.deferNewestLocked(sub, left)
+	}
+}
+
+// dropOldestLocked settles the oldest batches as dropped until a backlog of left is all there
+// will be, at most holdItems of them: it is called again as long as there are more. What is
+// leased stays: it may be delivered at this moment.
 func (q *Queue) dropOldestLocked(sub *subscription, left int64, reason string) {
 	c := &change{Subscription: sub.id}
 	type drop struct {
@@ -103,12 +129,16 @@ func (q *Queue) dropOldestLocked(sub *subscription, left int64, reason string) {
 	}
 	var drops []drop
 	bytes := int64(0)
-	for sub.pendingBytes-sub.droppingBytes > left {
-		g, pc := sub.oldestFree()
+	oldest := sub.byAge(oldestFirst)
+	for sub.pendingBytes-sub.droppingBytes > left && len(drops) < q.holdItems {
+		g, pc := oldest.next()
 		if pc == nil {
 			break
 		}
 		g.dropping.Add(pc.own)
+		if r, ok := g.back.at(g.back.seek(pc.own.First)); ok && r.piece == pc {
+			q.takeBackLocked(r)
+		}
 		drops = append(drops, drop{g, pc.own})
 		sub.droppingBytes += int64(pc.size)
 		bytes += int64(pc.size)
@@ -117,7 +147,7 @@ func (q *Queue) dropOldestLocked(sub *subscription, left int64, reason string) {
 			c.Settle[n-1].Except[0].Next = pc.own.Next
 			continue
 		}
-		c.Settle = append(c.Settle, settleChange{Partition: g.part.id, Range: pc.own, Except: []Interval{{pc.own, Dropped}},
+		c.Settle = append(c.Settle, settleChange{Partition: g.part.id, First: g.part.first, Range: pc.own, Except: []Interval{{pc.own, Dropped}},
 			Reason: reason, AtMs: q.cfg.Now().UnixMilli()})
 	}
 	if len(drops) == 0 {
@@ -133,65 +163,4 @@ func (q *Queue) dropOldestLocked(sub *subscription, left int64, reason string) {
 		q.dispatchLocked(sub)
 	}
 	q.enqueueLocked(c)
-}
-
-// oldestFree is the piece that the subscription has needed for longest and that is neither leased nor
-// being dropped.
-func (s *subscription) oldestFree() (oldestOf *progress, oldest *piece) {
-	for _, g := range s.progress {
-		for i := g.part.pieceIndex(g.dropping.Until(g.settled.Floor)); i < len(g.part.pieces); i++ {
-			pc := g.part.pieces[i]
-			if oldest != nil && oldest.appended <= pc.appended {
-				break
-			}
-			if g.isFree(pc) {
-				oldestOf, oldest = g, pc
-				break
-			}
-		}
-	}
-	return oldestOf, oldest
-}
-
-// deferNewestLocked stops holding the newest batches for a subscription until a backlog of left remains.
-func (q *Queue) deferNewestLocked(sub *subscription, left int64) {
-	batches := 0
-	for sub.pendingBytes > left {
-		var newestOf *progress
-		var newest *piece
-		for _, g := range sub.progress {
-			for _, pc := range slices.Backward(g.part.pieces) {
-				if newest != nil && newest.appended >= pc.appended {
-					break
-				}
-				if g.isFree(pc) {
-					newestOf, newest = g, pc
-					break
-				}
-			}
-		}
-		if newest == nil {
-			break
-		}
-		q.deferLocked(newestOf, newest)
-		batches++
-	}
-	if batches > 0 {
-		q.cfg.Log.Warn("newest batches are deferred, to be refetched from Kafka", "subscription", sub.Name, "reason", reasonDisk, "batches", batches)
-	}
-}
-
-// isFree says whether the subscription needs a piece and nothing is happening to it.
-func (g *progress) isFree(pc *piece) bool {
-	if g.dropping.Until(pc.own.First) > pc.own.First || !g.needs(pc.own) {
-		return false
-	}
-	_, leased := g.leaseIndex(pc.own.First)
-	return !leased
-}
-
-// deferLocked stops holding a piece for a subscription.
-func (q *Queue) deferLocked(g *progress, pc *piece) {
-	g.deferRange(pc.own, int64(pc.size))
-	q.letGoLocked(g, pc)
 }

@@ -13,53 +13,74 @@
 //   - An ack is answered after its change is on disk, and only then are its effects seen by anyone.
 //   - A dead session's sink state changes hands on disk before its heir hears of it.
 //
-// One goroutine, Run, writes to the store; everything else happens on the callers' goroutines under
-// one mutex, which is never held during I/O.
+// Run owns two goroutines: one writes to the store, the other looks at deadlines, so that a slow disk delays
+// none. Log lines are passed on by a goroutine that lives while there are any. Everything else happens on
+// the callers' goroutines. One mutex guards all, and is never held during I/O, logging or encoding.
 package queue
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math"
 	"slices"
-	"strings"
-	"sync"
 	"time"
 )
 
 // Config bounds a queue and names its subscriptions.
 type Config struct {
 	MemoryRecords, MemoryBytes int64 // bounds of the window
-	DiskRecords, DiskBytes     int64 // bounds of the store; pending records, bytes of all files
+	// FreeBatches is how many batches may be held, in memory or stored, before what they cost
+	// beside their payloads counts in MemoryBytes; 0 is DefaultFreeBatches.
+	FreeBatches int64
+	// MaxLeases bounds the batches that are leased at once, of all sessions together, each of
+	// which has an equal part; 0 is DefaultMaxLeases.
+	MaxLeases              int
+	DiskRecords, DiskBytes int64 // bounds of the store; pending records, bytes of all files
 	// SpillAfter is how old a batch gets in memory before it is written; 0 writes it through.
 	SpillAfter time.Duration
 	// Delivered keeps stored batches of required subscriptions out of the safe offset.
 	Delivered     bool
 	LeaseDuration time.Duration
 	Subscriptions []SubscriptionConfig
+	// Shard is the number of this part of a queue that several buffers share, in the first 16 bits
+	// of its session ids; 0 for a queue that is one buffer's.
+	Shard uint16
+	// Shards is how many parts the queue has; 0 is 1. Open refuses data of another shard, or of
+	// another number of shards.
+	Shards int
+	// ShardOf returns the shard of a source partition. nil is for a look at data of any shard.
+	ShardOf func(cluster, topic string, partition int32) int
 
 	Log    *slog.Logger     // nil discards
 	Now    func() time.Time // nil is time.Now
 	Random func() float64   // in [0,1), for backoff; nil is math/rand
+	// SessionID returns numbers whose last 48 bits never repeat, in no queue anywhere; nil is
+	// crypto/rand.
+	SessionID func() uint64
 }
 
 // Queue is open from Open until Run returns.
 type Queue struct {
-	cfg    Config
-	store  Store
-	opened time.Time
+	cfg      Config
+	logLines *logLines // of cfg.Log
+	store    Store
+	opened   time.Time
+	ledger   string // LedgerID
+	shard    *shard // as the data says; nil: it is all of a queue
+	// configured is what the configuration says of the bounds; cfg has those that hold.
+	configured Limits
 
-	mu               sync.Mutex // guards everything below, and every object reached from it
+	mu               lock // guards everything below, and every object reached from it
 	subs             []*subscription
 	partitions       map[Partition]*partition
+	sorted           []*partition         // all of them, by Partition.compare
 	newest           map[Partition]uint32 // by topic(): the newest incarnation
 	sessions         map[uint64]*Session  // live, or with sink state that waits for an heir
 	nextSubscription int64
-	nextSession      uint64
 	nextLease        uint64
+	joined           uint64 // sessions since Open
+	liveSessions     int
 
 	memoryRecords, memoryBytes int64
 	pendingBatches             int64
@@ -68,33 +89,56 @@ type Queue struct {
 	spilledRecords             int64
 	spilling                   bool      // memory passed its high watermark and not yet its low one
 	unspilled                  []*piece  // in memory and not stored, oldest first; settled ones linger
+	lingering                  int       // about how many do
 	changes                    []*change // to be written
 	settledRefs                []Ref     // stored payloads to be released
 	storeStats                 StoreStats
-	noSpaceUntil               time.Time // the store had no space for batches; zero: it has
-	noSpaceForChanges          bool      // nor for changes alone
-	roomMade                   time.Time // when subscriptions last gave way to a full disk
+	noSpaceUntil               time.Time        // the store had no space for batches; zero: it has
+	noSpaceForChanges          bool             // nor for changes alone
+	writeBegan                 int64            // when the write began that goes on, on clock; 0: none
+	writeTold                  bool             // that it is slow
+	roomMade                   time.Time        // when subscriptions last gave way to a full disk
+	roomNext                   int              // index of the subscription that gives way next
+	lacking                    line[*partition] // where something is deferred or asked for
+	parked                     parked           // what is to be leased later
+	tails                      []*tail          // too long for one hold of the lock
+	holdItems                  int              // holdItems, but in tests
+	inParts                    bool             // see letOthersIn
+	left                       int              // items until it lets others in
 	refetches                  map[uint64]*refetch
 	nextRefetch                uint64 // also of finds
 	finds                      map[uint64]chan int64
+	guarded                    bool          // a change with Safe is being written
 	closed                     error         // why the queue takes nothing more
 	room                       chan struct{} // closed and replaced when memory is freed, and for Pace
 	paced                      bool          // somebody waits in Pace
+	heldBytes                  int64         // of batches that are held back
+	wantRoom                   int           // how many wait in Append
 	pacedAt                    int64         // when paces were measured last, on clock
 	watchers                   map[*Watcher]struct{}
-	listed                     map[reads]map[string]int32 // what sources read: topics with their partitions
-	empty                      map[Partition]int64        // of what was never appended: when it was at its end, in ms since the Unix epoch
-	watermarkTold              int64                      // when, on clock
+	watching                   map[Partition][]*Watcher // those that watch a partition
+	listed                     map[reads]listedTopics   // what sources read
+	limits                     *limitsChange            // set at run time; nil: what is configured counts
+	snapshots                  uint32                   // that were begun
+	partBytes                  int                      // partBytes, but in tests
+	snapshotting               *snapshotting            // the one that is being made
+	recovered                  []*settleChange          // of what is deferred, until Open has found out what that is
+	empty                      map[Partition]int64      // of what was never appended: when it was at its end, in ms since the Unix epoch
+	watermarkTold              int64                    // when, on clock
 
 	kick chan struct{} // has room for one: there is something to write
 	done chan struct{} // closed when the queue is closed
 }
 
+// LedgerID returns the random name of the queue's data, which was made with it and is on disk.
+// Progress that is kept elsewhere speaks of this queue only when it carries the same one.
+func (q *Queue) LedgerID() string { return q.ledger }
+
 // partitionLocked finds a partition, or makes it known.
 func (q *Queue) partitionLocked(id Partition, first int64) *partition {
 	p := q.partitions[id]
 	if p == nil {
-		p = &partition{id: id, first: first, appended: first, reached: first, safe: first, progress: make(map[*subscription]*progress)}
+		p = newPartition(id, first, first)
 		q.addPartition(p)
 		for _, sub := range q.subs {
 			if sub.wants(id.Topic) {
@@ -105,13 +149,24 @@ func (q *Queue) partitionLocked(id Partition, first int64) *partition {
 	return p
 }
 
+func newPartition(id Partition, first, reached int64) *partition {
+	p := &partition{id: id, first: first, appended: first, reached: reached, safe: first, progress: make(map[*subscription]*progress)}
+	p.lacks.value = p
+	return p
+}
+
 func (q *Queue) addPartition(p *partition) {
 	q.partitions[p.id] = p
+	p.snapshot = q.snapshots
+	delete(q.empty, p.id)
+	i, _ := slices.BinarySearchFunc(q.sorted, p.id, func(x *partition, id Partition) int { return x.id.compare(id) })
+	q.sorted = slices.Insert(q.sorted, i, p)
 	q.newest[p.id.topic()] = max(q.newest[p.id.topic()], p.id.Incarnation)
 }
 
 // seenLocked is partitionLocked for what comes from Kafka: it also journals the partition's first
-// offset ahead of any ack, since an ack alone does not tell that what is before it is still pending.
+// offset ahead of any ack, since an ack alone does not tell that what is before it is still
+// pending.
 func (q *Queue) seenLocked(id Partition, first int64) *partition {
 	if q.partitions[id] == nil {
 		q.enqueueLocked(&change{Seen: &seenChange{Partition: id, First: first, Reached: first}})
@@ -119,14 +174,14 @@ func (q *Queue) seenLocked(id Partition, first int64) *partition {
 	return q.partitionLocked(id, first)
 }
 
-// reachLocked journals how far a partition is appended where no required subscription's ledger will
-// tell: else a crash would forget what has been reported safe.
+// reachLocked journals how far a partition is appended where no required subscription's ledger
+// will tell: else a crash would forget what has been reported safe.
 func (q *Queue) reachLocked(p *partition) {
-	if p.reaching || p.reached >= p.appended {
+	if p.reaching || p.reached >= p.appended || q.store == nil { // Open takes care of what is recovered
 		return
 	}
 	for _, g := range p.progress {
-		if g.sub.Required {
+		if g.tells() {
 			return
 		}
 	}
@@ -138,30 +193,33 @@ func (q *Queue) reachLocked(p *partition) {
 }
 
 func (q *Queue) addProgress(sub *subscription, p *partition, settled Settled) *progress {
-	g := &progress{sub: sub, part: p, settled: settled, cursor: settled.Floor}
+	g := &progress{sub: sub, part: p, slot: len(sub.progress), snapshot: q.snapshots}
+	g.ready.value = g
+	g.restart(settled)
 	p.progress[sub] = g
 	sub.progress = append(sub.progress, g)
 	return g
 }
 
-func (q *Queue) newSession(id uint64, sub *subscription, consumer string, state map[string][]byte) *Session {
-	if state == nil {
-		state = make(map[string][]byte)
-	}
-	return &Session{ID: id, Consumer: consumer, q: q, sub: sub, leases: make(map[uint64]*lease), state: state, holds: make(map[string]int64), signal: make(chan struct{}, 1)}
+// removeProgress ends what addProgress began. Nothing may be leased, needed or in back any more.
+func (q *Queue) removeProgress(g *progress) {
+	q.freezeLocked(g)
+	g.forgetDeferred()
+	g.sub.scattered -= g.settled.behind
+	g.countAgain(func() { g.settled.Again = nil })
+	g.ready.leave()
+	delete(g.part.progress, g.sub)
+	all := g.sub.progress
+	last := all[len(all)-1]
+	all[g.slot], last.slot = last, g.slot
+	g.slot = -1
+	all[len(all)-1] = nil
+	g.sub.progress = all[:len(all)-1]
 }
 
-// partitionsLocked is all partitions in a stable order.
-func (q *Queue) partitionsLocked() []*partition {
-	return slices.SortedFunc(maps.Values(q.partitions), func(a, b *partition) int {
-		if c := strings.Compare(a.id.Topic, b.id.Topic); c != 0 {
-			return c
-		}
-		if c := strings.Compare(a.id.Cluster, b.id.Cluster); c != 0 {
-			return c
-		}
-		return cmp.Or(cmp.Compare(a.id.Number, b.id.Number), cmp.Compare(a.id.Incarnation, b.id.Incarnation))
-	})
+func (q *Queue) newSession(id uint64, sub *subscription, consumer string) *Session {
+	return &Session{ID: id, Consumer: consumer, q: q, sub: sub, leases: make(map[uint64]*lease), state: make(map[string][]byte), holds: make(map[string]int64), since: make(map[string]int64),
+		signal: make(chan struct{}, 1), taken: make(chan struct{}, 1)}
 }
 
 func (q *Queue) subscription(name string) *subscription {
@@ -180,19 +238,26 @@ func (q *Queue) subscriptionByID(id int64) *subscription {
 	return q.subs[i]
 }
 
-// Append takes a batch over; the queue keeps its payload. It waits while the window is full, until
-// ctx ends. Known is true when nothing of it was new. Nothing is durable on return: the partition's
-// safe offset tells what is. refetch is the id of the Refetch that the batch answers, or 0.
+// Append takes a batch over; the queue keeps its payload. It waits while the window is full,
+// until ctx ends. Known is true when nothing of it was new. Nothing is durable on return: the
+// partition's safe offset tells what is. refetch is the id of the Refetch that the batch answers,
+// or 0.
 func (q *Queue) Append(ctx context.Context, b Batch, refetch uint64) (known bool, err error) {
 	size := int64(len(b.Payload))
-	if b.First < 0 || b.Next <= b.First || b.Records <= 0 || int64(b.Records) > b.Len() || size > math.MaxInt32 || b.Codec < 0 || b.Codec > math.MaxInt8 {
+	if b.First < 0 || b.Next <= b.First || b.Next > maxOffset || b.Records <= 0 || int64(b.Records) > b.Len() || size > math.MaxInt32 || b.Codec < 0 || b.Codec > math.MaxInt8 {
 		return false, fmt.Errorf("%w batch: %d records in [%d,%d), %d bytes, codec %d", ErrInvalid, b.Records, b.First, b.Next, size, b.Codec)
+	}
+	if err := b.Partition.validate(); err != nil {
+		return false, err
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for {
 		if q.closed != nil {
 			return false, q.closed
+		}
+		if err := q.takesPartitionLocked(b.Partition); err != nil {
+			return false, err
 		}
 		p := q.partitions[b.Partition]
 		if p != nil {
@@ -207,10 +272,13 @@ func (q *Queue) Append(ctx context.Context, b Batch, refetch uint64) (known bool
 		if err := q.fullLocked(p, refetch != 0); err != nil {
 			return false, err
 		}
-		if q.memoryBytes == 0 || (q.memoryBytes+size <= q.cfg.MemoryBytes && q.memoryRecords+int64(b.Records) <= q.cfg.MemoryRecords) {
+		if q.memoryBytes == 0 || (q.memoryBytes+q.heldBytes+size <= q.windowLocked() && q.memoryRecords+int64(b.Records) <= q.cfg.MemoryRecords) {
 			break
 		}
-		if err := q.awaitRoomLocked(ctx); err != nil {
+		q.wantRoom++ // else nothing would be written that is young, though it is all there is
+		q.wake()
+		err := q.awaitRoomLocked(ctx)
+		if q.wantRoom--; err != nil {
 			return false, err
 		}
 	}
@@ -237,8 +305,9 @@ func (q *Queue) Append(ctx context.Context, b Batch, refetch uint64) (known bool
 	}
 	q.refetchedLocked(p, refetch, b.Next)
 	q.raiseSafeLocked(p)
+	dropped := false // one looks at all of its partitions; of the others, the next batch drops
 	for _, g := range p.progress {
-		q.keepWithinLocked(g.sub)
+		dropped = dropped || q.keepWithinLocked(g.sub)
 		q.dispatchLocked(g.sub)
 	}
 	if q.spillDueLocked() {
@@ -247,8 +316,8 @@ func (q *Queue) Append(ctx context.Context, b Batch, refetch uint64) (known bool
 	return known, nil
 }
 
-// holdLocked puts a new piece into its partition and in front of the subscriptions that need it, and
-// says whether anybody does.
+// holdLocked puts a new piece into its partition and in front of the subscriptions that need it,
+// and says whether anybody does.
 func (q *Queue) holdLocked(pc *piece, refetched bool) bool {
 	pc.part.insert(pc)
 	q.pendingBatches++
@@ -259,9 +328,10 @@ func (q *Queue) holdLocked(pc *piece, refetched bool) bool {
 	}
 	for _, g := range pc.part.progress {
 		switch {
-		case g.settled.Covers(pc.own):
+		case g.sub.deleted: // its end is being applied
+		case g.settledUntil(pc.own.First) >= pc.own.Next:
 		case !refetched && !pc.stored && q.defersLocked(g, int64(pc.size)):
-			g.deferRange(pc.own, int64(pc.size))
+			q.deferRangeLocked(g, pc.own, int64(pc.size))
 		default:
 			g.undefer(pc.own)
 			q.needLocked(g, pc)
@@ -280,33 +350,39 @@ func (q *Queue) holdLocked(pc *piece, refetched bool) bool {
 // needLocked makes a subscription need a piece.
 func (q *Queue) needLocked(g *progress, pc *piece) {
 	pc.waiting++
-	g.sub.pendingRecords += int64(pc.records)
-	g.sub.pendingBytes += int64(pc.size)
+	g.count(pc, 1)
 	if pc.own.First < g.cursor {
-		g.giveBack(returned{piece: pc})
+		q.giveBackLocked(g, pc, 0, 0)
 	}
 	q.readyLocked(g)
 }
 
 // letGoLocked ends a subscription's need of a piece.
 func (q *Queue) letGoLocked(g *progress, pc *piece) {
-	g.sub.pendingRecords -= int64(pc.records)
-	g.sub.pendingBytes -= int64(pc.size)
+	g.count(pc, -1)
 	if pc.waiting--; pc.waiting == 0 {
 		q.dropLocked(pc)
 	}
 }
 
-// Settle settles a range without records for every subscription that wants the topic. It must begin
-// where the appended offsets end, or before. As the answer to a Refetch it settles only what is deferred.
+// Settle settles a range without records for every subscription that wants the topic. It must
+// begin where the appended offsets end, or before. As the answer to a Refetch it settles only
+// what is deferred.
 func (q *Queue) Settle(id Partition, r Range, o Outcome, reason string, refetch uint64) error {
-	if r.First < 0 || r.Next <= r.First || o == Delivered || o == 0 || o >= outcomes {
+	if r.First < 0 || r.Next <= r.First || r.Next > maxOffset || o == Delivered || o == 0 || o >= outcomes {
 		return fmt.Errorf("%w range [%d,%d) as %s", ErrInvalid, r.First, r.Next, o)
 	}
+	if err := id.validate(); err != nil {
+		return err
+	}
+	reason = CutReason(reason)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed != nil {
 		return q.closed
+	}
+	if err := q.takesPartitionLocked(id); err != nil {
+		return err
 	}
 	if refetch == 0 {
 		if p := q.partitions[id]; p != nil && r.First > p.appended {
@@ -322,7 +398,7 @@ func (q *Queue) Settle(id Partition, r Range, o Outcome, reason string, refetch 
 		q.cfg.Log.Warn("offsets are settled without a record", "topic", id.Topic, "partition", id.Number,
 			"first_offset", r.First, "next_offset", r.Next, "outcome", o.String(), "reason", reason)
 	}
-	s := settleChange{Partition: id, Range: r, Except: []Interval{{r, o}}, Reason: reason, AtMs: q.cfg.Now().UnixMilli(), Deferred: refetch != 0}
+	s := settleChange{Partition: id, First: q.partitions[id].first, Range: r, Except: []Interval{{r, o}}, Reason: reason, AtMs: q.cfg.Now().UnixMilli(), Deferred: refetch != 0}
 	q.enqueueLocked(&change{Settle: []settleChange{s}, done: func(q *Queue) {
 		p := q.partitions[id]
 		p.settling.Remove(r)
@@ -337,93 +413,66 @@ func (q *Queue) Settle(id Partition, r Range, o Outcome, reason string, refetch 
 
 // OpenSession begins a session on a subscription.
 func (q *Queue) OpenSession(subscription, consumer string, ordered bool) (*Session, error) {
+	if len(consumer) > MaxNameBytes {
+		return nil, fmt.Errorf("%w consumer %.100q: its name has %d bytes, at most %d", ErrInvalid, consumer, len(consumer), MaxNameBytes)
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed != nil {
 		return nil, q.closed
 	}
 	sub := q.subscription(subscription)
-	if sub == nil {
-		return nil, fmt.Errorf("%w: %q", ErrNoSubscription, subscription)
+	if sub == nil || sub.deleted {
+		return nil, fmt.Errorf("%w: %.200q", ErrNoSubscription, subscription)
 	}
-	s := q.newSession(q.nextSession, sub, consumer, nil)
-	q.nextSession++
-	s.ordered, s.live, s.openedAt = ordered, true, q.cfg.Now()
+	s := q.newSession(q.sessionIDLocked(), sub, consumer)
+	s.ordered, s.openedAt = ordered, q.cfg.Now()
 	q.sessions[s.ID] = s
-	sub.sessions = append(sub.sessions, s)
+	q.liveSessions++
+	q.joinLocked(s)
 	q.adoptLocked(sub)
 	return s, nil
 }
 
-// Load puts the payload into a lease that came without, reading the store.
-func (q *Queue) Load(l *Lease) error {
-	if l.Batch.Payload != nil || l.ref == (Ref{}) {
-		return nil
+// sessionIDLocked returns an id for a new session: Config.Shard, then 48 bits of Config.SessionID.
+// Sessions of older versions, whose sink state may be there still, have ids without a shard: so
+// the first 16 bits say where to look first, and prove nothing.
+func (q *Queue) sessionIDLocked() uint64 {
+	const shardBits = 16
+	for {
+		id := q.cfg.SessionID()<<shardBits>>shardBits | uint64(q.cfg.Shard)<<(64-shardBits)
+		if id != 0 && q.sessions[id] == nil { // 0 is nobody in the journal
+			return id
+		}
 	}
-	payload, err := q.store.Read(l.ref)
+}
+
+// Load puts the payload into a lease or a batch of Peek, which comes without: what is leased pins
+// no memory. It reads the store when the payload has left the window. A lease that is not held
+// any more is ErrLeaseGone.
+func (q *Queue) Load(l *Lease) error {
+	q.mu.Lock()
+	if l.lease != nil && l.lease.session.leases[l.ID] != l.lease {
+		q.mu.Unlock()
+		return fmt.Errorf("load lease %d: %w", l.ID, ErrLeaseGone)
+	}
+	payload, ref, stored := l.piece.payload, l.piece.ref, l.piece.stored
+	q.mu.Unlock()
+	var err error
+	switch {
+	case payload != nil:
+	case l.piece.size == 0:
+		payload = []byte{}
+	case !stored: // nobody needs it any more
+		err = ErrLeaseGone
+	default:
+		payload, err = q.store.Read(ref)
+	}
 	if err != nil {
 		return fmt.Errorf("read batch [%d,%d) of %s/%d: %w", l.Batch.First, l.Batch.Next, l.Batch.Partition.Topic, l.Batch.Partition.Number, err)
 	}
 	l.Batch.Payload = payload
 	return nil
-}
-
-// settleLocked settles a range of one ledger, and lets go of the batches that nobody needs any more.
-func (q *Queue) settleLocked(g *progress, s *settleChange) {
-	if s.Deferred {
-		for _, part := range g.deferred.Within(s.Range) {
-			one := *s
-			one.Deferred, one.Range, one.Except = false, part, []Interval{{part, s.Except[0].Outcome}}
-			q.settleLocked(g, &one)
-		}
-		return
-	}
-	var needed []*piece
-	p := g.part
-	for i := p.pieceIndex(s.Range.First); i < len(p.pieces) && p.pieces[i].own.First < s.Range.Next; i++ {
-		if g.needs(p.pieces[i].own) {
-			needed = append(needed, p.pieces[i])
-		}
-	}
-	undelivered := int64(0)
-	except := func(r Range, o Outcome, reason string) {
-		for _, part := range g.settled.Unsettled(r) {
-			undelivered += part.Len()
-			g.sub.count(o, part.Len())
-			if o != Filtered {
-				g.sub.note(Undelivered{Partition: p.id, Range: part, Outcome: o, Reason: reason, AtMs: s.AtMs})
-			}
-		}
-		g.settled.Add(r, o)
-	}
-	for _, d := range s.DeadLetters {
-		except(Range{d.Offset, d.Offset + 1}, DeadLettered, d.Reason)
-	}
-	for _, e := range s.Except {
-		except(e.Range, e.Outcome, s.Reason)
-	}
-	g.settled.Add(s.Range, Delivered)
-	g.undefer(s.Range)
-	records := int64(0)
-	for _, pc := range needed {
-		if !g.needs(pc.own) {
-			records += int64(pc.records)
-			q.letGoLocked(g, pc)
-		}
-	}
-	g.sub.delivered += max(records-undelivered, 0)
-}
-
-// count adds to the counters since Open. Delivered is counted in records, not here.
-func (s *subscription) count(o Outcome, offsets int64) {
-	switch o {
-	case DeadLettered:
-		s.deadLettered += offsets
-	case Dropped:
-		s.dropped += offsets
-	case Lost:
-		s.lost += offsets
-	}
 }
 
 // dropLocked forgets a piece that nobody needs.
@@ -435,6 +484,7 @@ func (q *Queue) dropLocked(pc *piece) {
 		q.settledRefs = append(q.settledRefs, pc.ref)
 		return
 	}
+	q.lingering++
 	q.freeLocked(pc)
 }
 
@@ -449,9 +499,14 @@ func (q *Queue) freeLocked(pc *piece) {
 	q.roomLocked()
 }
 
+// raiseSafeLocked moves a partition's safe offset and tells of it, unless a change with Safe is
+// being written: what is told meanwhile would not be in it.
 func (q *Queue) raiseSafeLocked(p *partition) {
+	if q.guarded {
+		return
+	}
 	if p.raiseSafe(q.cfg.Delivered) {
-		for w := range q.watchers {
+		for _, w := range q.watching[p.id] {
 			w.tellLocked(p)
 		}
 	}

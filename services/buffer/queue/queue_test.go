@@ -199,20 +199,19 @@ func TestAckSettlesDeadLettersAndFilteredRanges(t *testing.T) {
 	for name, bad := range map[string]AckedLease{
 		"filtered outside":    {ID: l.ID, Filtered: []Range{{5, 11}}},
 		"filtered backwards":  {ID: l.ID, Filtered: []Range{{5, 5}}},
-		"dead letter outside": {ID: l.ID, DeadLetters: []DeadLetter{{10, "x"}}},
+		"dead letter outside": {ID: l.ID, DeadLetters: []DeadLetter{{Offset: 10, Reason: "x"}}},
 	} {
 		if err := s.Ack(Ack{ID: 9, Leases: []AckedLease{bad}}); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := s.Ack(Ack{ID: 1, Leases: []AckedLease{{ID: l.ID, Filtered: []Range{{2, 4}}, DeadLetters: []DeadLetter{{7, "too odd"}}}}}); err != nil {
+	if err := s.Ack(Ack{ID: 1, Leases: []AckedLease{{ID: l.ID, Filtered: []Range{{2, 4}}, DeadLetters: []DeadLetter{{Offset: 7, Reason: "too odd"}}}}}); err != nil {
 		t.Fatal(err)
 	}
 	h.write()
 	h.reopen()
-	v := h.q.Subscriptions()[0]
 	want := map[Outcome]int64{Delivered: 7, Filtered: 2, DeadLettered: 1}
-	if diff := cmp.Diff(want, v.Partitions[0].Settled.Totals()); diff != "" {
+	if diff := cmp.Diff(want, h.outcomes("s")); diff != "" {
 		t.Fatalf("after a restart (-want +got):\n%s", diff)
 	}
 }
@@ -250,7 +249,7 @@ func TestOrderingHoldsAPartitionForOneSession(t *testing.T) {
 	if len(first) != 0 || len(second) != 3 {
 		t.Fatalf("%d and %d leases of one partition, want all at the one with most credit", len(first), len(second))
 	}
-	b.Nack(second[1].ID, time.Second)
+	b.Nack(second[1].ID, time.Second, "")
 	events := drain(b)
 	if len(events) != 1 || !cmp.Equal(events[0].Revoked, []uint64{second[2].ID}) {
 		t.Fatalf("%+v, want the later lease revoked", events)
@@ -305,7 +304,7 @@ func TestSettleByIngest(t *testing.T) {
 	if a := h.assigned("t"); a.Safe != 20 {
 		t.Fatalf("safe is %d, want 20", a.Safe)
 	}
-	if got := h.q.Subscriptions()[0].Partitions[0].Settled.Totals(); got[Lost] != 5 {
+	if got := h.outcomes("s"); got[Lost] != 5 {
 		t.Fatalf("totals %v, want 5 lost", got)
 	}
 	if err := h.q.Settle(testPartition("t"), Range{30, 40}, Lost, "", 0); !errors.Is(err, ErrGap) {
@@ -399,7 +398,8 @@ func TestRunWritesOutTheWindowWhenItDrains(t *testing.T) {
 	}
 }
 
-// TestEpoch has a lease tell that its subscription was sought or created anew, also after a restart.
+// TestEpoch has a lease tell that its subscription was sought or created anew, also after a
+// restart.
 func TestEpoch(t *testing.T) {
 	h := newHarness(t, all("s"))
 	h.reopen()
@@ -438,8 +438,8 @@ func TestEpoch(t *testing.T) {
 	}
 }
 
-// TestKnownRecords has a partition keep the fingerprints of a few records, close to each other at its end, also over a
-// restart.
+// TestKnownRecords has a partition keep the fingerprints of a few records, close to each other at
+// its end, also over a restart.
 func TestKnownRecords(t *testing.T) {
 	h := newHarness(t, all("s"))
 	h.reopen()
@@ -471,7 +471,8 @@ func TestKnownRecords(t *testing.T) {
 	}
 }
 
-// TestDamagedBeginning loses everything of the store but the last batch: what came before it is refetched.
+// TestDamagedBeginning loses everything of the store but the last batch: what came before it is
+// refetched.
 func TestDamagedBeginning(t *testing.T) {
 	h := newHarness(t, all("s"))
 	h.reopen()
@@ -502,8 +503,9 @@ func TestDamagedBeginning(t *testing.T) {
 	}
 }
 
-// TestDamagedWhileAcked: what one subscription has delivered, and its ack is being written, is not refetched for it because
-// another finds the stored bytes damaged. It would be delivered again.
+// TestDamagedWhileAcked: what one subscription has delivered, and its ack is being written, is
+// not refetched for it because another finds the stored bytes damaged. It would be delivered
+// again.
 func TestDamagedWhileAcked(t *testing.T) {
 	h := newHarness(t, all("one"), all("two"))
 	w := h.q.Watch("k", "ingest")
@@ -579,7 +581,8 @@ func TestLastLease(t *testing.T) {
 	}
 }
 
-// TestTurnsAreOfBytes: a partition of small batches keeps up with its records beside the backlog of one with large ones.
+// TestTurnsAreOfBytes: a partition of small batches keeps up with its records beside the backlog
+// of one with large ones.
 func TestTurnsAreOfBytes(t *testing.T) {
 	h := newHarness(t, all("s"))
 	h.cfg.MemoryBytes, h.cfg.MemoryRecords = 1<<30, 1<<30

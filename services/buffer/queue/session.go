@@ -1,10 +1,14 @@
 package queue
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
+	"sort"
 	"time"
 )
 
@@ -12,8 +16,21 @@ import (
 const (
 	MaxStateKeyBytes   = 4 << 10
 	MaxStateValueBytes = 64 << 10
-	MaxStateEntries    = 100_000
+	MaxStateEntries    = 100_000 // of a session
+	// MaxStateBytes bounds what the sessions of a subscription keep, in bytes of keys and values
+	// and stateOverhead an entry.
+	MaxStateBytes = 256 << 20
+	stateOverhead = 200
+	// adoptBytes is about how much sink state one Adoption has, so that it fits into a message.
+	adoptBytes = 4 << 20
 )
+
+// maxCredit is all the credit that a session can have, in bytes.
+const maxCredit = 1 << 60
+
+// maxNackDelay bounds the delay of Nack: with ordering a whole partition waits, and a delivery
+// that asks for a year has a fault.
+const maxNackDelay = 15 * time.Minute
 
 // Session is a delivery's claim on a subscription. It gets leases while it has credit, owns sink
 // state, and is dead for good once it is closed.
@@ -25,18 +42,27 @@ type Session struct {
 	sub      *subscription
 	ordered  bool
 	live     bool
+	why      error // with live no more: why it ended
 	credit   int64
+	joined   uint64 // in this order
+	slot     int    // in sub.takers
+	withheld int64  // credit that counts again once less is leased and waits
 	leases   map[uint64]*lease
+	expiry   line[*lease]    // leases by their deadlines, but for those whose acks are made durable
+	ready    line[*progress] // with ordering: partitions it holds leases of that may have something to lease
 	state    map[string][]byte
 	holds    map[string]int64 // StateChange.HoldsMs of entries of state
+	since    map[string]int64 // when entries of state were first put, in ms since the Unix epoch
 	acking   int              // acks being made durable
 	openedAt time.Time
 
 	watermarks bool // it wants to be told
 	told       Watermark
 
-	events []Event
-	signal chan struct{} // has room for one: events are there, or the session is dead
+	events  []Event
+	answers int           // of events, those that are not leases
+	signal  chan struct{} // has room for one: events are there, or the session is dead
+	taken   chan struct{} // has room for one: events were taken, or the session is dead
 }
 
 // Event is something to tell the delivery; exactly one field is set.
@@ -48,19 +74,20 @@ type Event struct {
 	Watermark *Watermark
 }
 
-// Lease is a batch on loan. Load fetches the payload.
+// Lease is a batch on loan. It comes without its payload: Load fetches it.
 type Lease struct {
 	ID      uint64
-	Batch   Batch // Payload may be nil before Load
+	Batch   Batch // Payload is nil before Load
 	Attempt int
 	Settled []Range // parts of Batch.Range that are not to be delivered
 	Epoch   int64   // Settled.Epoch
 	Last    bool    // nothing was waiting behind it
-	ref     Ref
+	piece   *piece
+	lease   *lease // nil in the answer to Peek
 }
 
 // Size is the number of payload bytes, also before Load.
-func (l *Lease) Size() int64 { return max(int64(len(l.Batch.Payload)), int64(l.ref.Length)) }
+func (l *Lease) Size() int64 { return int64(l.piece.size) }
 
 // AckResult is the answer to an ack. A nil Err means durable.
 type AckResult struct {
@@ -86,15 +113,28 @@ type AckedLease struct {
 	ID          uint64
 	Filtered    []Range
 	DeadLetters []DeadLetter
-	// Only, when not empty, is all that is settled, ascending. The lease is kept for the rest, also when there is
-	// none, until it is acked without Only or given back.
+	// Only, when not empty, is all that is settled, ascending. The lease is kept for the rest,
+	// also when there is none, until it is acked without Only or given back.
 	Only []Range
+	// Copies are batches to keep of DeadLetters, each of consecutive ones and with the records of
+	// all its offsets; the queue keeps their payloads.
+	Copies []Batch
 }
 
-// DeadLetter is a record that can never be delivered.
+// DeadLetter is the records from Offset up to Next that can never be delivered. Next is 0 for
+// Offset+1: older journals have one record in each.
 type DeadLetter struct {
 	Offset int64  `json:"at"`
+	Next   int64  `json:"to,omitempty"`
 	Reason string `json:"why"`
+}
+
+// offsets returns the range that is dead.
+func (d *DeadLetter) offsets() Range {
+	if d.Next == 0 {
+		return Range{d.Offset, d.Offset + 1}
+	}
+	return Range{d.Offset, d.Next}
 }
 
 // StateChange puts an entry of sink state, or deletes it when Value is nil.
@@ -103,19 +143,20 @@ type StateChange struct {
 	Value []byte `json:"v"` // null deletes
 	// HoldsMs keeps Watermark.Complete below it while the entry is there; 0 does not.
 	HoldsMs int64 `json:"holds,omitempty"`
+	AtMs    int64 `json:"at,omitempty"` // when it was put, in ms since the Unix epoch; Ack fills it in
 }
 
 // Events waits until there is something to tell, and returns all of it.
 func (s *Session) Events(ctx context.Context) ([]Event, error) {
 	for {
 		s.q.mu.Lock()
-		events, live := s.takeEventsLocked(), s.live
+		events, why := s.takeEventsLocked(), s.why
 		s.q.mu.Unlock()
 		if len(events) > 0 {
 			return events, nil
 		}
-		if !live {
-			return nil, ErrClosed
+		if why != nil {
+			return nil, why
 		}
 		select {
 		case <-s.signal:
@@ -127,29 +168,106 @@ func (s *Session) Events(ctx context.Context) ([]Event, error) {
 
 // takeEventsLocked leaves out leases that were taken back before the delivery heard of them.
 func (s *Session) takeEventsLocked() []Event {
+	if s.sub.undispatched && s.live {
+		s.q.dispatchLocked(s.sub)
+	}
 	events := slices.DeleteFunc(s.events, func(e Event) bool {
-		if e.Lease == nil || s.leases[e.Lease.ID] != nil {
+		if e.Lease == nil || s.leaseLocked(e.Lease.ID) != nil {
 			return false
 		}
-		s.credit += e.Lease.Size()
+		s.creditLocked(e.Lease.Size())
 		return true
 	})
-	s.events = nil
+	if len(s.events) > 0 {
+		s.events, s.answers = nil, 0
+		select {
+		case s.taken <- struct{}{}:
+		default:
+		}
+		if s.q.giveCreditLocked(s) {
+			s.q.dispatchLocked(s.sub)
+		}
+	}
 	return events
+}
+
+// AwaitTaken waits while so many answers wait to be taken with Events that no more should be
+// asked for, until the session is dead or ctx ends.
+func (s *Session) AwaitTaken(ctx context.Context) error {
+	for {
+		s.q.mu.Lock()
+		waits := s.live && s.answers >= maxAnswers
+		s.q.mu.Unlock()
+		if !waits {
+			return nil
+		}
+		select {
+		case <-s.taken:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// withholdLocked leases nothing more to a session that has its part of all leases, or as many
+// events waiting: it is slow, or does not read at all.
+func (q *Queue) withholdLocked(s *Session) {
+	if share := q.leaseShareLocked(); s.credit > 0 && (len(s.leases) >= share || len(s.events) >= share) {
+		s.withheld += s.credit
+		s.creditLocked(-s.credit)
+	}
+}
+
+// giveCreditLocked ends what withholdLocked began once there is room for more than a few, and
+// says whether it did.
+func (q *Queue) giveCreditLocked(s *Session) bool {
+	most := q.leaseShareLocked() / 4 * 3
+	if s.withheld == 0 || len(s.leases) > most || len(s.events) > most {
+		return false
+	}
+	s.creditLocked(s.withheld)
+	s.withheld = 0
+	return true
+}
+
+// leaseShareLocked is how many batches a session may have leased.
+func (q *Queue) leaseShareLocked() int {
+	return max(q.cfg.MaxLeases/max(q.liveSessions, 1), minLeases)
 }
 
 // Holds says whether the session still has a lease.
 func (s *Session) Holds(leaseID uint64) bool {
 	s.q.mu.Lock()
 	defer s.q.mu.Unlock()
-	return s.leases[leaseID] != nil
+	return s.leaseLocked(leaseID) != nil
+}
+
+// leaseLocked is a lease that the session holds, or nil.
+func (s *Session) leaseLocked(id uint64) *lease {
+	l := s.leases[id]
+	if l == nil || l.goesBack() {
+		return nil
+	}
+	return l
 }
 
 func (s *Session) tellLocked(e Event) {
 	if !s.live {
 		return
 	}
+	switch n := len(s.events); {
+	case e.Lease != nil:
+	case e.Watermark != nil && n > 0 && s.events[n-1].Watermark != nil: // nobody has heard of the one before
+		s.events[n-1] = e
+		return
+	default:
+		s.answers++
+	}
 	s.events = append(s.events, e)
+	s.signalLocked()
+}
+
+func (s *Session) signalLocked() {
 	select {
 	case s.signal <- struct{}{}:
 	default:
@@ -158,15 +276,19 @@ func (s *Session) tellLocked(e Event) {
 
 // AddCredit allows more payload bytes to be leased.
 func (s *Session) AddCredit(bytes int64) error {
-	if bytes <= 0 {
+	if bytes <= 0 || bytes > maxCredit {
 		return fmt.Errorf("%w credit of %d bytes", ErrInvalid, bytes)
 	}
 	s.q.mu.Lock()
 	defer s.q.mu.Unlock()
 	if !s.live {
-		return ErrNoSession
+		return s.goneLocked()
 	}
-	s.credit += bytes
+	if s.withheld > 0 {
+		s.withheld = min(s.withheld+bytes, maxCredit)
+		return nil
+	}
+	s.creditLocked(min(bytes, maxCredit-s.credit))
 	s.q.dispatchLocked(s.sub)
 	if s.q.paced && s.credit > 0 { // what waits is not for it, or not yet
 		s.q.roomLocked()
@@ -180,41 +302,132 @@ func (s *Session) Ack(a Ack) error {
 	if err := a.validate(); err != nil {
 		return err
 	}
+	a.sort()
+	leases, err := s.find(&a)
+	if leases == nil || err != nil {
+		return err
+	}
+	// Between the two holds of the lock: an ack may be of 100,000 leases, and what this reads of
+	// them does not change.
+	for i := range a.State {
+		a.State[i].AtMs = 0
+		if a.State[i].Value != nil {
+			a.State[i].AtMs = s.q.cfg.Now().UnixMilli()
+		}
+	}
+	last := make(map[string]int, len(a.State)) // the size of the last value put under a key, 0 for none
+	for i := range a.State {
+		last[a.State[i].Key] = stateSize(a.State[i].Key, a.State[i].Value)
+	}
+	c := s.ackChange(a, leases)
+	c.Settle = a.settle(leases, s.q.cfg.Now())
+	if err := c.addCopies(&a, leases); err != nil {
+		return err
+	}
+	if bytes, _ := c.cost(); bytes > maxChangeBytes {
+		return fmt.Errorf("%w ack %d: it takes about %d bytes to note, at most %d", ErrInvalid, a.ID, bytes, maxChangeBytes)
+	}
 	s.q.mu.Lock()
 	defer s.q.mu.Unlock()
 	if !s.live {
-		return ErrNoSession
+		return s.goneLocked()
 	}
-	leases := make([]*lease, 0, len(a.Leases))
-	for _, al := range a.Leases {
-		l := s.leases[al.ID]
-		if l == nil || l.acking {
-			s.tellLocked(Event{Ack: &AckResult{ID: a.ID, Err: fmt.Errorf("ack %d: lease %d: %w", a.ID, al.ID, ErrLeaseGone)}})
+	for _, l := range leases {
+		if x := s.leaseLocked(l.id); x == nil || x.acking {
+			s.refuseLocked(a.ID, l.id)
 			return nil
 		}
-		if err := al.validate(l.piece.batch); err != nil {
-			return err
-		}
-		leases = append(leases, l)
 	}
-	if n := len(s.state) + len(a.State); n > MaxStateEntries {
-		return fmt.Errorf("%w ack: %d entries of sink state, at most %d", ErrInvalid, n, MaxStateEntries)
+	if err := s.stateFitsLocked(last); err != nil {
+		return fmt.Errorf("ack %d: %w", a.ID, err)
 	}
 	for _, l := range leases {
 		l.acking = true
 	}
 	s.acking++
-	s.q.enqueueLocked(s.ackChange(a, leases))
+	s.q.enqueueLocked(c)
 	return nil
 }
 
+// stateFitsLocked returns an error when the session would have too much sink state after changes,
+// which are sizes by key. What makes it no larger always fits.
+func (s *Session) stateFitsLocked(changes map[string]int) error {
+	var entries int
+	var bytes int64
+	for key, size := range changes {
+		value, had := s.state[key]
+		if size > 0 {
+			entries++
+		}
+		if had {
+			entries--
+			size -= stateSize(key, value)
+		}
+		bytes += int64(size)
+	}
+	if n := len(s.state) + entries; entries > 0 && n > MaxStateEntries {
+		return fmt.Errorf("%w ack: %d entries of sink state, at most %d", ErrInvalid, n, MaxStateEntries)
+	}
+	if n := s.sub.stateBytes + bytes; bytes > 0 && n > MaxStateBytes {
+		return fmt.Errorf("%w ack: the sessions of subscription %s would keep %d bytes of sink state, at most %d",
+			ErrInvalid, s.sub.Name, n, MaxStateBytes)
+	}
+	return nil
+}
+
+// stateSize is what an entry counts in memory. It is 0 when there is no value.
+func stateSize(key string, value []byte) int {
+	if value == nil {
+		return 0
+	}
+	return len(key) + len(value) + stateOverhead
+}
+
+// find is the leases of an ack, or nil when it is refused.
+func (s *Session) find(a *Ack) ([]*lease, error) {
+	s.q.mu.Lock()
+	defer s.q.mu.Unlock()
+	if !s.live {
+		return nil, s.goneLocked()
+	}
+	leases := make([]*lease, 0, len(a.Leases))
+	for i := range a.Leases {
+		al := &a.Leases[i]
+		l := s.leaseLocked(al.ID)
+		if l == nil || l.acking {
+			s.refuseLocked(a.ID, al.ID)
+			return nil, nil
+		}
+		if err := al.validate(l.piece.batch); err != nil {
+			return nil, err
+		}
+		leases = append(leases, l)
+	}
+	return leases, nil
+}
+
+// refuseLocked answers an ack that is of a lease which is not held.
+func (s *Session) refuseLocked(ack, lease uint64) {
+	s.tellLocked(Event{Ack: &AckResult{ID: ack, Err: fmt.Errorf("ack %d: lease %d: %w", ack, lease, ErrLeaseGone)}})
+}
+
 func (a *Ack) validate() error {
+	items := len(a.Leases) + len(a.State)
+	for _, l := range a.Leases {
+		items += len(l.Filtered) + len(l.DeadLetters) + len(l.Only)
+	}
+	if items > maxAckItems {
+		return fmt.Errorf("%w ack %d: %d leases, ranges, dead letters and entries of state, at most %d in one ack", ErrInvalid, a.ID, items, maxAckItems)
+	}
 	ids := make(map[uint64]struct{}, len(a.Leases))
 	for _, l := range a.Leases {
 		if _, twice := ids[l.ID]; twice {
 			return fmt.Errorf("%w ack %d: lease %d is in it twice", ErrInvalid, a.ID, l.ID)
 		}
 		ids[l.ID] = struct{}{}
+	}
+	if n := len(a.State); n > 2*MaxStateEntries { // enough to replace all of them
+		return fmt.Errorf("%w ack %d: %d changes of sink state, at most %d", ErrInvalid, a.ID, n, 2*MaxStateEntries)
 	}
 	for _, c := range a.State {
 		if c.Key == "" || len(c.Key) > MaxStateKeyBytes || len(c.Value) > MaxStateValueBytes {
@@ -225,6 +438,41 @@ func (a *Ack) validate() error {
 	return nil
 }
 
+// sort sorts what the leases name by offset, and has neither filtered ranges nor dead letters
+// overlap, so that each part of a lease finds its own.
+func (a *Ack) sort() {
+	for i := range a.Leases {
+		al := &a.Leases[i]
+		slices.SortFunc(al.Filtered, func(a, b Range) int { return cmp.Compare(a.First, b.First) })
+		joined := al.Filtered[:0]
+		for _, r := range al.Filtered {
+			if n := len(joined); n > 0 && r.First < r.Next && r.First <= joined[n-1].Next {
+				joined[n-1].Next = max(joined[n-1].Next, r.Next)
+				continue
+			}
+			joined = append(joined, r)
+		}
+		al.Filtered = joined
+		slices.SortStableFunc(al.DeadLetters, func(a, b DeadLetter) int { return cmp.Compare(a.Offset, b.Offset) })
+		dead := al.DeadLetters[:0]
+		for _, d := range al.DeadLetters {
+			r := d.offsets()
+			malformed := r.Len() <= 0 // validate refuses it
+			if n := len(dead); n > 0 && !malformed {
+				r.First = max(r.First, dead[n-1].Next)
+			}
+			if n := len(dead); n > 0 && !malformed && r.First == dead[n-1].Next && d.Reason == dead[n-1].Reason {
+				dead[n-1].Next = max(r.Next, r.First)
+				continue
+			}
+			if malformed || r.Len() > 0 {
+				dead = append(dead, DeadLetter{Offset: r.First, Next: r.Next, Reason: d.Reason})
+			}
+		}
+		al.DeadLetters = dead
+	}
+}
+
 func (al *AckedLease) validate(batch Range) error {
 	for _, r := range al.Filtered {
 		if r.First >= r.Next || r.First < batch.First || r.Next > batch.Next {
@@ -232,8 +480,8 @@ func (al *AckedLease) validate(batch Range) error {
 		}
 	}
 	for _, d := range al.DeadLetters {
-		if d.Offset < batch.First || d.Offset >= batch.Next {
-			return fmt.Errorf("%w ack of lease %d: dead letter %d is not inside [%d,%d)", ErrInvalid, al.ID, d.Offset, batch.First, batch.Next)
+		if r := d.offsets(); r.First >= r.Next || r.First < batch.First || r.Next > batch.Next {
+			return fmt.Errorf("%w ack of lease %d: dead letters [%d,%d) are not inside [%d,%d)", ErrInvalid, al.ID, r.First, r.Next, batch.First, batch.Next)
 		}
 	}
 	for i, r := range al.Only {
@@ -246,42 +494,28 @@ func (al *AckedLease) validate(batch Range) error {
 }
 
 // settles is what of own the ack settles.
-func (al *AckedLease) settles(own Range) []Range {
-	if len(al.Only) == 0 {
-		return []Range{own}
-	}
-	var parts []Range
-	for _, r := range al.Only {
-		if r = (Range{max(r.First, own.First), min(r.Next, own.Next)}); r.Len() > 0 {
-			parts = append(parts, r)
+func (al *AckedLease) settles(own Range) iter.Seq[Range] {
+	return func(yield func(Range) bool) {
+		if len(al.Only) == 0 {
+			yield(own)
+			return
+		}
+		for _, r := range al.Only {
+			if r = (Range{max(r.First, own.First), min(r.Next, own.Next)}); r.Len() > 0 && !yield(r) {
+				return
+			}
 		}
 	}
-	return parts
 }
 
-// ackChange is the journal's form of an ack.
+// ackChange is the journal's form of an ack, but for Ack.settle.
 func (s *Session) ackChange(a Ack, leases []*lease) *change {
 	c := &change{Subscription: s.sub.id, Session: s.ID, State: a.State}
-	for i, l := range leases {
-		for _, part := range a.Leases[i].settles(l.piece.own) {
-			settle := settleChange{Partition: l.progress.part.id, Range: part}
-			for _, r := range a.Leases[i].Filtered {
-				if r = (Range{max(r.First, part.First), min(r.Next, part.Next)}); r.Len() > 0 {
-					settle.Except = append(settle.Except, Interval{r, Filtered})
-				}
-			}
-			for _, d := range a.Leases[i].DeadLetters {
-				if d.Offset >= part.First && d.Offset < part.Next {
-					settle.DeadLetters = append(settle.DeadLetters, d)
-				}
-			}
-			c.Settle = append(c.Settle, settle)
-		}
-	}
 	c.done = func(q *Queue) {
 		for i, l := range leases {
 			if len(a.Leases[i].Only) == 0 {
 				q.endLeaseLocked(l)
+				q.letOthersIn(1)
 			}
 		}
 		s.acking--
@@ -293,6 +527,7 @@ func (s *Session) ackChange(a Ack, leases []*lease) *change {
 		for i, l := range leases {
 			if len(a.Leases[i].Only) > 0 {
 				q.keepLeaseLocked(l)
+				q.letOthersIn(1)
 			}
 		}
 		q.dispatchLocked(s.sub)
@@ -300,33 +535,65 @@ func (s *Session) ackChange(a Ack, leases []*lease) *change {
 	return c
 }
 
-// Nack gives a lease back, not to be leased again before delay has passed; 0 asks for the queue's own
-// backoff, less than 0 for none. A lease that is not held is ignored.
-func (s *Session) Nack(id uint64, delay time.Duration) {
+// settle is what the ack of the leases settles. It needs no lock: what it reads of leases does
+// not change.
+func (a *Ack) settle(leases []*lease, now time.Time) []settleChange {
+	changes := make([]settleChange, 0, len(leases))
+	for i, l := range leases {
+		for part := range a.Leases[i].settles(l.piece.own) {
+			settle := settleChange{Partition: l.progress.part.id, First: l.progress.part.first, Range: part}
+			filtered, dead := a.Leases[i].Filtered, a.Leases[i].DeadLetters
+			for k := sort.Search(len(filtered), func(k int) bool { return filtered[k].Next > part.First }); k < len(filtered) && filtered[k].First < part.Next; k++ {
+				settle.Except = append(settle.Except, Interval{Range{max(filtered[k].First, part.First), min(filtered[k].Next, part.Next)}, Filtered})
+			}
+			for k := sort.Search(len(dead), func(k int) bool { return dead[k].Next > part.First }); k < len(dead) && dead[k].Offset < part.Next; k++ {
+				d := dead[k]
+				if d.Offset, d.Next = max(d.Offset, part.First), min(d.Next, part.Next); d.Next == d.Offset+1 {
+					d.Next = 0
+				}
+				settle.DeadLetters, settle.AtMs = append(settle.DeadLetters, d), now.UnixMilli()
+			}
+			changes = append(changes, settle)
+		}
+	}
+	return changes
+}
+
+// Nack gives a lease back, not to be leased again before delay has passed, at most 15 minutes; 0
+// asks for the queue's own backoff, less than 0 for none. A lease that is not held is ignored.
+// why is for people.
+func (s *Session) Nack(id uint64, delay time.Duration, why string) {
 	q := s.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	l := s.leases[id]
+	l := s.leaseLocked(id)
 	if l == nil || l.acking {
 		return
 	}
 	if delay == 0 {
 		delay = redeliveryDelay(l.attempt, q.cfg.Random())
 	}
-	q.returnLeaseLocked(l, q.cfg.Now().Add(delay))
+	delay = min(delay, maxNackDelay)
+	q.returnLeaseLocked(l, q.clock()+int64(delay))
+	q.parkedLocked(s, l, delay, why)
 	q.dispatchLocked(s.sub)
 }
 
 // Extend moves the deadline of the leases; those that are not held come back as Revoked.
 func (s *Session) Extend(ids []uint64) {
+	for some := range slices.Chunk(ids, idsAtOnce) {
+		s.extend(some)
+	}
+}
+
+func (s *Session) extend(ids []uint64) {
 	q := s.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	deadline := q.cfg.Now().Add(q.cfg.LeaseDuration)
 	var gone []uint64
 	for _, id := range ids {
-		if l := s.leases[id]; l != nil {
-			l.deadline = deadline
+		if l := s.leaseLocked(id); l != nil {
+			q.extendLocked(l)
 		} else {
 			gone = append(gone, id)
 		}
@@ -338,47 +605,90 @@ func (s *Session) Extend(ids []uint64) {
 
 // Close ends the session: its leases go to others, and so does its sink state.
 func (s *Session) Close() {
-	q := s.q
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if !s.live {
-		return
-	}
-	s.endLocked()
-	s.sub.sessions = slices.DeleteFunc(s.sub.sessions, func(x *Session) bool { return x == s })
-	now := q.cfg.Now()
-	for _, id := range slices.Sorted(maps.Keys(s.leases)) {
-		if l := s.leases[id]; l != nil && !l.acking { // ordering may have taken it with an earlier one
-			q.returnLeaseLocked(l, now)
+	var leases []*lease
+	if s.q.hold(func() bool {
+		if !s.live {
+			return false
 		}
+		leases = s.leaveLocked(ErrClosed)
+		return true
+	}) {
+		s.giveUp(leases)
 	}
-	q.buryLocked(s)
-	q.dispatchLocked(s.sub)
 }
 
-// endLocked makes the session dead to its owner.
-func (s *Session) endLocked() {
+// leaveLocked ends a session that is live, and returns its leases. Its owner hears why. giveUp
+// must follow.
+func (s *Session) leaveLocked(why error) []*lease {
+	if !s.live {
+		return nil
+	}
+	s.endLocked(why)
+	s.q.partLocked(s)
+	return slices.Collect(maps.Values(s.leases))
+}
+
+// giveUp returns the leases of a session that has ended, and puts up its sink state.
+func (s *Session) giveUp(leases []*lease) {
+	q := s.q
+	// The last go first: with ordering, a lease takes those behind it along. As long as there are
+	// some, the partition is leased to nobody else then.
+	slices.SortFunc(leases, func(a, b *lease) int { return cmp.Compare(b.id, a.id) })
+	for len(leases) > 0 {
+		q.hold(func() bool {
+			n := min(q.holdItems, len(leases))
+			for _, l := range leases[:n] {
+				if s.leases[l.id] == l && !l.acking { // not revoked meanwhile
+					q.returnOneLocked(l, q.clock())
+				}
+			}
+			leases = leases[n:]
+			return false
+		})
+	}
+	q.hold(func() bool {
+		q.buryLocked(s)
+		q.dispatchLocked(s.sub)
+		return false
+	})
+}
+
+// goneLocked is what a dead session's owner is told.
+func (s *Session) goneLocked() error {
+	if s.why == nil || errors.Is(s.why, ErrClosed) {
+		return ErrNoSession
+	}
+	return s.why
+}
+
+// endLocked makes the session dead to its owner, who hears why.
+func (s *Session) endLocked(why error) {
+	if s.live {
+		s.why = why
+		s.q.liveSessions--
+	}
 	s.live, s.events = false, nil
+	s.signalLocked()
 	select {
-	case s.signal <- struct{}{}:
+	case s.taken <- struct{}{}:
 	default:
 	}
 }
 
-// Damaged gives back a lease whose stored bytes cannot be read any more. They are refetched from Kafka, once no ack of
-// them is being written.
+// Damaged gives back a lease whose stored bytes cannot be read any more. They are refetched from
+// Kafka, once no ack of them is being written.
 func (s *Session) Damaged(id uint64, why error) {
 	q := s.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	l := s.leases[id]
+	l := s.leaseLocked(id)
 	if l == nil || l.acking {
 		return
 	}
 	pc := l.piece
 	for _, g := range pc.part.progress {
-		if i, leased := g.leaseIndex(pc.own.First); leased && g.leases[i].acking { // refetched, it would be leased again before that
-			q.returnLeaseLocked(l, q.cfg.Now().Add(redeliveryDelay(l.attempt, q.cfg.Random())))
+		if leased := g.leaseOf(pc.own.First); leased != nil && leased.acking { // refetched, it would be leased again before that
+			q.returnLeaseLocked(l, q.clock()+int64(redeliveryDelay(l.attempt, q.cfg.Random())))
 			q.dispatchLocked(s.sub)
 			return
 		}
@@ -386,9 +696,8 @@ func (s *Session) Damaged(id uint64, why error) {
 	q.cfg.Log.Error("stored bytes are damaged; they are refetched from Kafka", "topic", pc.part.id.Topic, "partition", pc.part.id.Number,
 		"first_offset", pc.own.First, "next_offset", pc.own.Next, "error", why)
 	for _, g := range pc.part.progress {
-		if i, leased := g.leaseIndex(pc.own.First); leased {
-			other := g.leases[i]
-			q.returnLeaseLocked(other, q.cfg.Now())
+		if other := g.leaseOf(pc.own.First); other != nil {
+			q.returnLeaseLocked(other, q.clock())
 			if other != l { // the owner of l has not heard of it
 				other.session.tellLocked(Event{Revoked: []uint64{other.id}})
 			}
@@ -397,6 +706,8 @@ func (s *Session) Damaged(id uint64, why error) {
 			q.deferLocked(g, pc)
 		}
 	}
+	// What was safe because these bytes were stored stays so.
+	q.enqueueLocked(&change{Safe: []Start{{pc.part.id, pc.part.safe}}})
 	q.refetchLocked()
 	q.dispatchLocked(s.sub)
 }
@@ -424,13 +735,34 @@ func (q *Queue) adoptLocked(sub *subscription) {
 		heir := slices.MinFunc(sub.sessions, func(a, b *Session) int { return len(a.state) - len(b.state) })
 		heir.acking++ // not buried before it owns the state
 		q.enqueueLocked(&change{Subscription: sub.id, Session: heir.ID, Adopt: dead.ID, done: func(q *Queue) {
-			heir.acking--
-			if heir.live {
-				heir.tellLocked(Event{Adopt: &Adoption{SessionID: dead.ID, State: maps.Clone(dead.state)}})
-			} else {
+			for state := range inMessages(dead.state) { // which nobody else has any more
+				if heir.live {
+					heir.tellLocked(Event{Adopt: &Adoption{SessionID: dead.ID, State: state}})
+				}
+				q.letOthersIn(len(state))
+			}
+			if heir.acking--; !heir.live {
 				q.buryLocked(heir)
 			}
 		}})
 	}
 	sub.orphans = nil
+}
+
+// inMessages yields copies of parts of the state, each small enough for a message.
+func inMessages(state map[string][]byte) iter.Seq[map[string][]byte] {
+	return func(yield func(map[string][]byte) bool) {
+		part, bytes := make(map[string][]byte), 0
+		for key, value := range state {
+			if size := stateSize(key, value); bytes+size > adoptBytes && bytes > 0 {
+				if !yield(part) {
+					return
+				}
+				part, bytes = make(map[string][]byte), 0
+			}
+			part[key] = value
+			bytes += stateSize(key, value)
+		}
+		yield(part)
+	}
 }

@@ -1,16 +1,11 @@
 package queue
 
-import (
-	"slices"
-	"sort"
-)
+import "iter"
 
 // Set is a set of offsets of one partition: ascending ranges that neither overlap nor touch.
-type Set []Range
-
-// index is the first range that ends after o.
-func (s Set) index(o int64) int {
-	return sort.Search(len(s), func(i int) bool { return s[i].Next > o })
+type Set struct {
+	ranges list[Range]
+	n      int64 // offsets
 }
 
 // Add puts all of r into the set.
@@ -18,12 +13,29 @@ func (s *Set) Add(r Range) {
 	if r.First >= r.Next {
 		return
 	}
-	i := sort.Search(len(*s), func(i int) bool { return (*s)[i].Next >= r.First })
-	j := i
-	for ; j < len(*s) && (*s)[j].First <= r.Next; j++ {
-		r = Range{min(r.First, (*s)[j].First), max(r.Next, (*s)[j].Next)}
+	p := s.ranges.search(func(x Range) bool { return x.Next >= r.First })
+	have, ok := s.ranges.at(p)
+	if !ok || have.First > r.Next {
+		s.ranges.insert(p, r)
+		s.n += r.Len()
+		return
 	}
-	*s = slices.Replace(*s, i, j, r)
+	// Grow the first range that is touched, and take out the others.
+	grown := Range{min(r.First, have.First), max(r.Next, have.Next)}
+	s.n -= have.Len()
+	for {
+		next := s.ranges.next(p)
+		more, ok := s.ranges.at(next)
+		if !ok || more.First > grown.Next {
+			break
+		}
+		grown.Next = max(grown.Next, more.Next)
+		s.n -= more.Len()
+		s.ranges.remove(next)
+		p = s.ranges.over(have.First)
+	}
+	s.ranges.set(p, grown)
+	s.n += grown.Len()
 }
 
 // Remove takes all of r out of the set.
@@ -31,32 +43,57 @@ func (s *Set) Remove(r Range) {
 	if r.First >= r.Next {
 		return
 	}
-	i := s.index(r.First)
-	var rest []Range
-	j := i
-	for ; j < len(*s) && (*s)[j].First < r.Next; j++ {
-		if (*s)[j].First < r.First {
-			rest = append(rest, Range{(*s)[j].First, r.First})
-		}
-		if (*s)[j].Next > r.Next {
-			rest = append(rest, Range{r.Next, (*s)[j].Next})
+	p := s.ranges.over(r.First)
+	for have, ok := s.ranges.at(p); ok && have.First < r.Next; have, ok = s.ranges.at(p) {
+		before, behind := Range{have.First, r.First}, Range{r.Next, have.Next}
+		s.n -= min(have.Next, r.Next) - max(have.First, r.First)
+		switch {
+		case before.Len() > 0 && behind.Len() > 0:
+			s.ranges.set(p, before)
+			s.ranges.insert(s.ranges.next(p), behind)
+			return
+		case before.Len() > 0:
+			s.ranges.set(p, before)
+			p = s.ranges.next(p)
+		case behind.Len() > 0:
+			s.ranges.set(p, behind)
+			return
+		default:
+			p = s.ranges.remove(p)
 		}
 	}
-	*s = slices.Replace(*s, i, j, rest...)
+}
+
+// Empty says whether nothing is in the set.
+func (s Set) Empty() bool { return s.n == 0 }
+
+// First is the lowest range. Of an empty set it is empty.
+func (s Set) First() Range {
+	r, _ := s.ranges.first()
+	return r
+}
+
+// All yields the ranges, ascending.
+func (s Set) All() iter.Seq[Range] { return s.ranges.all() }
+
+// Around is the range that has an offset, and false when the offset is not in the set.
+func (s Set) Around(o int64) (Range, bool) {
+	r, ok := s.ranges.at(s.ranges.over(o))
+	return r, ok && r.First <= o
 }
 
 // Until returns the first offset at or after o that is not in the set.
 func (s Set) Until(o int64) int64 {
-	if i := s.index(o); i < len(s) && s[i].First <= o {
-		return s[i].Next
+	if r, ok := s.ranges.at(s.ranges.over(o)); ok && r.First <= o {
+		return r.Next
 	}
 	return o
 }
 
 // NextIn returns the first offset at or after o that is in the set, at most limit.
 func (s Set) NextIn(o, limit int64) int64 {
-	if i := s.index(o); i < len(s) {
-		return min(max(o, s[i].First), limit)
+	if r, ok := s.ranges.at(s.ranges.over(o)); ok {
+		return min(max(o, r.First), limit)
 	}
 	return limit
 }
@@ -64,8 +101,11 @@ func (s Set) NextIn(o, limit int64) int64 {
 // Within returns the parts of r that are in the set, ascending.
 func (s Set) Within(r Range) []Range {
 	var parts []Range
-	for i := s.index(r.First); i < len(s) && s[i].First < r.Next; i++ {
-		parts = append(parts, Range{max(s[i].First, r.First), min(s[i].Next, r.Next)})
+	for have := range s.ranges.from(s.ranges.over(r.First)) {
+		if have.First >= r.Next {
+			break
+		}
+		parts = append(parts, Range{max(have.First, r.First), min(have.Next, r.Next)})
 	}
 	return parts
 }
@@ -73,19 +113,21 @@ func (s Set) Within(r Range) []Range {
 // Without returns the parts of r that are not in the set, ascending.
 func (s Set) Without(r Range) []Range {
 	var parts []Range
-	for o := s.Until(r.First); o < r.Next; {
-		end := s.NextIn(o, r.Next)
-		parts = append(parts, Range{o, end})
-		o = s.Until(end)
+	o := r.First
+	for have := range s.ranges.from(s.ranges.over(o)) {
+		if have.First >= r.Next {
+			break
+		}
+		if have.First > o {
+			parts = append(parts, Range{o, have.First})
+		}
+		o = have.Next
+	}
+	if o < r.Next {
+		parts = append(parts, Range{o, r.Next})
 	}
 	return parts
 }
 
 // Len is the number of offsets in the set.
-func (s Set) Len() int64 {
-	n := int64(0)
-	for _, r := range s {
-		n += r.Len()
-	}
-	return n
-}
+func (s Set) Len() int64 { return s.n }

@@ -16,8 +16,9 @@ import (
 
 var updateTranscripts = flag.Bool("update", false, "rewrite the answers in testdata/*.txt")
 
-// TestTranscripts replays testdata/*.txt: a line that begins with "> " is a command, what follows up to the
-// next is its answer. go test -run TestTranscripts -update writes the answers anew; read the diff.
+// TestTranscripts replays testdata/*.txt: a line that begins with "> " is a command, what follows
+// up to the next is its answer. go test -run TestTranscripts -update writes the answers anew;
+// read the diff.
 func TestTranscripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -138,7 +139,7 @@ func (p *player) subscribe(w []string) {
 }
 
 func (p *player) unsubscribe(w []string) {
-	p.report(p.manage(func() error { return p.q.Unsubscribe(p.t.Context(), w[0]) }))
+	p.report(p.manage(func() error { return p.q.Unsubscribe(p.t.Context(), w[0], len(w) > 1) }))
 }
 
 // seek NAME OFFSET of topic t
@@ -188,7 +189,7 @@ func (p *player) receive(w []string) {
 		case e.Lease != nil:
 			l := e.Lease
 			from := "memory"
-			if l.Batch.Payload == nil {
+			if l.piece.payload == nil {
 				from = "disk"
 			}
 			if err := p.q.Load(l); err != nil {
@@ -233,7 +234,7 @@ func (p *player) settlePart(w []string) {
 // nack SESSION: the first it holds
 func (p *player) nack(w []string) {
 	s := p.sessions[w[0]]
-	s.Nack(s.held[0].ID, time.Second)
+	s.Nack(s.held[0].ID, time.Second, "")
 	s.held = s.held[1:]
 }
 

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"errors"
+	"math"
 	"testing"
 	"time"
 )
@@ -15,7 +16,7 @@ func (m *model) passesAll() {
 	m.q.mu.Lock()
 	defer m.q.mu.Unlock()
 	for _, sub := range m.q.subs {
-		if w := m.q.watermarkLocked(sub); w.Passed != m.now.UnixMilli() {
+		if w := m.q.watermarkLocked(sub, m.q.topicTimesLocked()); w.Passed != m.now.UnixMilli() {
 			m.t.Fatalf("%s: at the end %d is passed, want %d", sub.Name, w.Passed, m.now.UnixMilli())
 		}
 	}
@@ -193,11 +194,61 @@ func TestPassesAreFewAndLate(t *testing.T) {
 		}
 	}
 	for _, o := range []int64{0, 1, 5000, 50_000, 99_999, 100_000} {
-		if ms := ps.until(o); ms > max(o-1, 0)*100 {
+		if ms := ps.until(o, math.MaxInt64); ms > max(o-1, 0)*100 {
 			t.Fatalf("before offset %d, %d is passed", o, ms)
 		}
 	}
-	if ms := ps.until(100_000); ms != 9_999_900 {
+	if ms := ps.until(100_000, math.MaxInt64); ms != 9_999_900 {
 		t.Fatalf("at the end, %d is passed", ms)
+	}
+}
+
+// TestWatermarkAfterTheClockWasSetBack: a clock that was ten years ahead for a while does not have
+// all be over that comes in these years.
+func TestWatermarkAfterTheClockWasSetBack(t *testing.T) {
+	h := newHarness(t, all("hdfs"))
+	h.q.ListTopics("k", "logs", map[string]int32{"a": 1, "empty": 1})
+	s := h.session("hdfs", false, 1000)
+	s.WantWatermarks()
+	right := h.now
+	tell := func(at time.Time) int64 {
+		t.Helper()
+		h.now = at
+		h.q.CaughtUp(testPartition("a"), 10, at.UnixMilli())
+		h.q.CaughtUp(testPartition("empty"), 0, at.UnixMilli())
+		h.q.watermarkTold = h.q.clock() - int64(watermarkInterval)
+		h.q.tellWatermarks()
+		return told(drain(s)).Passed
+	}
+	h.appendAt("a", 0, 10, right.UnixMilli())
+	h.ack(s, 1, leasesOf(drain(s)))
+	h.write()
+	drain(s)
+	for _, at := range []time.Time{right.Add(time.Minute), right.AddDate(10, 0, 0), right.Add(2 * time.Minute), right.Add(3 * time.Minute)} {
+		if got := tell(at); got != at.UnixMilli() {
+			t.Errorf("at %s it is told that %s is passed", at, time.UnixMilli(got).In(at.Location()))
+		}
+	}
+	h.now = right.AddDate(10, 0, 0)
+	h.appendAt("a", 10, 20, h.now.UnixMilli())
+	h.now = right.Add(4 * time.Minute)
+	h.ack(s, 2, leasesOf(drain(s)))
+	h.write()
+	if got := h.q.watermarkLocked(h.q.subs[0], h.q.topicTimesLocked()).Passed; got > h.now.UnixMilli() {
+		t.Errorf("what was appended while the clock was ahead has time be %s", time.UnixMilli(got))
+	}
+}
+
+// TestBatchesOfATimeToCome: what was stored before the clock was set back is older than what comes
+// after a restart.
+func TestBatchesOfATimeToCome(t *testing.T) {
+	h := newHarness(t, all("hdfs"))
+	h.append("a", 0, 10)
+	h.pass(time.Hour)
+	h.write()
+	h.now = h.now.AddDate(-10, 0, 0)
+	h.reopen()
+	if oldest := h.q.OldestPending("hdfs"); oldest.IsZero() || oldest.After(h.now) {
+		t.Errorf("the oldest batch is of %s, and it is %s", oldest, h.now)
 	}
 }

@@ -4,54 +4,72 @@ import (
 	"container/heap"
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/spillwayio/spillway/services/delivery"
 	"github.com/spillwayio/spillway/services/internal/backoff"
-	"github.com/spillwayio/spillway/services/internal/failpoint"
 )
 
 const (
-	// adopters is how many files are taken over at a time. On HDFS each may have to wait a minute.
+	// adopters is how many files are worked on at a time. None waits for the file system
+	// meanwhile.
 	adopters = 16
+	// takeEvery is the time between two looks whether the file system has finished a file. After
+	// takePatience, in which HDFS tries once, there are laterEvery; after stuckAfter that counts
+	// as a failure.
+	takeEvery    = time.Second
+	takePatience = 100 * time.Second
+	laterEvery   = 10 * time.Second
 	// drainPatience bounds how long a draining session waits for them.
 	drainPatience = 3 * time.Second
 )
 
 var errMissing = errors.New("the file is not there")
 
-// adopter finishes files that nobody writes any more: those of dead sessions, and those of this one of
-// which something failed. What it cannot do it tries again, less and less often; its entry stays in
-// the buffer's state until the file is final, so the next session goes on where this one stops.
+// adopter finishes files that nobody writes any more: those of dead sessions, and those of this
+// one of which something failed. What it cannot do it tries again, less and less often; its entry
+// stays in the buffer's state until the file is final, so the next session goes on where this one
+// stops.
 type adopter struct {
 	v      *serving
 	wg     sync.WaitGroup
 	cancel context.CancelFunc
 	wake   chan struct{} // an orphan was added or finished; room for one a worker
 
-	mu      sync.Mutex
-	waiting orphans
-	working int
+	mu       sync.Mutex
+	all      map[string]*orphan // by key
+	waiting  orphans
+	working  int
+	released map[string]int  // files that are not finished and Released, by directory
+	marked   map[string]bool // directories with an _INCOMPLETE that was made for them
 }
 
-// orphan is a file to be finished.
+// orphan is a file to be finished. One worker at a time has it; what others look at is under the
+// adopter's lock.
 type orphan struct {
 	key     string
-	entry   entry
+	entry   entry   // changed under the lock
+	raw     []byte  // the entry as it is in the state, when it cannot be read; err says why
 	session uint64  // whose it was
+	foreign bool    // the file at InUse was there before: it is somebody else's
 	bucket  *bucket // that it counts as broken in; nil when it is another session's
 	named   bool    // the newest alias is this session's
 
-	due     time.Time
-	failing bool
-	backoff backoff.Backoff
+	since   time.Time // when its writer was gone, at the latest
+	taking  bool      // Take has begun, and waits for the file system
+	waiting time.Time // since when it does; zero: not
+
+	due      time.Time
+	failing  time.Time // since when; zero: not
+	attempts int       // that failed
+	err      error     // of the last one
+	backoff  backoff.Backoff
 }
 
 func newAdopter(v *serving) *adopter {
-	return &adopter{v: v, wake: make(chan struct{}, adopters)}
+	return &adopter{v: v, wake: make(chan struct{}, adopters), all: make(map[string]*orphan), released: make(map[string]int), marked: make(map[string]bool)}
 }
 
 // start starts the workers, which end with ctx.
@@ -102,22 +120,23 @@ func (a *adopter) adopt(adoption *delivery.Adoption) {
 			}
 			continue
 		}
-		e, err := decodeEntry(s.Value)
-		if err != nil {
-			log.Error("cannot adopt a file; its entry is kept", "key", s.Key, "error", err)
-			continue
+		o := &orphan{key: s.Key, session: adoption.SessionID, since: time.Now()}
+		if o.entry, o.err = decodeEntry(s.Value); o.err != nil {
+			o.raw = s.Value
 		}
-		a.add(&orphan{key: s.Key, entry: e, session: adoption.SessionID})
+		a.add(o)
 	}
 }
 
 // add gives the adopter a file to finish.
 func (a *adopter) add(o *orphan) {
-	o.backoff = backoff.Backoff{Initial: 500 * time.Millisecond, Max: time.Minute}
+	o.backoff = backoff.Backoff{Initial: 500 * time.Millisecond, Max: 15 * time.Second}
 	a.mu.Lock()
-	if o.bucket != nil {
+	if o.counts() {
 		o.bucket.broken++
 	}
+	a.noteLocked(o, entry{}, o.entry)
+	a.all[o.key] = o
 	heap.Push(&a.waiting, o)
 	a.mu.Unlock()
 	a.signal()
@@ -165,6 +184,9 @@ func (a *adopter) work(ctx context.Context) {
 			continue
 		}
 		err := a.finish(ctx, o)
+		if err != nil && a.v.alive(ctx) == nil {
+			err = a.stuck(ctx, o, err)
+		}
 		a.done(ctx, o, err)
 	}
 }
@@ -185,158 +207,82 @@ func (a *adopter) next() (*orphan, time.Duration) {
 
 // done notes how it went with o.
 func (a *adopter) done(ctx context.Context, o *orphan, err error) {
-	log := a.v.sink.log.With("path", o.entry.InUse, "final_path", o.entry.Final, "committed_bytes", o.entry.Committed, "of_session", o.session)
-	ended := a.v.alive(ctx) != nil
-	switch {
-	case ended:
-	case err == nil:
-		if o.failing {
-			log.Info("a file was finished after all")
-		}
-	case !o.failing && errors.Is(err, errMissing):
-		log.Error("a file with committed records is missing; put it back, it is looked for again and again", "aliases", o.entry.Aliases)
-	case !o.failing:
-		log.Warn("cannot finish a file; retrying", "error", err)
+	if a.v.alive(ctx) == nil {
+		a.tell(o, err)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.working--
+	if a.laterLocked(o, err) {
+		return
+	}
 	if err != nil {
-		o.failing = true
+		if o.attempts == 0 {
+			o.failing = time.Now()
+		}
+		o.attempts++
+		o.err = err
 		o.due = time.Now().Add(o.backoff.Next())
 		heap.Push(&a.waiting, o)
-	} else if o.bucket != nil {
+		return
+	}
+	delete(a.all, o.key)
+	if o.counts() {
 		o.bucket.broken--
 	}
+	a.noteLocked(o, o.entry, entry{})
 }
 
-// finish brings a file to its end: cut to what is committed and final, or removed when that is
-// nothing. It may stop anywhere, by a crash or an error, and be done again by another session.
-func (a *adopter) finish(ctx context.Context, o *orphan) error {
-	fs, e := a.v.sink.fs, &o.entry
-	found, err := a.find(ctx, e)
+// tell logs how it went with o, when that is news.
+func (a *adopter) tell(o *orphan, err error) {
+	if errors.Is(err, ErrWait) && (o.waiting.IsZero() || time.Since(o.waiting) < stuckAfter) {
+		return
+	}
+	log := a.v.sink.log.With("path", o.entry.InUse, "final_path", o.entry.Final, "committed_bytes", o.entry.Committed,
+		"committed_records", o.entry.Records, "of_session", o.session, "state_key", o.key)
 	switch {
-	case err != nil:
-		return err
-	case found == "" && e.Committed > 0:
-		return errMissing
-	case found == "" || found == e.Final:
-		return a.forget(ctx, o)
-	case e.Committed == 0:
-		// Nothing of it counts, whatever its writer still does, so there is no lease to wait for. On HDFS
-		// that is a minute, in which a bucket whose writes fail would run into maxBroken.
-		return a.discard(ctx, o)
+	case err == nil && o.attempts > 0:
+		log.Info("a file was finished after all")
+	case err == nil || o.attempts > 0:
+	case o.raw != nil:
+		log.Error("the entry of a file cannot be read; it is kept, so that a version that can read it finishes the file", "error", err)
+	case errors.Is(err, errMissing):
+		log.Error("a file with committed records is missing; put it back, or when it is lost have the buffer forget its entry (ForgetSinkState)",
+			"aliases", o.entry.Aliases, "error", err)
+	default:
+		log.Warn("cannot finish a file; retrying", "error", err)
 	}
-	failpoint.At(failpoint.AdoptFound)
-	if !o.named {
-		// Before the rename, so that whoever comes next finds the file.
-		next := *e
-		next.Aliases = append([]string{a.v.names.alias(e, a.v.number.Add(1))}, e.Aliases...)
-		if err := a.put(ctx, o, next); err != nil {
-			return err
-		}
-		o.named = true
-		failpoint.At(failpoint.AdoptNamed)
-	}
-	alias := e.Aliases[0]
-	if found == alias { // an earlier attempt got as far as this
-		found = e.InUse
-	}
-	if err := a.v.alive(ctx); err != nil {
-		return err
-	}
-	if err := fs.Take(ctx, found, alias, e.Committed); err != nil {
-		return err
-	}
-	failpoint.At(failpoint.AdoptTaken)
-	if err := a.v.alive(ctx); err != nil {
-		return err
-	}
-	if err := a.makeFinal(ctx, o); err != nil {
-		return err
-	}
-	failpoint.At(failpoint.AdoptFinal)
-	return a.forget(ctx, o)
 }
 
-// discard removes a file of which nothing is committed.
-func (a *adopter) discard(ctx context.Context, o *orphan) error {
-	for _, p := range append([]string{o.entry.InUse}, o.entry.Aliases...) {
-		if err := a.v.alive(ctx); err != nil {
-			return err
-		}
-		if err := a.v.sink.fs.Remove(ctx, p); err != nil {
-			return err
-		}
-	}
-	failpoint.At(failpoint.AdoptDiscarded)
-	return a.forget(ctx, o)
-}
+// counts says whether o counts as broken in its bucket: where something was committed to it, the
+// bucket takes files.
+func (o *orphan) counts() bool { return o.bucket != nil && o.entry.Committed == 0 }
 
-// find returns the path where the file is, or "" when it is nowhere.
-func (a *adopter) find(ctx context.Context, e *entry) (string, error) {
-	fs := a.v.sink.fs
-	for _, p := range append(append([]string(nil), e.Aliases...), e.InUse) {
-		switch _, err := fs.Size(ctx, p); {
-		case err == nil:
-			return p, nil
-		case !errors.Is(err, ErrNotExist):
-			return "", err
-		}
+// laterLocked has o looked at again while the file system has not finished it, which is no
+// failure.
+func (a *adopter) laterLocked(o *orphan, err error) bool {
+	if !errors.Is(err, ErrWait) {
+		o.waiting = time.Time{}
+		return false
 	}
-	if e.Committed == 0 {
-		return "", nil // such a file is never made final
+	now := time.Now()
+	if o.waiting.IsZero() {
+		o.waiting = now
 	}
-	switch size, err := fs.Size(ctx, e.Final); {
-	case errors.Is(err, ErrNotExist):
-		return "", nil
-	case err != nil:
-		return "", err
-	case size != e.Committed:
-		return "", fmt.Errorf("%w, and %s, which has its final name, has %d bytes", errMissing, e.Final, size)
+	waited := now.Sub(o.waiting)
+	if waited >= stuckAfter {
+		return false
 	}
-	return e.Final, nil
-}
-
-// makeFinal renames the alias. A name that is taken is somebody else's file: another one is put in
-// the entry, and used.
-func (a *adopter) makeFinal(ctx context.Context, o *orphan) error {
-	fs := a.v.sink.fs
-	err := fs.Rename(ctx, o.entry.Aliases[0], o.entry.Final)
-	if !errors.Is(err, ErrExist) {
-		return err
+	o.due = now.Add(takeEvery)
+	var wait *WaitError
+	switch {
+	case waited >= takePatience:
+		o.due = now.Add(laterEvery)
+	case errors.As(err, &wait):
+		o.due = now.Add(wait.After)
 	}
-	next := o.entry
-	next.Final = a.v.names.otherFinal(&o.entry, a.v.number.Add(1))
-	if err := a.put(ctx, o, next); err != nil {
-		return err
-	}
-	if err := a.v.alive(ctx); err != nil {
-		return err
-	}
-	return fs.Rename(ctx, o.entry.Aliases[0], o.entry.Final)
-}
-
-// put stores a changed entry.
-func (a *adopter) put(ctx context.Context, o *orphan, e entry) error {
-	ack := &delivery.Ack{}
-	if err := put(ack, o.key, &e); err != nil {
-		return err
-	}
-	if err := a.v.ack(ctx, ack); err != nil {
-		return err
-	}
-	o.entry = e
-	return nil
-}
-
-// forget deletes the entry: there is nothing left to do.
-func (a *adopter) forget(ctx context.Context, o *orphan) error {
-	err := a.v.ack(ctx, &delivery.Ack{State: []delivery.StateChange{{Key: o.key}}})
-	if err == nil {
-		failpoint.At(failpoint.AdoptForgotten)
-	}
-	return err
+	heap.Push(&a.waiting, o)
+	return true
 }
 
 // orphans is a heap, the one that is due first on top.

@@ -14,19 +14,17 @@ import (
 // heldFS is a file system on which leases of writers that failed are never given up.
 type heldFS struct{ filesink.FS }
 
-func (heldFS) Take(ctx context.Context, _, _ string, _ int64) error {
-	<-ctx.Done()
-	return ctx.Err()
-}
+func (heldFS) Take(context.Context, filesink.Taking) error { return filesink.ErrWait }
 
-// TestFailedBeginningsHoldNothingUp: writes fail again and again, each leaving behind a file of which nothing is
-// committed. When writes succeed again, records are delivered without waiting for the leases of those files.
+// TestFailedBeginningsHoldNothingUp: writes fail again and again, each leaving behind a file of
+// which nothing is committed. When writes succeed again, records are delivered without waiting
+// for the leases of those files.
 func TestFailedBeginningsHoldNothingUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newDisk(t, t.TempDir())
 		writes := 0
 		faulty := &fstest.Faulty{FS: heldFS{disk}, Decide: func(op, _ string) fstest.Fault {
-			if op == "Write" {
+			if op == "Commit" {
 				if writes++; writes <= 10 {
 					return fstest.Torn
 				}

@@ -26,9 +26,9 @@ type flumeVector struct {
 	Yields   string
 }
 
-// unlikeFlume is what a header's value yields where Flume has it as it is: so no record leads to another
-// directory, and every name is one for every file system. (On HDFS a colon is like these, and where they are all
-// of a segment "." and ".."; see TestPaths.)
+// unlikeFlume is what a header's value yields where Flume has it as it is: so no record leads to
+// another directory, and every name is one for every file system. (On HDFS a colon is like these,
+// and where they are all of a segment "." and ".."; see TestPaths.)
 var unlikeFlume = map[string]string{
 	"a/b":         "a%2Fb",
 	"../../etc":   "..%2F..%2Fetc",
@@ -38,9 +38,10 @@ var unlikeFlume = map[string]string{
 	"\x00":        "%00",
 }
 
-// TestBucketPath compares with Flume's own class. What else differs is documented: escapes that Flume takes for text
-// or for nothing (%Q, %{a b}, a single %) are refused at start, but for %Z, the zone's name; there is always a
-// time, for Kafka has one where the header is missing; and none is before 1970.
+// TestBucketPath compares with Flume's own class. What else differs is documented: escapes that
+// Flume takes for text or for nothing (%Q, %{a b}, a single %) are refused at start, but for %Z,
+// the zone's name; there is always a time, for Kafka has one where the header is missing; and
+// none is before 1970.
 func TestBucketPath(t *testing.T) {
 	vectors, unlike, failed := 0, 0, 0
 	for v := range flumeVectors(t) {
@@ -89,7 +90,8 @@ func flumeVectors(t *testing.T) func(yield func(*flumeVector) bool) {
 	}
 }
 
-// ours is what the layout makes of the record that has the event's headers as Flume's Kafka source sets them.
+// ours is what the layout makes of the record that has the event's headers as Flume's Kafka
+// source sets them.
 func (v *flumeVector) ours(t *testing.T) string {
 	t.Helper()
 	cfg := &config.HDFS{URL: "file:///x", Path: "/" + v.Template, TimeZone: v.Zone, TimeFrom: "record", Round: v.Unit != "", RoundUnit: v.Unit, RoundValue: v.Value}

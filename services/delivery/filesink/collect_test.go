@@ -16,7 +16,8 @@ import (
 // idSession has nothing but an id.
 type idSession struct{ delivery.Session }
 
-func (idSession) ID() uint64 { return 1 }
+func (idSession) ID() uint64    { return 1 }
+func (idSession) Sessions() int { return 1 }
 
 // newCollector is the collecting half of a session, which needs neither files nor a buffer.
 func newCollector(tb testing.TB, format string) *serving {
@@ -58,7 +59,8 @@ func (v *serving) collectBatch(l *delivery.Lease) {
 	v.collected, v.dirty = 0, 0
 }
 
-// TestCollectDoesNotAllocate: what a batch and a commit cost does not depend on how many records are in them.
+// TestCollectDoesNotAllocate: what a batch and a commit cost does not depend on how many records
+// are in them.
 func TestCollectDoesNotAllocate(t *testing.T) {
 	for _, name := range []string{"text", "avro_event", "sequence_file"} {
 		v, l := newCollector(t, name), collectLease()
@@ -71,7 +73,8 @@ func TestCollectDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// BenchmarkCollect is a batch of a thousand records into three files, without compression and writing.
+// BenchmarkCollect is a batch of a thousand records into three files, without compression and
+// writing.
 func BenchmarkCollect(b *testing.B) {
 	for _, name := range []string{"text", "header_and_text", "json", "avro_event", "sequence_file", "parquet"} {
 		b.Run(name, func(b *testing.B) {

@@ -19,8 +19,9 @@ import (
 const (
 	// parallel is how many files of a commit are worked on at a time.
 	parallel = 8
-	// maxBroken is how many files of a bucket may wait for recovery before no more are begun. So a
-	// directory that cannot be written to does not use up names and entries for as long as that lasts.
+	// maxBroken is how many files of a bucket may wait for recovery before no more are begun. So
+	// a directory that cannot be written to does not use up names and entries for as long as that
+	// lasts.
 	maxBroken = 3
 )
 
@@ -49,16 +50,18 @@ type share struct {
 	records int64 // in chunk; text without line feeds may have some and yet no data
 	raw     int64 // bytes of chunk before it was sealed
 	roll    bool  // make it final
+	skipped bool  // not tried: err says why
 
 	err       error // not written, or not settled
 	renameErr error
 	final     bool // renamed
 }
 
-// start begins a commit of all that is collected and due, and says whether there was something to do.
+// start begins a commit of all that is collected and due, and says whether there was something to
+// do.
 func (v *serving) start(ctx context.Context, now time.Time) bool {
 	if v.blocked && !v.draining {
-		v.answerRolls(v.rolls, nil, v.sink.trouble.Err())
+		v.answerRolls(v.rolls, nil, cmp.Or(v.sink.trouble.Err(), errBlocked)) // another session may have got over it
 		v.rolls = nil
 		return false
 	}
@@ -69,7 +72,7 @@ func (v *serving) start(ctx context.Context, now time.Time) bool {
 		v.early = now
 	}
 	c := &commit{began: now, leases: v.leases, rolls: v.rolls}
-	v.leases, v.rolls, v.collected, v.dirty = nil, nil, 0, 0
+	v.leases, v.rolls, v.collected, v.dirty, v.runs, v.entries = nil, nil, 0, 0, 0, 0
 	for _, f := range v.files {
 		s := &share{file: f, chunk: f.chunk, records: f.count, raw: int64(len(f.chunk.Data))}
 		s.roll = f.full || v.draining || v.sink.format.Whole() || v.rollDue(f, now) || requested(c.rolls, f)
@@ -77,11 +80,9 @@ func (v *serving) start(ctx context.Context, now time.Time) bool {
 		if s.roll && f.bucket.file == f {
 			f.bucket.file = nil // what is collected meanwhile goes to the next
 		}
-		if !f.stored && v.adopter.broken(f.bucket) >= maxBroken {
-			s.err = fmt.Errorf("write %s: not begun, as %d files before it wait for recovery", f.entry.Final, maxBroken)
-			if denied := f.bucket.denied; denied != nil {
-				s.err = fmt.Errorf("%w; it was %w", s.err, denied)
-			}
+		if !f.stored {
+			s.err = v.mayBegin(f, now)
+			s.skipped = s.err != nil
 		}
 		c.shares = append(c.shares, s)
 	}
@@ -98,6 +99,23 @@ func (v *serving) start(ctx context.Context, now time.Time) bool {
 		v.committed <- c
 	})
 	return true
+}
+
+// mayBegin says why a file is not to be created now: its place was denied a moment ago, or files
+// before it are to be recovered first.
+func (v *serving) mayBegin(f *file, now time.Time) error {
+	b := f.bucket
+	if b.denied != nil && now.Before(b.retryAt) {
+		return b.denied
+	}
+	if v.adopter.broken(b) < maxBroken {
+		return nil
+	}
+	err := fmt.Errorf("write %s: not begun, as %d files before it wait for recovery", f.entry.Final, maxBroken)
+	if b.denied != nil {
+		err = fmt.Errorf("%w; it was %w", err, b.denied)
+	}
+	return err
 }
 
 // run does the work of a commit.
@@ -136,6 +154,9 @@ func (v *serving) run(ctx context.Context, c *commit) {
 			v.marks.add(dir)
 		}
 		failpoint.At(failpoint.CommitPut)
+		if v.open.count()+len(begun) > v.maxOpenFiles {
+			meanwhile.Wait() // files to roll are closed first
+		}
 		v.write(ctx, begun)
 	}
 	meanwhile.Wait()
@@ -153,14 +174,24 @@ func (v *serving) run(ctx context.Context, c *commit) {
 	failpoint.At(failpoint.CommitRolled)
 }
 
-// write writes the shares.
+// write writes the shares, to files that it creates where they are not there.
 func (v *serving) write(ctx context.Context, shares []*share) {
 	v.each(shares, func(s *share) {
 		if s.err = v.seal(s); s.err != nil {
 			return
 		}
-		if s.err = v.alive(ctx); s.err == nil {
-			s.err = v.sink.fs.Write(ctx, s.file.entry.InUse, s.file.entry.Committed, s.chunk.Data)
+		if s.err = v.alive(ctx); s.err != nil {
+			return
+		}
+		f := s.file
+		if f.open == nil {
+			f.open, s.err = v.open.create(ctx, f.entry.InUse)
+		}
+		if s.err == nil {
+			s.err = f.open.Commit(ctx, s.chunk.Data)
+		}
+		if s.err != nil && f.entry.Committed == 0 && v.alive(ctx) == nil {
+			s.err = v.sink.trouble.refused(f.bucket.dir, s.err)
 		}
 	})
 }
@@ -188,26 +219,34 @@ func (v *serving) finish(ctx context.Context, c *commit) error {
 	}
 	wrote := false
 	var failed, denied, ended error // of a file, for one reason or the other
+	doubt := false                  // whether the file system works at all
 	var finals []string
 	for _, s := range c.shares {
 		s.file.bytes += int64(len(s.chunk.Data)) - s.raw
 		v.giveBuffer(s.chunk.Data)
 		switch err := cmp.Or(s.err, s.renameErr); {
-		case errors.Is(err, ErrEnded):
+		case errors.Is(err, ErrExist):
 			ended = err
-			v.sink.log.Info("a file ends early; its records go to another", "path", s.file.entry.InUse, "reason", err)
+			v.sink.log.Warn("a file of somebody else has the name that a file was to get; another name is taken", "path", s.file.entry.InUse, "error", err)
 		case errors.Is(err, ErrDenied):
-			denied, s.file.bucket.denied = err, err
+			denied = err
+			v.sink.trouble.denied(s.file.bucket.dir, v.sink.cfg.OnDenied, err)
+			if b := s.file.bucket; !s.skipped {
+				b.denied, b.retryAt = err, time.Now().Add(b.backoff.Next())
+			}
+		case err != nil && v.sink.trouble.suspected(s.file.bucket.dir):
+			denied = err
 			v.sink.trouble.denied(s.file.bucket.dir, v.sink.cfg.OnDenied, err)
 		case err != nil:
-			failed = err
+			failed, doubt = err, doubt || !s.skipped
 		case s.raw > 0:
 			s.file.bucket.denied = nil
+			s.file.bucket.backoff.Reset()
 			v.sink.trouble.allowed(s.file.bucket.dir)
 		}
 		switch f := s.file; {
 		case s.err != nil || s.renameErr != nil:
-			v.giveUp(f)
+			v.giveUp(f, s.err)
 		case s.roll:
 			if s.final {
 				finals = append(finals, f.entry.Final)
@@ -218,6 +257,7 @@ func (v *serving) finish(ctx context.Context, c *commit) error {
 		}
 		wrote = wrote || s.final || s.err == nil && s.raw > 0
 	}
+	v.forgetDropped()
 	for _, h := range c.leases {
 		if h.failure != nil {
 			v.session.Nack(h.lease, 0, h.failure)
@@ -229,23 +269,47 @@ func (v *serving) finish(ctx context.Context, c *commit) error {
 		v.sink.log.Warn("a commit was refused; its records will come again", "leases", len(c.leases), "error", c.refused)
 	case failed != nil:
 		v.sink.trouble.failed(failed)
-		if !wrote {
+		if doubt && !wrote {
 			v.block(ctx)
 		}
 	case wrote:
-		v.sink.trouble.over()
+		if v.sink.trouble.over() {
+			v.adopter.hurry()
+		}
 		v.backoff.Reset()
 	}
-	v.answerRolls(c.rolls, finals, cmp.Or(c.refused, failed, denied, ended))
+	v.giveUpEnded()
 	v.publish()
+	v.answerRolls(c.rolls, finals, cmp.Or(c.refused, failed, denied, ended)) // who asked may list the files now
 	v.nextRoll = v.soonestRoll()
 	return nil
 }
 
-// giveUp leaves what is committed of f to the adopter. What was collected for f since goes to a new file.
-func (v *serving) giveUp(f *file) {
+// giveUpEnded gives up files that ended by themselves. No commit runs.
+func (v *serving) giveUpEnded() {
+	for _, f := range v.files {
+		if f.open == nil {
+			continue
+		}
+		if err := f.open.Err(); err != nil {
+			v.sink.log.Info("a file ends early; its records go to another", "path", f.entry.InUse, "committed_bytes", f.entry.Committed, "reason", err)
+			if f.bucket.file == f && f.count == 0 {
+				f.bucket.file = nil
+			}
+			v.giveUp(f, err)
+		}
+	}
+	v.forgetDropped()
+}
+
+// giveUp leaves what is committed of f, of which writing failed with err, to the adopter. What
+// was collected for f since goes to a new file.
+func (v *serving) giveUp(f *file, err error) {
+	v.open.letGo(f.open)
+	f.open = nil
 	if f.stored {
-		v.adopter.add(&orphan{key: f.key, entry: f.entry, session: v.session.ID(), bucket: f.bucket})
+		v.adopter.add(&orphan{key: f.key, entry: f.entry, session: v.session.ID(), bucket: f.bucket, since: time.Now(),
+			foreign: f.entry.Committed == 0 && errors.Is(err, ErrExist)})
 	}
 	if f.count == 0 {
 		v.drop(f)
@@ -281,12 +345,19 @@ func (v *serving) publish() {
 	open := make([]openFile, 0, len(v.files))
 	for _, f := range v.files {
 		if f.stored {
-			open = append(open, openFile{f.entry.InUse, f.entry.Final, f.entry.Committed, f.entry.Records, f.begun, f.committedAt})
+			open = append(open, openFile{key: f.key, inUse: f.entry.InUse, final: f.entry.Final, bytes: f.entry.Committed, records: f.entry.Records,
+				begun: f.begun, committedAt: f.committedAt})
 		}
 	}
-	v.sink.mu.Lock()
-	defer v.sink.mu.Unlock()
-	v.sink.open = open
+	v.told.Store(&open)
+}
+
+// published returns the files as of the last commit.
+func (v *serving) published() []openFile {
+	if open := v.told.Load(); open != nil {
+		return *open
+	}
+	return nil
 }
 
 // each calls do with all shares, several at a time.
@@ -316,6 +387,10 @@ func put(ack *delivery.Ack, key string, e *entry) error {
 	if err != nil {
 		return err
 	}
-	ack.State = append(ack.State, delivery.StateChange{Key: key, Value: value, HoldsMs: e.DueMs})
+	change := delivery.StateChange{Key: key, Value: value, HoldsMs: e.DueMs}
+	if e.Released {
+		change.HoldsMs = 0
+	}
+	ack.State = append(ack.State, change)
 	return nil
 }

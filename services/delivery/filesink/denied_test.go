@@ -15,8 +15,9 @@ import (
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
-// TestOneDirectoryIsDenied: records for a directory that takes none share every batch with those for another. The
-// others arrive, and those wait until it takes some, or are dead-lettered by rule.
+// TestOneDirectoryIsDenied: records for a directory that takes none share every batch with those
+// for another. The others arrive, and those wait until it takes some, or are dead-lettered by
+// rule.
 func TestOneDirectoryIsDenied(t *testing.T) {
 	for _, rule := range []string{"wait", "dead_letter"} {
 		t.Run(rule, func(t *testing.T) {

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// formatTime is what %letter yields, as in Flume; %Z, which yields nothing there, is the zone's name.
+// formatTime is what %letter yields, as in Flume; %Z, which yields nothing there, is the zone's
+// name.
 func formatTime(letter byte, t time.Time) string {
 	switch letter {
 	case 'a':

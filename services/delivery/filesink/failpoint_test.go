@@ -15,19 +15,21 @@ import (
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
-// crashes are the points at which a process dies, one after the other: those of an adoption need something to adopt.
+// crashes are the points at which a process dies, one after the other: those of an adoption need
+// something to adopt.
 var crashes = [][]string{
 	{failpoint.CommitBegun}, {failpoint.CommitPut}, {failpoint.FSCreated}, {failpoint.FSWritten}, {failpoint.CommitWritten},
-	{failpoint.CommitSettled}, {failpoint.RollRenamed}, {failpoint.CommitRolled},
+	{failpoint.CommitSettled}, {failpoint.FSClosed}, {failpoint.RollRenamed}, {failpoint.CommitRolled},
 	{failpoint.CommitSettled, failpoint.AdoptFound}, {failpoint.CommitSettled, failpoint.AdoptNamed},
-	{failpoint.CommitSettled, failpoint.FSRenamed}, {failpoint.CommitSettled, failpoint.AdoptTaken},
+	{failpoint.CommitSettled, failpoint.FSRenamed}, {failpoint.CommitSettled, failpoint.FSRecovered}, {failpoint.CommitSettled, failpoint.AdoptTaken},
 	{failpoint.CommitSettled, failpoint.AdoptFinal}, {failpoint.CommitSettled, failpoint.AdoptForgotten},
 	{failpoint.CommitWritten, failpoint.AdoptDiscarded},
 	{failpoint.CommitSettled, failpoint.AdoptNamed, failpoint.FSRenamed, failpoint.AdoptTaken, failpoint.AdoptFinal, failpoint.AdoptForgotten},
 }
 
-// TestCrashAtEachStep: a process dies exactly between two steps, when it comes there for the first, the second or the
-// third time. The next one finishes what it left: every record is in one file, once, and none is in use.
+// TestCrashAtEachStep: a process dies exactly between two steps, when it comes there for the
+// first, the second or the third time. The next one finishes what it left: every record is in one
+// file, once, and none is in use.
 func TestCrashAtEachStep(t *testing.T) {
 	for _, points := range crashes {
 		for time := range 3 {

@@ -16,8 +16,9 @@ import (
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
-// fakeBuffer does with leases, acks and sink state what the buffer does: an ack is all or nothing, the
-// state of a dead session goes to the next one, and what a dead session says has no effect.
+// fakeBuffer does with leases, acks and sink state what the buffer does: an ack is all or
+// nothing, the state of a dead session goes to the next one, and what a dead session says has no
+// effect.
 type fakeBuffer struct {
 	mu          sync.Mutex
 	sessions    uint64
@@ -28,7 +29,9 @@ type fakeBuffer struct {
 	live        *fakeSession
 	deadLetters []delivery.DeadLetter
 	nacks       int
-	partial     int // leases of which a part was settled
+	partial     int  // leases of which a part was settled
+	deleted     bool // the subscription is: the session ends for that
+	shards      int  // of the queue; 0 is 1
 	// fate decides what becomes of an ack; nil lets all succeed. It is called under mu.
 	fate func(*delivery.Ack) fate
 }
@@ -156,6 +159,18 @@ func (b *fakeBuffer) unsettled() int {
 	return n
 }
 
+// settled says whether the batch at an offset is.
+func (b *fakeBuffer) settled(first int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, x := range b.batches {
+		if x.first == first {
+			return x.settled
+		}
+	}
+	return false
+}
+
 // stateSize is the number of entries of all sessions.
 func (b *fakeBuffer) stateSize() int {
 	b.mu.Lock()
@@ -232,6 +247,8 @@ func (b *fakeBuffer) heldLocked(l *delivery.Lease) *fakeBatch {
 }
 
 func (s *fakeSession) ID() uint64                           { return s.id }
+func (s *fakeSession) Sessions() int                        { return cmp.Or(s.b.shards, 1) }
+func (s *fakeSession) LedgerID() string                     { return "ledger" }
 func (s *fakeSession) Leases() <-chan *delivery.Lease       { return s.leases }
 func (s *fakeSession) Adoptions() <-chan *delivery.Adoption { return s.adoptions }
 
@@ -330,6 +347,10 @@ func (s *fakeSession) loseLocked() {
 		return
 	}
 	s.err = fmt.Errorf("%w: injected", delivery.ErrSessionLost)
+	if s.b.deleted {
+		s.err = fmt.Errorf("%w: %w", delivery.ErrSubscriptionGone, s.err)
+		clear(s.state)
+	}
 	for _, x := range s.b.batches {
 		x.lease = nil
 	}
@@ -343,8 +364,8 @@ func (s *fakeSession) loseLocked() {
 // drain closes Leases as a session does that is told to stop.
 func (s *fakeSession) drain() { close(s.drained) }
 
-// serve runs the sink on s in the background. The function it returns waits for the end, closes the
-// session and returns what Serve returned.
+// serve runs the sink on s in the background. The function it returns waits for the end, closes
+// the session and returns what Serve returned.
 func serve(t *testing.T, sink delivery.Sink, s *fakeSession) (wait func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -366,7 +387,8 @@ func serve(t *testing.T, sink delivery.Sink, s *fakeSession) (wait func() error)
 	}
 }
 
-// settleAll drains s when nothing is unsettled any more, and fails when that takes longer than a minute.
+// settleAll drains s when nothing is unsettled any more, and fails when that takes longer than a
+// minute.
 func settleAll(t *testing.T, b *fakeBuffer, s *fakeSession) {
 	t.Helper()
 	deadline := time.Now().Add(time.Minute)

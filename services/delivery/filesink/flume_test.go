@@ -27,8 +27,9 @@ type flumeRecord struct {
 	Tenant            *string
 }
 
-// TestLikeFlume delivers the records that testdata/flume/generate gave to a real Flume, with that Flume's sink configuration,
-// and compares the files: directories, prefixes, suffixes and content, in order. The number in a name is another's there.
+// TestLikeFlume delivers the records that testdata/flume/generate gave to a real Flume, with that
+// Flume's sink configuration, and compares the files: directories, prefixes, suffixes and
+// content, in order. The number in a name is another's there.
 func TestLikeFlume(t *testing.T) {
 	for _, serializer := range []string{"avro_event", "text"} {
 		t.Run(serializer, func(t *testing.T) {

@@ -10,8 +10,9 @@ import (
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
-// TestCommitInterval: what comes after a while is committed at once when nothing waits behind it, and what follows once in
-// an interval. What others wait behind is committed when it is enough, or has waited for the interval.
+// TestCommitInterval: what comes after a while is committed at once when nothing waits behind it,
+// and what follows once in an interval. What others wait behind is committed when it is enough,
+// or has waited for the interval.
 func TestCommitInterval(t *testing.T) {
 	root := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {

@@ -18,23 +18,35 @@ import (
 const (
 	// maxCached bounds the remembered keys of records; each has a bucket.
 	maxCached = 10_000
-	// maxDeadLetters bounds what one unreadable batch says about its offsets one by one.
-	maxDeadLetters = 10_000
+	// maxRuns and maxEntryBytes bound what a commit's ack says of leases, and of new lengths of
+	// files, but for the last lease: one run has up to 40 bytes there.
+	maxRuns       = 100_000
+	maxEntryBytes = 4 << 20
 )
 
-var errRevoked = errors.New("given back with others of the same commit that were revoked")
+var (
+	errRevoked = errors.New("given back with others of the same commit that were revoked")
+	errLetGo   = errors.New("the session has ended")
+	errBlocked = errors.New("files cannot be written now; it is tried again")
+)
 
-// serving is the work for one session. But for done, requests and what is said to be the
+// serving is the work for one session. But for done, requests, told and what is said to be the
 // adopter's, it belongs to the loop.
 type serving struct {
 	sink    *Sink
 	session delivery.Session
 	names   names
 	number  atomic.Uint64 // of the last name made
+	open    *opened
 	adopter *adopter
 	marks   *completer
 	wg      sync.WaitGroup // of the commit and of the wait for the file system
 
+	// The session's parts of what bounds the delivery as a whole.
+	maxOpenFiles int
+	commitBytes  int64
+
+	told     atomic.Pointer[[]openFile] // as of the last commit; nil before the first
 	requests chan *rollRequest
 	done     chan struct{} // closed when Serve returns
 
@@ -54,6 +66,8 @@ type serving struct {
 	quiet     bool      // nothing waited behind the last
 	collected int64     // bytes
 	dirty     int       // files with records
+	runs      int       // of the leases
+	entries   int       // bytes of the dirty files' entries, about
 	free      [][]byte  // buffers to collect in
 	freeBytes int64     // their capacity
 	spareRuns [][]run
@@ -80,11 +94,14 @@ type heldLease struct {
 func newServing(s *Sink, session delivery.Session) *serving {
 	v := &serving{
 		sink: s, session: session,
-		names:    names{session: session.ID(), suffix: s.layout.suffix, inUsePrefix: s.cfg.InUsePrefix, inUseSuffix: s.cfg.InUseSuffix},
+		names:    newNames(s.layout.suffix, s.cfg.InUsePrefix, s.cfg.InUseSuffix),
 		requests: make(chan *rollRequest), done: make(chan struct{}),
 		buckets: make(map[string]*bucket), cached: make(map[string]*bucket),
 		committed: make(chan *commit, 1), usable: make(chan struct{}, 1),
-		backoff: backoff.Backoff{Initial: 200 * time.Millisecond, Max: 10 * time.Second},
+		backoff:      backoff.Backoff{Initial: 200 * time.Millisecond, Max: 10 * time.Second},
+		open:         newOpened(s.fs),
+		maxOpenFiles: max(s.cfg.MaxOpenFiles/session.Sessions(), 1),
+		commitBytes:  max(int64(s.cfg.Commit.Bytes)/int64(session.Sessions()), 1),
 	}
 	v.adopter, v.marks = newAdopter(v), newCompleter(v)
 	return v
@@ -127,10 +144,16 @@ func (v *serving) loop(ctx context.Context) error {
 			if err := v.finish(ctx, c); err != nil {
 				return err
 			}
+		case <-v.open.changed:
+			if !v.running { // else when the commit is done
+				v.giveUpEnded()
+				v.publish()
+				v.nextRoll = v.soonestRoll()
+			}
 		case <-v.usable:
 			v.blocked = false
 			v.adopter.hurry()
-			v.marks.hurry()
+			v.marks.retry()
 		case w := <-v.session.Watermarks():
 			v.passedMs = w.PassedMs
 			if !v.running {
@@ -167,7 +190,7 @@ func (v *serving) due(now time.Time) bool {
 
 // full says whether as much is collected as a commit takes.
 func (v *serving) full() bool {
-	return v.collected >= int64(v.sink.cfg.Commit.Bytes) || v.dirty >= v.sink.cfg.MaxOpenFiles
+	return v.collected >= v.commitBytes || v.dirty >= v.maxOpenFiles || v.runs >= maxRuns || v.entries >= maxEntryBytes
 }
 
 // wakeAt is when the next commit is due if nothing else happens; zero is never.
@@ -184,8 +207,9 @@ func (v *serving) wakeAt() time.Time {
 	return at
 }
 
-// commitAt is when what is collected is to be committed; zero is never. When nothing more is on its way that is at once,
-// but once in an interval. A format of whole files has it wait until its files are due to become final, with the leases held.
+// commitAt is when what is collected is to be committed; zero is never. When nothing more is on
+// its way that is at once, but once in an interval. A format of whole files has it wait until its
+// files are due to become final, with the leases held.
 func (v *serving) commitAt() time.Time {
 	if !v.sink.format.Whole() {
 		from := v.since
@@ -229,11 +253,14 @@ func (v *serving) collect(l *delivery.Lease) {
 	})
 	if err != nil {
 		// The records before the damage are whole, and are delivered.
-		h.deadLetters = deadLetters(next, l.Next, err)
+		if next < l.Next {
+			h.deadLetters = appendDead(nil, next, l.Next, err)
+		}
 		v.sink.log.Error("a batch cannot be read; the rest of it is dead-lettered", "source", l.Source,
 			"first_offset", l.First, "from_offset", next, "next_offset", l.Next, "error", err)
 	}
 	v.leases = append(v.leases, h)
+	v.runs += len(h.runs)
 }
 
 // add serializes r into its file's buffer.
@@ -248,6 +275,7 @@ func (v *serving) add(h *heldLease, offset int64, r *recordbatch.Record) {
 	}
 	if f.count == 0 {
 		v.dirty++
+		v.entries += len(f.entry.InUse) + len(f.entry.Final) + 300
 		f.chunk.Data = v.takeBuffer()
 	}
 	f.lease = v.leaseSeq
@@ -293,7 +321,7 @@ func (v *serving) bucketOf(it item) *bucket {
 		dir, prefix := layout.render(it)
 		place := dir + "\x00" + prefix
 		if b = v.buckets[place]; b == nil {
-			b = &bucket{dir: dir, prefix: prefix}
+			b = &bucket{dir: dir, prefix: prefix, backoff: backoff.Backoff{Initial: time.Second, Max: 30 * time.Second}}
 			if layout.successMs > 0 {
 				b.dueMs = layout.timeOver(it.ms) + layout.successMs
 			}
@@ -328,11 +356,11 @@ func (v *serving) takeBuffer() []byte {
 	return buf
 }
 
-// giveBuffer keeps buf for takeBuffer, when there are not enough for two commits already. They have grown to more than
-// they were filled with.
+// giveBuffer keeps buf for takeBuffer, when there are not enough for two commits already. They
+// have grown to more than they were filled with.
 func (v *serving) giveBuffer(buf []byte) {
 	size := int64(cap(buf))
-	if size == 0 || v.freeBytes+size > 3*int64(v.sink.cfg.Commit.Bytes) {
+	if size == 0 || v.freeBytes+size > 3*v.commitBytes {
 		return
 	}
 	v.free = append(v.free, buf[:0])
@@ -345,8 +373,8 @@ func (v *serving) giveBack(reason error) {
 		v.session.Nack(h.lease, 0, reason)
 	}
 	v.giveRuns(v.leases)
-	v.leases, v.collected, v.dirty = nil, 0, 0
-	for _, f := range slices.Clone(v.files) {
+	v.leases, v.collected, v.dirty, v.runs, v.entries = nil, 0, 0, 0, 0
+	for _, f := range v.files {
 		v.giveBuffer(f.chunk.Data)
 		f.chunk, f.count = serializer.Chunk{}, 0
 		f.bytes, f.records = f.entry.Committed, f.entry.Records
@@ -354,25 +382,19 @@ func (v *serving) giveBack(reason error) {
 			v.drop(f)
 		}
 	}
+	v.forgetDropped()
 }
 
-// drop forgets a file.
+// drop has forgetDropped forget a file.
 func (v *serving) drop(f *file) {
+	v.open.letGo(f.open)
+	f.open = nil
 	if f.bucket.file == f {
 		f.bucket.file = nil
 	}
-	v.files = slices.DeleteFunc(v.files, func(x *file) bool { return x == f })
+	f.dropped = true
 }
 
-// deadLetters settles [first, next) with a reason each. When it is very long, which it only is in a
-// compacted topic, the last one stands for the rest.
-func deadLetters(first, next int64, err error) []delivery.DeadLetter {
-	var letters []delivery.DeadLetter
-	for o := first; o < next; o++ {
-		if len(letters) == maxDeadLetters-1 && next-o > 1 {
-			return append(letters, delivery.DeadLetter{Offset: o, Reason: fmt.Sprintf("%v (for all offsets up to %d)", err, next-1)})
-		}
-		letters = append(letters, delivery.DeadLetter{Offset: o, Reason: err.Error()})
-	}
-	return letters
+func (v *serving) forgetDropped() {
+	v.files = slices.DeleteFunc(v.files, func(f *file) bool { return f.dropped })
 }

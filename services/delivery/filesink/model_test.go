@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -64,26 +65,33 @@ func newSink(t testing.TB, cfg *config.HDFS, fs filesink.FS) *filesink.Sink {
 type chaos struct {
 	mu     sync.Mutex
 	rand   *rand.Rand
-	rate   float64 // 0 to 1, of an operation
-	denied string  // all that is done to paths with this in them; empty: none
+	rate   float64         // 0 to 1, of an operation
+	denied string          // all that is done to paths with this in them; empty: none
+	stuck  map[string]bool // files that are not recovered, by path
 }
 
 func (c *chaos) happens(rate float64) bool { return c.rand.Float64() < rate }
 
 func (c *chaos) fault(dead *atomic.Bool) func(op, path string) fstest.Fault {
-	return func(_, path string) fstest.Fault {
+	return func(op, path string) fstest.Fault {
 		if dead.Load() {
 			return fstest.Before
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		if op == "Take" && c.stuck[path] {
+			return fstest.Wait
+		}
 		if c.denied != "" && strings.Contains(path, c.denied) {
 			return fstest.Denied
 		}
 		if !c.happens(c.rate) {
 			return fstest.None
 		}
-		return []fstest.Fault{fstest.Before, fstest.After, fstest.Torn, fstest.Ended}[c.rand.IntN(4)]
+		if strings.Contains(path, "/k2/") && c.rand.IntN(2) == 0 && op == "Take" {
+			c.stuck[path] = true // HDFS does not recover it
+		}
+		return fstest.Fault(1 + c.rand.IntN(int(fstest.WaitAfter)))
 	}
 }
 
@@ -131,11 +139,13 @@ func marked(t *testing.T, root, path string, want map[string]string) {
 	}
 }
 
+var modelSeeds = flag.Int("model.seeds", 40, "how many seeds TestModel runs")
+
 // TestModel delivers records while the file system fails, acks are refused, sessions are lost and
 // processes die; some that lost their session go on for a while. In the end every record is in one
 // final file of its bucket, once.
 func TestModel(t *testing.T) {
-	seeds := 40
+	seeds := *modelSeeds
 	if testing.Short() {
 		seeds = 5
 	}
@@ -149,7 +159,7 @@ func TestModel(t *testing.T) {
 
 func runModel(t *testing.T, root string, seed uint64) {
 	disk := newDisk(t, root)
-	c := &chaos{rand: rand.New(rand.NewPCG(seed, 1)), rate: []float64{0.01, 0.05, 0.2}[seed%3]}
+	c := &chaos{stuck: make(map[string]bool), rand: rand.New(rand.NewPCG(seed, 1)), rate: []float64{0.01, 0.05, 0.2}[seed%3]}
 	b := newFakeBuffer()
 	b.fate = c.fate
 	cfg := testConfig()
@@ -197,12 +207,14 @@ func runModel(t *testing.T, root string, seed uint64) {
 		if round == 25 { // enough
 			c.mu.Lock()
 			c.rate, c.denied = 0, ""
+			clear(c.stuck)
 			c.mu.Unlock()
 		}
 		if sink == nil {
 			dead = new(atomic.Bool)
 			fault := c.fault(dead)
-			sink = newSink(t, cfg, &fstest.Faulty{FS: disk, Decide: func(op, path string) fstest.Fault {
+			shorten := func(path string, length int64) error { return os.Truncate(root+path, length) }
+			sink = newSink(t, cfg, &fstest.Faulty{FS: disk, Shorten: shorten, Decide: func(op, path string) fstest.Fault {
 				decided := fault(op, path)
 				if strings.HasSuffix(path, "/_SUCCESS") && decided != fstest.Before && decided != fstest.Denied {
 					marked(t, root, path, want)

@@ -1,6 +1,7 @@
 package filesink
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
@@ -18,22 +19,23 @@ import (
 const (
 	// maxName is what HDFS and most local file systems allow in one segment of a path.
 	maxName = 255
-	// maxDir bounds a segment of a directory's path, nameReserve is what a file's name needs beside
-	// its prefix, suffix and the marks of files in use: three times two numbers, and punctuation.
+	// maxDir bounds a segment of a directory's path, nameReserve is what a file's name needs
+	// beside its prefix, suffix and the marks of files in use: three times two numbers, and
+	// punctuation.
 	maxDir      = 200
-	nameReserve = 80
+	nameReserve = 110
 	minPrefix   = 20
 
-	// wholeMinutesSince is a time in ms since 1970, after which every zone's offset to UTC is whole
-	// minutes. (The last that was not was Liberia's.)
+	// wholeMinutesSince is a time in ms since 1970, after which every zone's offset to UTC is
+	// whole minutes. (The last that was not was Liberia's.)
 	wholeMinutesSince = 65_750_400_000
 )
 
 // layout says which file a record belongs to: the compiled templates of the configuration.
 //
-// A bucket is what the templates yield, a directory and the prefix of its files' names. Rendering it
-// costs allocations, so a record's key is made first: the bytes that decide what the templates yield,
-// and records with the same key share a bucket. Safe for concurrent use.
+// A bucket is what the templates yield, a directory and the prefix of its files' names. Rendering
+// it costs allocations, so a record's key is made first: the bytes that decide what the templates
+// yield, and records with the same key share a bucket. Safe for concurrent use.
 type layout struct {
 	dir, prefix template
 	suffix      string // of files' names
@@ -83,9 +85,10 @@ const (
 	hostEscape // its text is the value
 )
 
-// newLayout compiles the templates. Names end with the extension, whether the configured suffix does or not. host looks up what %[localhost], %[IP] and %[FQDN] yield.
+// newLayout compiles the templates. Names end with the extension, whether the configured suffix
+// does or not. host looks up what %[localhost], %[IP] and %[FQDN] yield.
 func newLayout(cfg *config.HDFS, extension string, host func(what string) (string, error)) (*layout, error) {
-	l := &layout{suffix: cfg.FileSuffix, hdfs: strings.HasPrefix(cfg.URL, "hdfs:"), zone: time.Local, timeFrom: cfg.TimeFrom, now: time.Now}
+	l := &layout{suffix: cfg.FileSuffix, hdfs: strings.HasPrefix(cmp.Or(cfg.PlacesLike, cfg.URL), "hdfs:"), zone: time.Local, timeFrom: cfg.TimeFrom, now: time.Now}
 	if !strings.HasSuffix(l.suffix, extension) {
 		l.suffix += extension
 	}
@@ -260,8 +263,8 @@ func (l *layout) appendKey(key []byte, it item) []byte {
 	return key
 }
 
-// appendOptional appends what is there and empty as something else than what is not there, in whose place
-// something else may count.
+// appendOptional appends what is there and empty as something else than what is not there, in
+// whose place something else may count.
 func appendOptional(key, value []byte, there bool) []byte {
 	if !there {
 		return append(key, 0)
@@ -270,8 +273,8 @@ func appendOptional(key, value []byte, there bool) []byte {
 	return append(key, value...)
 }
 
-// render returns the directory and the prefix for it. Both are fit for paths: dir is "" for the root
-// or begins with a slash, and has no segment that is empty, "." or "..".
+// render returns the directory and the prefix for it. Both are fit for paths: dir is "" for the
+// root or begins with a slash, and has no segment that is empty, "." or "..".
 func (l *layout) render(it item) (dir, prefix string) {
 	dir = l.text(l.dir, "/", it)
 	segments := strings.Split(strings.TrimPrefix(dir, "/"), "/")
@@ -294,7 +297,8 @@ func (l *layout) render(it item) (dir, prefix string) {
 	return dir, shorten(l.text(l.prefix, "", it), l.maxPrefix)
 }
 
-// text is the template with its escapes replaced; of times alone the bytes in allowed stay as they are.
+// text is the template with its escapes replaced; of times alone the bytes in allowed stay as
+// they are.
 func (l *layout) text(t template, allowed string, it item) string {
 	var b []byte
 	at := time.UnixMilli(it.ms).In(l.zone)
@@ -322,8 +326,8 @@ func (l *layout) text(t template, allowed string, it item) string {
 	return string(b)
 }
 
-// field is what %{name} yields. As among the headers of events (serializer), the record's key is before
-// a header of that name, and a header before timestamp and offset.
+// field is what %{name} yields. As among the headers of events (serializer), the record's key is
+// before a header of that name, and a header before timestamp and offset.
 func (it item) field(p part) string {
 	if p.kind == recordKey && it.Key != nil {
 		return string(it.Key)

@@ -77,8 +77,8 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-// FuzzPaths looks for a record whose file would not be below the template's own text, or whose name
-// no file system takes.
+// FuzzPaths looks for a record whose file would not be below the template's own text, or whose
+// name no file system takes.
 func FuzzPaths(f *testing.F) {
 	f.Add("orders", []byte("../../etc"), int64(1772690889010))
 	f.Add(".", []byte(".."), int64(-5))

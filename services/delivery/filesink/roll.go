@@ -47,8 +47,8 @@ func (v *serving) rollDue(f *file, now time.Time) bool {
 	return !at.IsZero() && !now.Before(at)
 }
 
-// rollAt is when time will make f final, if nothing more is written to it; zero is never. When the time of its
-// directory is passed, that is at once.
+// rollAt is when time will make f final, if nothing more is written to it; zero is never. When
+// the time of its directory is passed, that is at once.
 func (f *file) rollAt(cfg *config.Roll, passedMs int64) time.Time {
 	if !f.stored {
 		return time.Time{}
@@ -57,8 +57,13 @@ func (f *file) rollAt(cfg *config.Roll, passedMs int64) time.Time {
 		return f.begun
 	}
 	var at time.Time
+	if f.open != nil {
+		at = f.open.RollAt()
+	}
 	if cfg.Interval > 0 {
-		at = f.begun.Add(cfg.Interval)
+		if interval := f.begun.Add(cfg.Interval); at.IsZero() || interval.Before(at) {
+			at = interval
+		}
 	}
 	if cfg.Idle > 0 && f.count == 0 {
 		if idle := f.committedAt.Add(cfg.Idle); at.IsZero() || idle.Before(at) {
@@ -79,7 +84,8 @@ func (v *serving) soonestRoll() time.Time {
 	return soonest
 }
 
-// rollLeastRecent makes final what exceeds MaxOpenFiles, those first that have waited longest for a record.
+// rollLeastRecent makes final what exceeds maxOpenFiles, those first that have waited longest for
+// a record.
 func (v *serving) rollLeastRecent(shares []*share) {
 	var open []*share
 	for _, s := range shares {
@@ -87,7 +93,7 @@ func (v *serving) rollLeastRecent(shares []*share) {
 			open = append(open, s)
 		}
 	}
-	excess := len(open) - v.sink.cfg.MaxOpenFiles
+	excess := len(open) - v.maxOpenFiles
 	if excess <= 0 {
 		return
 	}
@@ -100,14 +106,20 @@ func (v *serving) rollLeastRecent(shares []*share) {
 	}
 }
 
-// rename makes those shares final that are to be, are committed, and are chosen. A failure, even when
-// the name is taken, is left to the adopter.
+// rename makes those shares final that are to be, are committed, and are chosen. A failure, even
+// when the name is taken, is left to the adopter.
 func (v *serving) rename(ctx context.Context, c *commit, chosen func(*share) bool) {
 	v.each(c.shares, func(s *share) {
 		if !chosen(s) || !s.roll || s.err != nil || !s.file.stored {
 			return
 		}
 		if s.renameErr = v.alive(ctx); s.renameErr == nil {
+			s.renameErr = s.file.open.Close(ctx)
+		}
+		if s.renameErr == nil {
+			s.renameErr = v.alive(ctx)
+		}
+		if s.renameErr == nil {
 			s.renameErr = v.sink.fs.Rename(ctx, s.file.entry.InUse, s.file.entry.Final)
 		}
 		if s.final = s.renameErr == nil; s.final {

@@ -27,8 +27,9 @@ func newRounding(cfg *config.HDFS) rounding {
 	return r
 }
 
-// down returns the last time before at, or at, at which the unit on the clock was a multiple of the value. Where
-// that is an hour that is there twice or not at all, it is the one after the clocks were changed.
+// down returns the last time before at, or at, at which the unit on the clock was a multiple of
+// the value. Where that is an hour that is there twice or not at all, it is the one after the
+// clocks were changed.
 func (r rounding) down(at time.Time) time.Time {
 	if r.unit == 0 {
 		return at
@@ -43,8 +44,8 @@ func (r rounding) down(at time.Time) time.Time {
 // mod is n modulo m, not negative.
 func mod(n, m int64) int64 { return (n%m + m) % m }
 
-// offsetOfWall is the offset to UTC, in seconds, when the clocks in the zone of near show wall, seconds since
-// they showed 1970. It is that of the last change after which they may show it.
+// offsetOfWall is the offset to UTC, in seconds, when the clocks in the zone of near show wall,
+// seconds since they showed 1970. It is that of the last change after which they may show it.
 func offsetOfWall(wall int64, near time.Time) int64 {
 	const most = 26 * 3600 // of any zone's offset, and more
 	for at := time.Unix(wall+most, 0).In(near.Location()); ; {

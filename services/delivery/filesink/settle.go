@@ -3,6 +3,7 @@ package filesink
 import (
 	"context"
 	"errors"
+	"slices"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/delivery"
@@ -48,9 +49,9 @@ func (h *heldLease) went(offset int64, f *file) {
 	h.runs = append(h.runs, run{offset, offset + 1, f})
 }
 
-// judge is what of the lease is to be acked after its files were written, and whether there is anything. What failed
-// is kept back, so that a file or directory that takes nothing does not hold up the records of others; what was denied
-// is dead-lettered when the rule is so.
+// judge is what of the lease is to be acked after its files were written, and whether there is
+// anything. What failed is kept back, so that a file or directory that takes nothing does not
+// hold up the records of others; what was denied is dead-lettered when the rule is so.
 func (h *heldLease) judge(shares map[*file]*share, rule string) (al delivery.AckedLease, any bool) {
 	l := h.lease
 	al = delivery.AckedLease{Lease: l}
@@ -61,7 +62,7 @@ func (h *heldLease) judge(shares map[*file]*share, rule string) (al delivery.Ack
 		case err == nil:
 			any = true
 		case rule == deadLetterDenied && errors.Is(err, ErrDenied):
-			al.DeadLetters = append(al.DeadLetters, deadLetters(r.first, r.next, err)...)
+			al.DeadLetters = appendDead(al.DeadLetters, r.first, r.next, err)
 			any = true
 		default:
 			h.failure = err
@@ -85,6 +86,17 @@ func (h *heldLease) judge(shares map[*file]*share, rule string) (al delivery.Ack
 	return al, any && len(al.Only) > 0
 }
 
+// appendDead appends the dead letters of a range, joined with those before when they follow on
+// them for the same reason.
+func appendDead(letters []delivery.DeadLetter, first, next int64, err error) []delivery.DeadLetter {
+	reason := err.Error()
+	if n := len(letters); n > 0 && letters[n-1].Next == first && letters[n-1].Reason == reason {
+		letters[n-1].Next = next
+		return letters
+	}
+	return append(letters, delivery.DeadLetter{Offset: first, Next: next, Reason: reason})
+}
+
 // settle acks what did not fail. After a refused ack nothing of it counts.
 func (v *serving) settle(ctx context.Context, c *commit) error {
 	shares := make(map[*file]*share, len(c.shares))
@@ -105,6 +117,7 @@ func (v *serving) settle(ctx context.Context, c *commit) error {
 		e := s.file.entry
 		e.Committed += int64(len(s.chunk.Data))
 		e.Records += s.records
+		e.Tail = slices.Clone(s.file.open.Tail())
 		entries[s] = e
 		if s.file.stored {
 			if err := put(ack, s.file.key, &e); err != nil {
@@ -129,8 +142,9 @@ func (v *serving) settle(ctx context.Context, c *commit) error {
 	if err != nil {
 		return err
 	}
-	for s, e := range entries {
-		s.file.entry, s.file.committedAt = e, c.began
+	for s, e := range entries { // the loop reads the names and the due time meanwhile
+		f := s.file
+		f.entry.Committed, f.entry.Records, f.entry.Tail, f.committedAt = e.Committed, e.Records, e.Tail, c.began
 	}
 	return nil
 }

@@ -16,26 +16,38 @@ import (
 	"github.com/spillwayio/spillway/services/internal/config"
 )
 
-// A directory whose time is over gets an empty file that says so, _SUCCESS. That is once all source partitions have
-// passed the end of its time by success_after, and no file in use is left of it, whoever has it: entries of files
-// hold the buffer's complete time back. A session that begins a file in a directory puts an entry for the directory,
-// too, in the same ack, and deletes it when the directory has its mark, whoever made it.
+// A directory whose time is over gets an empty file that says so, _SUCCESS. That is once all
+// source partitions have passed the end of its time by success_after, and no file in use is left
+// of it, whoever has it: entries of files hold the buffer's complete time back. A session that
+// begins a file in a directory puts an entry for the directory, too, in the same ack, and deletes
+// it when the directory has its mark, whoever made it.
 
 const (
 	successName = "_SUCCESS"
-	// successPrefix is what keys of entries of directories begin with; those of files begin with a number.
+	// successPrefix is what keys of entries of directories begin with; those of files begin with
+	// a number.
 	successPrefix = "success/"
 	// successBatch is how many entries are deleted with one ack.
 	successBatch = 100
+	// maxCompletions bounds the directories that wait for their mark, of which half may be of a
+	// time farAhead: those wait for ever when the times of records are wrong. A session may have
+	// 100,000 entries, and files need some.
+	maxCompletions = 50_000
+	farAhead       = 2 * 365 * 24 * time.Hour
+	// unmarkedQuiet is the time between two lines about directories that get no mark.
+	unmarkedQuiet = time.Minute
 )
 
-// completion is the entry of a directory that is to be marked. Its JSON form is a format that later versions must read.
+// completion is the entry of a directory that is to be marked. Its JSON form is a format that
+// later versions must read.
 type completion struct {
 	Version int    `json:"v"`
 	Dir     string `json:"dir"`
 	DueMs   int64  `json:"due"` // when the time of records has come this far, since 1970
 
 	failing bool
+	retryAt time.Time
+	backoff backoff.Backoff
 }
 
 func (c *completion) key() string { return successPrefix + shorten(c.Dir, 4000) }
@@ -57,6 +69,9 @@ type completer struct {
 	wg   sync.WaitGroup
 	wake chan struct{} // has room for one: time went on, or the file system works again
 
+	unmarked int       // directories since said that get no mark; of the commit that runs
+	said     time.Time // when the log said so last
+
 	mu         sync.Mutex
 	dirs       map[string]*completion // by key; the entries that the session has
 	completeMs int64
@@ -76,19 +91,22 @@ func (m *completer) adopt(value []byte) error {
 }
 
 func (m *completer) add(c *completion) {
+	c.backoff = backoff.Backoff{Initial: 500 * time.Millisecond, Max: time.Minute}
 	m.mu.Lock()
 	m.dirs[c.key()] = c
 	m.mu.Unlock()
 	m.hurry()
 }
 
-// begin puts the entry for the directory of a file that is begun, and returns it; nil when it needs none, or is there.
+// begin puts the entry for the directory of a file that is begun, and returns it; nil when it
+// needs none, or is there.
 func (m *completer) begin(ack *delivery.Ack, f *file) (*completion, error) {
 	c := &completion{Version: entryVersion, Dir: f.bucket.dir, DueMs: f.entry.DueMs}
 	m.mu.Lock()
 	_, there := m.dirs[c.key()]
+	n := len(m.dirs)
 	m.mu.Unlock()
-	if there || c.DueMs == 0 {
+	if there || c.DueMs == 0 || !m.takes(c, n) {
 		return nil, nil
 	}
 	value, err := json.Marshal(c)
@@ -99,10 +117,38 @@ func (m *completer) begin(ack *delivery.Ack, f *file) (*completion, error) {
 	return c, nil
 }
 
+// takes says whether a directory may wait for its mark beside n others. Where it may not, the log
+// says so.
+func (m *completer) takes(c *completion, n int) bool {
+	most, now := maxCompletions, time.Now()
+	if c.DueMs > now.Add(farAhead).UnixMilli() {
+		most /= 2
+	}
+	if n < most {
+		return true
+	}
+	if m.unmarked++; now.Sub(m.said) > unmarkedQuiet {
+		m.v.sink.log.Warn("too many directories wait for the end of their time: directories get no _SUCCESS; when their times are far ahead, those of the records are wrong",
+			"directories", m.unmarked, "path", c.Dir, "ends", time.UnixMilli(c.DueMs).UTC().Format(time.RFC3339), "waiting", n)
+		m.unmarked, m.said = 0, now
+	}
+	return false
+}
+
 // passed tells how far the time of records is complete.
 func (m *completer) passed(completeMs int64) {
 	m.mu.Lock()
 	m.completeMs = completeMs
+	m.mu.Unlock()
+	m.hurry()
+}
+
+// retry tries all directories again now.
+func (m *completer) retry() {
+	m.mu.Lock()
+	for _, c := range m.dirs {
+		c.retryAt = time.Time{}
+	}
 	m.mu.Unlock()
 	m.hurry()
 }
@@ -117,16 +163,13 @@ func (m *completer) hurry() {
 // start begins to mark directories, until ctx ends.
 func (m *completer) start(ctx context.Context) {
 	m.wg.Go(func() {
-		retry := backoff.Backoff{Initial: 500 * time.Millisecond, Max: time.Minute}
 		for ctx.Err() == nil {
-			pause := time.Hour
-			if due := m.due(); len(due) > 0 {
-				if err := m.complete(ctx, due); err != nil {
-					pause = retry.Next()
-				} else {
-					retry.Reset()
+			due, pause := m.due(time.Now())
+			if len(due) > 0 {
+				if m.complete(ctx, due) == nil {
 					continue
 				}
+				pause = time.Minute // the session ends, and ctx with it
 			}
 			timer := time.NewTimer(pause)
 			select {
@@ -141,46 +184,36 @@ func (m *completer) start(ctx context.Context) {
 
 func (m *completer) wait() { m.wg.Wait() }
 
-// due is some of the directories that can be marked, those first that did not fail.
-func (m *completer) due() []*completion {
+// due returns some of the directories that can be marked, and when there are none for how long.
+func (m *completer) due(now time.Time) (due []*completion, pause time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var due []*completion
+	pause = time.Hour
 	for _, c := range m.dirs {
-		if c.DueMs <= m.completeMs {
+		switch wait := c.retryAt.Sub(now); {
+		case c.DueMs > m.completeMs:
+		case wait > 0:
+			pause = min(pause, wait)
+		default:
 			due = append(due, c)
 		}
 	}
 	slices.SortFunc(due, func(a, b *completion) int {
-		if a.failing != b.failing {
-			if a.failing {
-				return 1
-			}
-			return -1
-		}
 		return cmp.Or(cmp.Compare(a.DueMs, b.DueMs), strings.Compare(a.Dir, b.Dir))
 	})
-	return due[:min(len(due), successBatch)]
+	return due[:min(len(due), successBatch)], pause
 }
 
-// complete marks directories, and deletes the entries of those that are. The error is one of theirs.
-func (m *completer) complete(ctx context.Context, due []*completion) (failed error) {
+// complete marks directories, and deletes the entries of those that are. Those that cannot be
+// marked now are tried again, less and less often. An error says that the session has ended.
+func (m *completer) complete(ctx context.Context, due []*completion) error {
 	ack := &delivery.Ack{}
 	for _, c := range due {
 		if err := m.v.alive(ctx); err != nil {
 			return err
 		}
-		err := m.v.sink.fs.Write(ctx, c.Dir+"/"+successName, 0, nil)
-		switch {
-		case err == nil:
-			m.v.sink.log.Info("a directory is complete", "path", c.Dir)
-		case errors.Is(err, ErrExist): // another's, or written before a crash
-		default:
-			failed = err
-			if !c.failing && m.v.alive(ctx) == nil {
-				m.v.sink.log.Warn("cannot mark a complete directory; retrying", "path", c.Dir, "error", err)
-			}
-			c.failing = true
+		if err := m.mark(ctx, c.Dir); err != nil {
+			m.postpone(ctx, c, err)
 			continue
 		}
 		ack.State = append(ack.State, delivery.StateChange{Key: c.key()})
@@ -193,10 +226,49 @@ func (m *completer) complete(ctx context.Context, due []*completion) (failed err
 	for _, s := range ack.State {
 		delete(m.dirs, s.Key)
 	}
-	return failed
+	return nil
 }
 
-// timeOver is when the time of the directory is over that records of the time ms go to, in ms since 1970.
+// mark gives a directory its _SUCCESS, unless it has one.
+func (m *completer) mark(ctx context.Context, dir string) error {
+	fs := m.v.sink.fs
+	switch _, err := fs.Size(ctx, dir+"/"+incompleteName); {
+	case err == nil:
+		return fmt.Errorf("it has an %s: a file of it cannot be finished (ListOpenFiles names it); when that is settled, and it is still there, remove it", incompleteName)
+	case !errors.Is(err, ErrNotExist):
+		return err
+	}
+	switch err := m.v.sink.touch(ctx, dir+"/"+successName); {
+	case err == nil:
+		m.v.sink.log.Info("a directory is complete", "path", dir)
+	case !errors.Is(err, ErrExist): // else it is another's, or was written before a crash
+		return err
+	}
+	return nil
+}
+
+// postpone tries a directory again later.
+func (m *completer) postpone(ctx context.Context, c *completion, err error) {
+	if !c.failing && m.v.alive(ctx) == nil {
+		m.v.sink.log.Warn("cannot mark a complete directory; retrying", "path", c.Dir, "error", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c.failing, c.retryAt = true, time.Now().Add(c.backoff.Next())
+}
+
+// touch makes an empty file.
+func (s *Sink) touch(ctx context.Context, path string) error {
+	f, err := s.fs.Create(ctx, path, func() {})
+	if err != nil {
+		return err
+	}
+	defer f.Abandon()
+	return f.Close(ctx)
+}
+
+// timeOver is when the time of the directory is over that records of the time ms go to, in ms
+// since 1970.
 func (l *layout) timeOver(ms int64) int64 {
 	at := time.UnixMilli(ms).In(l.zone)
 	dir := l.dirTime(at)

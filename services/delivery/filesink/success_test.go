@@ -1,9 +1,14 @@
 package filesink
 
 import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/spillwayio/spillway/services/delivery"
 	"github.com/spillwayio/spillway/services/internal/config"
 )
 
@@ -49,5 +54,41 @@ func TestTimeOver(t *testing.T) {
 		if over := time.UnixMilli(l.timeOver(at.UnixMilli())).UTC().Format(time.RFC3339); over != test.over {
 			t.Errorf("%s rounded to %d %s: the time of %s is over at %s, want %s", test.path, test.value, test.unit, test.at, over, test.over)
 		}
+	}
+}
+
+// TestManyDirectoriesWait: directories that wait for their mark leave room for files, and those of
+// wrong times for the others.
+func TestManyDirectoriesWait(t *testing.T) {
+	var log bytes.Buffer
+	v := &serving{sink: &Sink{log: slog.New(slog.NewTextHandler(&log, nil))}}
+	m := newCompleter(v)
+	begin := func(dir string, ms int64) (taken bool) {
+		c, err := m.begin(&delivery.Ack{}, &file{bucket: &bucket{dir: dir}, entry: entry{DueMs: ms}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c != nil {
+			m.add(c)
+		}
+		return c != nil
+	}
+	soon := time.Now().Add(time.Hour).UnixMilli()
+	count := func(ms int64) (n int) {
+		for i := range maxCompletions + 10 {
+			if begin(fmt.Sprintf("/%d/%d", ms, i), ms) {
+				n++
+			}
+		}
+		return n
+	}
+	if n := count(1000 * soon); n != maxCompletions/2 { // microseconds, taken for milliseconds
+		t.Errorf("%d directories wait for a time far ahead", n)
+	}
+	if n := count(soon); n != maxCompletions/2 {
+		t.Errorf("beside them %d of the next hour wait", n)
+	}
+	if lines := strings.Count(log.String(), "level=WARN"); lines != 1 || !strings.Contains(log.String(), "no _SUCCESS") {
+		t.Errorf("%d lines: %.500s", lines, log.String())
 	}
 }

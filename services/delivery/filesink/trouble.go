@@ -1,21 +1,28 @@
 package filesink
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"sync"
 	"time"
 )
 
-// maxDeniedDirs bounds how many directories are remembered that take nothing, deniedFor how long after the last
-// try: it may be another instance that tries, and succeeds.
+// maxDeniedDirs bounds how many directories are remembered that take nothing, deniedFor how long
+// after the last try: it may be another instance that tries, and succeeds.
 const (
 	maxDeniedDirs = 1000
 	deniedFor     = 5 * time.Minute
+	// suspectTries and suspectAfter are how often and for how long no file can be begun in a
+	// directory, while others take files, before it counts as denied. Both are high: a cluster
+	// that fails at random must not look like it.
+	suspectTries = 10
+	suspectAfter = time.Minute
 )
 
-// trouble is a file system that fails for a while, as a whole or for some directories: one line in the log when it
-// begins, one when it is over.
+// trouble is a file system that fails for a while, as a whole or for some directories: one line
+// in the log when it begins, one when it is over.
 type trouble struct {
 	log *slog.Logger
 
@@ -24,6 +31,15 @@ type trouble struct {
 	since    time.Time
 	failures int
 	dirs     map[string]*deniedDir
+	suspects map[string]*suspect // by directory
+	wrote    time.Time           // when a directory took something last
+}
+
+// suspect is a directory where no file can be begun, with errors that do not say whose fault it
+// is.
+type suspect struct {
+	since, last time.Time
+	tries       int
 }
 
 // deniedDir is a directory that takes nothing.
@@ -44,14 +60,16 @@ func (t *trouble) failed(err error) {
 	t.failures++
 }
 
-func (t *trouble) over() {
+// over notes that the file system works, and says whether it did not before.
+func (t *trouble) over() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.err == nil {
-		return
+		return false
 	}
 	t.log.Info("files can be written again", "failures", t.failures, "after", time.Since(t.since).Round(time.Millisecond))
 	t.err = nil
+	return true
 }
 
 // denied notes that a directory takes nothing.
@@ -76,10 +94,51 @@ func (t *trouble) denied(dir, rule string, err error) {
 	d.failures++
 }
 
+// refused notes that a file could not be begun in dir, or one that was begun not be removed. It
+// returns err, or ErrDenied with err in it when the directory is at fault: no file system has a
+// complete list of the names it refuses, so what goes on for long while others take files counts
+// as denied, too.
+func (t *trouble) refused(dir string, err error) error {
+	if errors.Is(err, ErrDenied) || errors.Is(err, ErrExist) {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	s := t.suspects[dir]
+	if s == nil {
+		maps.DeleteFunc(t.suspects, func(_ string, s *suspect) bool { return now.Sub(s.last) > deniedFor })
+		if len(t.suspects) >= maxDeniedDirs {
+			return err
+		}
+		s = &suspect{since: now}
+		if t.suspects == nil {
+			t.suspects = make(map[string]*suspect)
+		}
+		t.suspects[dir] = s
+	}
+	s.last = now
+	s.tries++
+	if s.tries < suspectTries || now.Sub(s.since) < suspectAfter || !t.wrote.After(s.since) {
+		return err
+	}
+	return fmt.Errorf("%w: %d attempts to begin a file failed in %s, while other directories took files: %w", ErrDenied, s.tries, now.Sub(s.since).Round(time.Second), err)
+}
+
+// suspected says whether files cannot be begun in dir, and others can.
+func (t *trouble) suspected(dir string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.suspects[dir]
+	return s != nil && t.wrote.After(s.since)
+}
+
 // allowed notes that a directory took something.
 func (t *trouble) allowed(dir string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.wrote = time.Now()
+	delete(t.suspects, dir)
 	if d := t.dirs[dir]; d != nil {
 		t.log.Info("a directory takes files again", "directory", dir, "failures", d.failures, "after", time.Since(d.since).Round(time.Millisecond))
 		delete(t.dirs, dir)

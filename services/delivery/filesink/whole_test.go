@@ -13,8 +13,8 @@ import (
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
-// TestWholeFiles delivers to Parquet: nothing is written and settled before a file is due to become final, be it for
-// its age, for idleness, or for the bytes collected.
+// TestWholeFiles delivers to Parquet: nothing is written and settled before a file is due to
+// become final, be it for its age, for idleness, or for the bytes collected.
 func TestWholeFiles(t *testing.T) {
 	root := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {

@@ -78,9 +78,9 @@ type encoder struct {
 	plain       []byte
 }
 
-// append appends a batch of the first of the chosen records to dst: at most maxRecords, and no more
-// than maxBytes before compression unless the first alone is larger. It returns how many records it took,
-// and their bytes before compression.
+// append appends a batch of the first of the chosen records to dst: at most maxRecords, and no
+// more than maxBytes before compression unless the first alone is larger. It returns how many
+// records it took, and their bytes before compression.
 func (e *encoder) append(dst []byte, records []record, chosen []int32, maxRecords, maxBytes int, by stamp) (out []byte, taken, size int, err error) {
 	start := len(dst)
 	dst = append(dst, emptyHeader[:]...)

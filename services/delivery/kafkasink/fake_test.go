@@ -1,10 +1,13 @@
 package kafkasink
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,27 +26,38 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // fakeSession hands out the leases that the test puts in, and keeps what is acked.
 type fakeSession struct {
 	leases chan *delivery.Lease
+	id     uint64
+	ledger string
+	flows  *spillwayv1.Flows
 
 	mu      sync.Mutex
 	err     error
 	acks    []*delivery.Ack
 	refuse  map[uint64]bool // leases of which acks are refused
+	refused int             // acks
 	hold    chan struct{}   // acks wait until it is closed; may be nil
 	changed chan struct{}   // has room for one: an ack came
 	onAck   func()          // called before an ack is answered; may be nil
 }
 
+// sessions have been made so far.
+var sessions atomic.Uint64
+
 func newSession() *fakeSession {
-	return &fakeSession{leases: make(chan *delivery.Lease, 1000), changed: make(chan struct{}, 1)}
+	return &fakeSession{id: sessions.Add(1), ledger: "ledger", leases: make(chan *delivery.Lease, 1000), changed: make(chan struct{}, 1)}
 }
 
-func (f *fakeSession) ID() uint64                            { return 1 }
+func (f *fakeSession) ID() uint64                            { return f.id }
+func (f *fakeSession) LedgerID() string                      { return f.ledger }
+func (f *fakeSession) Sessions() int                         { return 1 }
 func (f *fakeSession) Leases() <-chan *delivery.Lease        { return f.leases }
 func (f *fakeSession) Adoptions() <-chan *delivery.Adoption  { return nil }
 func (f *fakeSession) Watermarks() <-chan delivery.Watermark { return nil }
 func (f *fakeSession) Nack(*delivery.Lease, time.Duration, error) {
 	panic("the sink gives nothing back")
 }
+
+func (f *fakeSession) Flows() *spillwayv1.Flows { return f.flows }
 
 func (f *fakeSession) Err() error {
 	f.mu.Lock()
@@ -65,6 +79,7 @@ func (f *fakeSession) Ack(_ context.Context, ack *delivery.Ack) error {
 	}
 	for _, l := range ack.Leases {
 		if f.refuse[l.Lease.ID] {
+			f.refused++
 			return delivery.ErrRefused
 		}
 	}
@@ -76,15 +91,40 @@ func (f *fakeSession) Ack(_ context.Context, ack *delivery.Ack) error {
 	return nil
 }
 
-// acked are the leases acked so far, in order.
+// acked are the leases acked as a whole so far, in order.
 func (f *fakeSession) acked() []delivery.AckedLease {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var all []delivery.AckedLease
 	for _, a := range f.acks {
-		all = append(all, a.Leases...)
+		for _, l := range a.Leases {
+			if len(l.Only) == 0 {
+				all = append(all, l)
+			}
+		}
 	}
 	return all
+}
+
+// partly is what was acked of leases that were kept.
+func (f *fakeSession) partly() []*spillwayv1.OffsetRange {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []*spillwayv1.OffsetRange
+	for _, a := range f.acks {
+		for _, l := range a.Leases {
+			all = append(all, l.Only...)
+		}
+	}
+	slices.SortFunc(all, func(a, b *spillwayv1.OffsetRange) int { return cmp.Compare(a.First, b.First) })
+	return all
+}
+
+// refusals are the acks that were refused.
+func (f *fakeSession) refusals() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.refused
 }
 
 // empty is how many acks without leases were answered.
@@ -103,7 +143,7 @@ func (f *fakeSession) empty() int {
 // wait returns when n leases are acked.
 func (f *fakeSession) wait(t *testing.T, n int) []delivery.AckedLease {
 	t.Helper()
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(2 * time.Minute)
 	for {
 		if acked := f.acked(); len(acked) >= n {
 			return acked
@@ -184,7 +224,7 @@ func serveSession(t *testing.T, cluster *kfake.Cluster, cfg config.Kafka, sessio
 	if err != nil {
 		t.Fatal(err)
 	}
-	sink.timing = timing{request: 5 * time.Second, metadata: 5 * time.Second, retryMin: 5 * time.Millisecond, retryMax: 50 * time.Millisecond, refreshes: 20 * time.Millisecond}
+	sink.timing = timing{request: 5 * time.Second, metadata: 5 * time.Second, retryMin: 5 * time.Millisecond, retryMax: 50 * time.Millisecond, giveUp: time.Minute}
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -220,7 +260,7 @@ func (s *served) returned(t *testing.T) error {
 	case err := <-s.done:
 		s.done <- err // for the cleanup
 		return err
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("Serve did not return")
 		return nil
 	}
@@ -267,7 +307,7 @@ func consume(t *testing.T, cluster *kfake.Cluster, n int, topics ...string) []*k
 		t.Fatal(err)
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	var all []*kgo.Record
 	for len(all) < n {
@@ -299,7 +339,8 @@ func endOffset(cluster *kfake.Cluster, topic string, partition int32) int64 {
 	return 0
 }
 
-// gate is the listeners of a cluster that can go away: it then breaks all connections and accepts none.
+// gate is the listeners of a cluster that can go away: it then breaks all connections and accepts
+// none.
 type gate struct {
 	mu    sync.Mutex
 	shut  bool
@@ -354,4 +395,40 @@ func (g *gate) open() {
 
 func offsets(first, next int64) *spillwayv1.OffsetRange {
 	return &spillwayv1.OffsetRange{First: first, Next: next}
+}
+
+// committedOf reads the committed records of topics of one partition, until there are n and each
+// topic was read to its end.
+func committedOf(t *testing.T, cluster *kfake.Cluster, topics []string, n int) []*kgo.Record {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.ConsumeTopics(topics...), kgo.KeepControlRecords(),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.FetchMaxWait(100*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	left := make(map[string]int64)
+	for _, topic := range topics {
+		if end := endOffset(cluster, topic, 0); end > 0 {
+			left[topic] = end
+		}
+	}
+	var all []*kgo.Record
+	for len(left) > 0 || len(all) < n {
+		fetches := client.PollFetches(ctx)
+		if ctx.Err() != nil {
+			t.Fatalf("read %d records, want %d; left: %v", len(all), n, left)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			if !r.Attrs.IsControl() {
+				all = append(all, r)
+			}
+			if r.Offset >= left[r.Topic]-1 {
+				delete(left, r.Topic)
+			}
+		})
+	}
+	return all
 }

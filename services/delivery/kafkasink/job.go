@@ -1,21 +1,27 @@
 package kafkasink
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/spillwayio/spillway/services/delivery"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
-// job is a run of leases of one source partition on their way to Kafka. One goroutine at a time has it.
+// job is a run of leases of one source partition on their way to Kafka. One goroutine at a time
+// has it.
 //
 // Its records first wait at their target topic; once the topic's partitions are known they go to
-// groups, one for each target partition, from which batches are taken in order. Records are named by
-// their index in records.
+// groups, one for each target partition, from which batches are taken in order. Records are named
+// by their index in records.
 type job struct {
 	source  sourceKey
 	session delivery.Session
+	loops   *loops // of the session
 	leases  []*delivery.Lease
 	dropped []bool // by lease: revoked
 	dead    [][]delivery.DeadLetter
@@ -25,10 +31,20 @@ type job struct {
 	topics  []target
 	byName  map[string]int
 	groups  []group
+	index   map[place]int // of groups
 
 	// With exactly_once.
 	producer *producer
 	rejected map[int64]string // why, by offset: found out in an attempt before
+	covered  []int64          // by lease: the offset up to which the transaction goes
+	partial  bool             // something is left for the next transaction
+
+	delivered []span // by a transaction before, as the progress proves
+	acked     []span // of that, what is acked already
+	crowded   bool   // the progress was too long for the last transaction
+
+	allowLoop bool
+	failing   atomic.Bool // the last attempt failed
 
 	loaded  bool
 	name    []byte // scratch
@@ -38,8 +54,15 @@ type job struct {
 // target is a target topic.
 type target struct {
 	name    string
-	waiting []int32 // records without a partition yet
-	groups  []int32 // by partition: index in job.groups, -1 when there is none yet
+	id      [16]byte // of the topic when its records were spread; zero: unknown
+	waiting []int32  // records without a partition yet
+	groups  []int    // indexes in job.groups
+}
+
+// place is a partition of a target.
+type place struct {
+	target    int
+	partition int32
 }
 
 // group is what goes to one target partition.
@@ -54,7 +77,7 @@ type group struct {
 	sentBytes int   // and bytes of them before compression
 }
 
-func newJob() *job { return &job{byName: make(map[string]int)} }
+func newJob() *job { return &job{byName: make(map[string]int), index: make(map[place]int)} }
 
 // reject dead-letters a record that the broker refused.
 func (j *job) reject(i int, reason string) {
@@ -70,11 +93,11 @@ func (j *job) reject(i int, reason string) {
 // reset makes the job empty, keeping its memory unless it is much.
 func (j *job) reset() {
 	if cap(j.records) > 4*maxJobRecords || len(j.topics) > 1000 || len(j.groups) > 1000 {
-		*j = *newJob()
-		return
+		j.records, j.headers, j.topics, j.groups = nil, nil, nil, nil
+		j.byName, j.index = make(map[string]int), make(map[place]int)
 	}
 	clear(j.leases)
-	j.leases, j.session, j.producer, j.rejected = j.leases[:0], nil, nil, nil
+	j.leases, j.session, j.loops, j.producer, j.rejected, j.acked, j.crowded = j.leases[:0], nil, nil, nil, nil, nil, false
 	j.unload()
 }
 
@@ -83,32 +106,63 @@ func (j *job) unload() {
 	clear(j.records)
 	clear(j.headers)
 	clear(j.byName)
+	clear(j.index)
 	clear(j.dead)
 	j.numbers = j.numbers[:0]
-	j.dropped, j.dead = j.dropped[:0], j.dead[:0]
+	j.dropped, j.dead, j.covered, j.partial, j.delivered = j.dropped[:0], j.dead[:0], j.covered[:0], false, j.delivered[:0]
 	j.records, j.headers, j.topics, j.groups = j.records[:0], j.headers[:0], j.topics[:0], j.groups[:0]
 	j.loaded = false
 }
 
-// load reads the leases' records.
-func (j *job) load(t template, perRecord, provenance bool) {
+// errEnough ends the reading of a lease's records.
+var errEnough = errors.New("enough for one transaction")
+
+// load reads the leases' records: the first, and then at most so many bytes; 0 is no limit. Marks
+// are those that target topics have now, so that it leaves out what was delivered to them in
+// transactions before.
+func (j *job) load(t template, perRecord, provenance bool, limit int, marks map[string]string) {
 	j.loaded = true
+	left, again := limit, true // again: the record before was not delivered before
 	origin := j.provenance(provenance)
 	for i, l := range j.leases {
 		j.dropped = append(j.dropped, false)
 		j.dead = append(j.dead, nil)
+		j.covered = append(j.covered, l.Next)
+		again = true
+		from := l.First // after what was delivered before
 		start := len(j.records)
+		if j.partial {
+			j.covered[i] = l.First
+			continue
+		}
 		err := l.Records(func(offset int64, r *recordbatch.Record) error {
 			if j.producer != nil {
-				if j.producer.progress.has(offset) {
+				if contains(j.acked, offset) {
+					from = offset + 1
 					return nil
 				}
+				if j.producer.progress.has(offset) && j.proves(t, r, marks) {
+					j.deliver(offset, again)
+					again, from = false, offset+1
+					return nil
+				}
+				again = true
 				if reason, rejected := j.rejected[offset]; rejected {
 					j.dead[i] = append(j.dead[i], delivery.DeadLetter{Offset: offset, Reason: reason})
 					return nil
 				}
 			}
+			if limit > 0 {
+				if left -= r.Size(); left < 0 && len(j.records) > 0 {
+					j.covered[i], j.partial = offset, true
+					return errEnough
+				}
+			}
 			firstHeader := len(j.headers)
+			if provenance && !j.allowLoop && hopsOf(r.Headers) >= maxHops {
+				j.dead[i] = append(j.dead[i], delivery.DeadLetter{Offset: offset, Reason: roundReason})
+				return nil
+			}
 			j.headers = append(j.headers, r.Headers...)
 			if provenance {
 				j.headers = append(j.headers, origin...)
@@ -120,15 +174,30 @@ func (j *job) load(t template, perRecord, provenance bool) {
 			})
 			return nil
 		})
-		if err != nil { // only a malformed payload
+		if err != nil && !j.partial { // only a malformed payload
 			j.records = j.records[:start]
-			for offset := l.First; offset < l.Next; offset++ {
-				j.dead[i] = append(j.dead[i], delivery.DeadLetter{Offset: offset, Reason: err.Error()})
-			}
+			j.dead[i] = []delivery.DeadLetter{{Offset: from, Next: l.Next, Reason: err.Error()}}
 			continue
 		}
 		j.assign(t, perRecord, start)
 	}
+}
+
+// proves says whether the progress is about the topic that a record's target is now.
+func (j *job) proves(t template, r *recordbatch.Record, marks map[string]string) bool {
+	name, problem := t.append(j.name[:0], j.source.topic, r.Headers)
+	j.name = name
+	mark, known := marks[string(name)]
+	return problem == "" && known && j.producer.progress.targets[mark]
+}
+
+// deliver notes that an offset was delivered before; begin says that the one before it was not.
+func (j *job) deliver(offset int64, begin bool) {
+	if n := len(j.delivered); !begin && n > 0 {
+		j.delivered[n-1].next = offset + 1
+		return
+	}
+	j.delivered = append(j.delivered, span{offset, offset + 1})
 }
 
 // The headers that tell where a record comes from. Numbers are decimal text.
@@ -206,29 +275,51 @@ func (j *job) addGroup(target int, partition int32) int {
 	return n
 }
 
-// spread gives the waiting records of a topic their partitions. The choice is made once.
+// spread gives the waiting records of a topic their partitions.
 func (j *job) spread(target int, count int, p *partitioner, turn uint32) {
 	t := &j.topics[target]
-	for len(t.groups) < count {
-		t.groups = append(t.groups, -1)
-	}
 	same := uint32(j.source.partition) % uint32(count)
 	if p.by == roundRobin {
 		same = turn % uint32(count)
 	}
+	last := -1
 	for _, i := range t.waiting {
 		partition := int32(same)
 		if hashed := p.hashed(&j.records[i]); hashed != nil {
 			partition = keyPartition(hashed, count)
 		}
-		g := int(t.groups[partition])
-		if g < 0 {
-			g = j.addGroup(target, partition)
-			t.groups[partition] = int32(g)
+		if last < 0 || j.groups[last].partition != partition {
+			last = j.groupOf(target, partition)
 		}
-		j.groups[g].records = append(j.groups[g].records, i)
+		j.groups[last].records = append(j.groups[last].records, i)
 	}
 	t.waiting = t.waiting[:0]
+}
+
+// groupOf returns the index of a partition's group, which is made when there is none.
+func (j *job) groupOf(target int, partition int32) int {
+	at := place{target, partition}
+	g, known := j.index[at]
+	if !known {
+		g = j.addGroup(target, partition)
+		j.index[at] = g
+		j.topics[target].groups = append(j.topics[target].groups, g)
+	}
+	return g
+}
+
+// gather takes back the choice of partitions for all that is not produced yet, because the
+// topic's are others now.
+func (j *job) gather(target int) {
+	t := &j.topics[target]
+	for _, g := range t.groups {
+		group := &j.groups[g]
+		t.waiting = append(t.waiting, group.records[group.produced:]...)
+		group.records, group.sent = group.records[:group.produced], 0
+		delete(j.index, place{target, group.partition})
+	}
+	t.groups = t.groups[:0]
+	slices.Sort(t.waiting) // their order at the source
 }
 
 // deadLetter notes that a record can never be delivered. It is not to be produced after that.
@@ -245,9 +336,6 @@ func (j *job) deadLetterTarget(target int, reason string) {
 	}
 	t.waiting = t.waiting[:0]
 	for _, g := range t.groups {
-		if g < 0 {
-			continue
-		}
 		group := &j.groups[g]
 		for _, i := range group.records[group.produced:] {
 			j.deadLetter(int(i), reason)
@@ -310,7 +398,7 @@ func (j *job) unfinished(names []string) []string {
 		t := &j.topics[i]
 		left := len(t.waiting) > 0
 		for _, g := range t.groups {
-			left = left || g >= 0 && !j.groups[g].done()
+			left = left || !j.groups[g].done()
 		}
 		if left {
 			names = append(names, t.name)
@@ -323,11 +411,31 @@ func (j *job) unfinished(names []string) []string {
 func (j *job) appendAcked(acked []delivery.AckedLease) []delivery.AckedLease {
 	for i, l := range j.leases {
 		if !l.Revoked() { // one that was dropped is
-			acked = append(acked, delivery.AckedLease{Lease: l, DeadLetters: j.dead[i]})
+			acked = append(acked, delivery.AckedLease{Lease: l, DeadLetters: runs(j.dead[i])})
 		}
 	}
 	return acked
 }
+
+// runs joins dead letters that follow each other for the same reason, in place.
+func runs(dead []delivery.DeadLetter) []delivery.DeadLetter {
+	if len(dead) < 2 {
+		return dead
+	}
+	slices.SortFunc(dead, func(a, b delivery.DeadLetter) int { return cmp.Compare(a.Offset, b.Offset) })
+	joined := dead[:1]
+	for _, d := range dead[1:] {
+		if last := &joined[len(joined)-1]; nextOf(last) == d.Offset && last.Reason == d.Reason {
+			last.Next = nextOf(&d)
+			continue
+		}
+		joined = append(joined, d)
+	}
+	return joined
+}
+
+// nextOf is the offset after a dead letter's.
+func nextOf(d *delivery.DeadLetter) int64 { return max(d.Next, d.Offset+1) }
 
 // partName names a group's target partition in messages.
 func (j *job) partName(g *group) string {

@@ -165,3 +165,81 @@ func TestLoopIsRefused(t *testing.T) {
 	renamed.leases <- lease(1, from(0), 0, values("a")...)
 	renamed.wait(t, 1)
 }
+
+// TestBrokersReasonIsTold has what the broker says of a topic that it does not create in the
+// trouble, and in dead letters.
+func TestBrokersReasonIsTold(t *testing.T) {
+	const words = "topics need an owner: ask data-platform@example.com"
+	for _, code := range []*kerr.Error{kerr.PolicyViolation, kerr.TopicAuthorizationFailed, kerr.InvalidReplicationFactor} {
+		cluster := newCluster(t)
+		cluster.ControlKey(int16(kmsg.CreateTopics), func(r kmsg.Request) (kmsg.Response, error, bool) {
+			cluster.KeepControl()
+			answer := r.ResponseKind().(*kmsg.CreateTopicsResponse)
+			topic := kmsg.NewCreateTopicsResponseTopic()
+			topic.Topic, topic.ErrorCode, topic.ErrorMessage = "new", code.Code, kmsg.StringPtr(words)
+			answer.Topics = append(answer.Topics, topic)
+			return answer, nil, true
+		})
+		s := serve(t, cluster, config.Kafka{MissingTopic: "create"})
+		s.leases <- lease(1, partition("new", 0), 0, values("a")...)
+		s.waitTrouble(t, words)
+		if code == kerr.TopicAuthorizationFailed {
+			dead := serve(t, cluster, config.Kafka{MissingTopic: "create", OnDenied: "dead_letter"})
+			dead.leases <- lease(1, partition("new", 0), 0, values("a")...)
+			if d := dead.wait(t, 1)[0].DeadLetters; len(d) != 1 || !strings.Contains(d[0].Reason, words) {
+				t.Errorf("dead letters %v", d)
+			}
+		}
+	}
+}
+
+// TestReasonOfARecordIsTold has what the broker says of a record that it refuses.
+func TestReasonOfARecordIsTold(t *testing.T) {
+	const words = "the value is no JSON"
+	cluster := newCluster(t, kfake.SeedTopics(1, "t"))
+	cluster.ControlKey(int16(kmsg.Produce), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		request := r.(*kmsg.ProduceRequest)
+		answer := r.ResponseKind().(*kmsg.ProduceResponse)
+		topic := kmsg.NewProduceResponseTopic()
+		topic.Topic = request.Topics[0].Topic
+		p := kmsg.NewProduceResponseTopicPartition()
+		p.ErrorCode = kerr.InvalidRecord.Code
+		record := kmsg.NewProduceResponseTopicPartitionErrorRecord()
+		record.ErrorMessage = kmsg.StringPtr(words)
+		p.ErrorRecords = append(p.ErrorRecords, record)
+		topic.Partitions = append(topic.Partitions, p)
+		answer.Topics = append(answer.Topics, topic)
+		return answer, nil, true
+	})
+	s := serve(t, cluster, config.Kafka{})
+	s.leases <- lease(1, partition("t", 0), 0, values("a")...)
+	if d := s.wait(t, 1)[0].DeadLetters; len(d) != 1 || !strings.Contains(d[0].Reason, words) {
+		t.Errorf("dead letters %v", d)
+	}
+}
+
+// TestDeadLettersAreRuns has the records of a denied topic dead-lettered as ranges.
+func TestDeadLettersAreRuns(t *testing.T) {
+	cluster := newCluster(t, kfake.SeedTopics(1, "closed", "open"))
+	cluster.Fault(produceFault(kfake.Fault{Count: -1, Topic: "closed", Err: kerr.TopicAuthorizationFailed}))
+	for _, exactlyOnce := range []bool{false, true} {
+		s := serve(t, cluster, config.Kafka{Topic: "%{to}", OnDenied: "dead_letter", ExactlyOnce: exactlyOnce})
+		var records []recordbatch.Record
+		for i := range 20_000 {
+			to := "closed"
+			if i == 7000 {
+				to = "open"
+			}
+			records = append(records, recordbatch.Record{Value: []byte("v"), Headers: []recordbatch.Header{{Name: []byte("to"), Value: []byte(to)}}})
+		}
+		s.leases <- lease(1, partition("t", 0), 10, records...)
+		dead := s.wait(t, 1)[0].DeadLetters
+		if len(dead) != 2 || dead[0].Offset != 10 || dead[0].Next != 7010 || dead[1].Offset != 7011 || dead[1].Next != 20_010 {
+			t.Errorf("exactly_once %v: %d dead letters: %.300v", exactlyOnce, len(dead), dead)
+		}
+	}
+	if n := len(consume(t, cluster, 2, "open")); n != 2 {
+		t.Errorf("%d records arrived, want 2", n)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,27 +36,24 @@ type part struct {
 
 // Probe implements delivery.Prober.
 func (s *Sink) Probe(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, s.timing.metadata)
-	defer cancel()
-	// Unlike metadata this is never answered from kafka-go's memory.
-	answer, err := s.transport.RoundTrip(ctx, s.addr, &apiversionsapi.Request{})
+	answer, err := s.transport.Do(ctx, &apiversionsapi.Request{}, s.timing.metadata)
 	if err != nil {
-		s.refresh()
-		return fmt.Errorf("reach Kafka at %s: %w", s.addr, err)
+		return fmt.Errorf("reach Kafka at %s: %w", s.brokers, err)
 	}
 	response := answer.(*apiversionsapi.Response)
 	if response.ErrorCode != 0 {
-		return fmt.Errorf("reach Kafka at %s: %w", s.addr, kafka.Error(response.ErrorCode))
+		return fmt.Errorf("reach Kafka at %s: %w", s.brokers, kafka.Error(response.ErrorCode))
 	}
 	for _, api := range response.ApiKeys {
 		if protocol.ApiKey(api.ApiKey) == protocol.Produce && api.MaxVersion < 3 {
-			return fmt.Errorf("the broker at %s is older than Kafka 0.11", s.addr)
+			return fmt.Errorf("the broker at %s is older than Kafka 0.11", s.brokers)
 		}
 	}
 	return nil
 }
 
-// deliver produces all records of a job, for as long as it takes. It returns an error only when ctx ends.
+// deliver produces all records of a job, for as long as it takes. It returns an error only when
+// ctx ends.
 func (s *Sink) deliver(ctx context.Context, j *job) error {
 	wait := backoff.Backoff{Initial: s.timing.retryMin, Max: s.timing.retryMax}
 	turn := s.turn
@@ -63,29 +61,53 @@ func (s *Sink) deliver(ctx context.Context, j *job) error {
 		turn = s.transact
 	}
 	failing := false
-	defer func() {
+	end := func() {
 		if failing {
+			failing = false
+			j.failing.Store(false)
 			s.trouble.end(ctx.Err() == nil)
+			wait.Reset()
 		}
-	}()
+	}
+	defer end()
 	for {
 		finished, err := turn(ctx, j)
+		var muted *mutedError
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case finished:
 			return nil
 		case err == nil:
+			end()
 			continue // the next batches
+		case errors.As(err, &muted): // without a slot, so that others go on
+			if err := sleep(ctx, muted.left); err != nil {
+				return err
+			}
+			continue
 		case failing:
 			s.trouble.again(err)
 		default:
 			failing = true
 			s.trouble.begin(err)
 		}
+		j.failing.Store(true)
 		if err := wait.Wait(ctx); err != nil {
 			return err
 		}
+	}
+}
+
+// sleep returns after d, or with ctx's error.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -107,7 +129,7 @@ func (s *Sink) turn(ctx context.Context, j *job) (finished bool, err error) {
 	}
 	defer func() { s.slots <- sl }()
 	if !j.loaded {
-		j.load(s.topic, s.perRecord, s.cfg.Provenance)
+		j.load(s.topic, s.perRecord, s.cfg.Provenance, 0, nil)
 	}
 	j.dropRevoked()
 	if j.done() {
@@ -124,27 +146,62 @@ func (s *Sink) attempt(ctx context.Context, sl *slot, j *job) error {
 		j.groups[i].leader, j.groups[i].sent = -1, 0
 	}
 	failure := s.locate(ctx, j)
+	muted := s.muted(j)
+	if failure == nil && muted > 0 && j.producer != nil && len(j.producer.enlisted) == 0 {
+		return &mutedError{muted} // a transaction does not begin with a wait
+	}
 	if j.producer != nil && failure == nil {
 		failure = s.enlist(ctx, j)
 	}
 	if j.producer != nil && failure != nil { // all of it or nothing
-		if isStale(failure) {
-			s.refresh()
-		}
 		return failure
 	}
 	if err := s.encode(sl, j); err != nil {
 		return err
 	}
-	failure = cmp.Or(failure, s.send(ctx, sl, j))
-	if failure != nil && isStale(failure) {
-		s.refresh()
+	if len(sl.parts) == 0 && failure == nil && muted > 0 {
+		return &mutedError{muted}
 	}
-	return failure
+	if len(sl.parts) == 0 && failure == nil && !j.done() {
+		return fmt.Errorf("nothing can be produced to %s: %w", strings.Join(j.unfinished(nil), ", "), error(kafka.LeaderNotAvailable))
+	}
+	return cmp.Or(failure, s.send(ctx, sl, j))
 }
 
-// encode puts a batch for each group that has a leader into the slot's buffer, in the order of leaders
-// and topics.
+// muted returns for how long the first of the leaders that something is left for mutes this
+// client, 0 when one of them does not; within a transaction all of them count. Without a
+// transaction nothing is sent to the others meanwhile.
+func (s *Sink) muted(j *job) time.Duration {
+	var least, most time.Duration
+	open := false
+	for i := range j.groups {
+		g := &j.groups[i]
+		if g.leader < 0 || g.done() {
+			continue
+		}
+		left := s.transport.Muted(g.leader)
+		switch {
+		case left == 0:
+			open = true
+		case least == 0 || left < least:
+			least = left
+		}
+		most = max(most, left)
+		if left > 0 && j.producer == nil {
+			g.leader = -1
+		}
+	}
+	switch {
+	case j.producer != nil:
+		return most
+	case open:
+		return 0
+	}
+	return least
+}
+
+// encode puts a batch for each group that has a leader into the slot's buffer, in the order of
+// leaders and topics: for each leader as many as one request may have.
 func (s *Sink) encode(sl *slot, j *job) error {
 	sl.buffer, sl.parts = sl.buffer[:0], sl.parts[:0]
 	for i := range j.groups {
@@ -156,20 +213,30 @@ func (s *Sink) encode(sl *slot, j *job) error {
 		ga, gb := &j.groups[a.group], &j.groups[b.group]
 		return cmp.Or(cmp.Compare(ga.leader, gb.leader), cmp.Compare(ga.target, gb.target))
 	})
-	for i := range sl.parts {
-		p := &sl.parts[i]
+	allowed, leader, left := s.allowance.now(), int32(-1), 0
+	kept := sl.parts[:0]
+	for _, p := range sl.parts {
 		g := &j.groups[p.group]
+		if g.leader != leader {
+			leader, left = g.leader, allowed
+		} else if left <= 0 {
+			continue // with the next request
+		}
 		limit := g.limit
 		if limit == 0 {
 			limit = math.MaxInt
 		}
 		p.start = len(sl.buffer)
 		var err error
-		if sl.buffer, g.sent, g.sentBytes, err = sl.encoder.append(sl.buffer, j.records, g.records[g.produced:], limit, s.batchBytes(j.topics[g.target].name), j.stamp(g)); err != nil {
+		bytes := min(s.batchBytes(j.topics[g.target].name), left)
+		if sl.buffer, g.sent, g.sentBytes, err = sl.encoder.append(sl.buffer, j.records, g.records[g.produced:], limit, bytes, j.stamp(g)); err != nil {
 			return err
 		}
 		p.end = len(sl.buffer)
+		left -= g.sentBytes
+		kept = append(kept, p)
 	}
+	sl.parts = kept
 	return nil
 }
 
@@ -178,8 +245,6 @@ func (s *Sink) send(ctx context.Context, sl *slot, j *job) error {
 	if len(sl.parts) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.timing.request)
-	defer cancel()
 	type result struct {
 		parts    []part
 		response *produceapi.Response
@@ -205,18 +270,18 @@ func (s *Sink) send(ctx context.Context, sl *slot, j *job) error {
 	wg.Wait()
 
 	var failure error
-	broken := false
 	for i := range results {
 		r := &results[i]
 		if r.err != nil {
-			broken = true
+			for _, p := range r.parts { // another broker may lead it by now
+				s.transport.Stale(j.topics[j.groups[p.group].target].name)
+			}
 			failure = cmp.Or(failure, fmt.Errorf("produce to broker %d: %w", j.groups[r.parts[0].group].leader, r.err))
 			continue
 		}
 		failure = cmp.Or(failure, s.settle(j, r.parts, r.response))
 	}
-	if broken || cap(sl.buffer) > maxBufferBytes {
-		// kafka-go may still be reading the buffer of a request that was given up.
+	if cap(sl.buffer) > maxBufferBytes {
 		sl.buffer = nil
 	}
 	if cap(sl.encoder.plain) > maxBufferBytes {
@@ -239,18 +304,21 @@ func (s *Sink) exchange(ctx context.Context, j *job, buffer []byte, parts []part
 		t.Partitions = append(t.Partitions, rawproduce.RequestPartition{
 			Partition: g.partition, RecordSet: protocol.RawRecordSet{Reader: bytes.NewReader(buffer[p.start:p.end])}})
 	}
-	answer, err := s.transport.RoundTrip(ctx, s.addr, request)
+	answer, err := s.transport.Do(ctx, request, s.timing.request)
 	if err != nil {
 		var wrapped *rawproduce.Error // says that it is about a fetch
 		if errors.As(err, &wrapped) {
 			err = wrapped.Err
 		}
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = fmt.Errorf("no answer within %s: %w", s.timing.request, err)
-		}
 		return nil, err
 	}
-	return answer.(*produceapi.Response), nil
+	response := answer.(*produceapi.Response)
+	size := 0
+	for _, p := range parts {
+		size += j.groups[p.group].sentBytes
+	}
+	s.allowance.heard(size, time.Duration(response.ThrottleTimeMs)*time.Millisecond)
+	return response, nil
 }
 
 // settle takes note of the answer for each part and returns the first failure that may pass.
@@ -264,11 +332,11 @@ func (s *Sink) settle(j *job, parts []part, response *produceapi.Response) error
 		}
 		for k := range topic.Partitions {
 			p := &topic.Partitions[k]
-			groups := j.topics[n].groups
-			if p.Partition < 0 || int(p.Partition) >= len(groups) || groups[p.Partition] < 0 {
+			i, ours := j.index[place{n, p.Partition}]
+			if !ours {
 				continue
 			}
-			g := &j.groups[groups[p.Partition]]
+			g := &j.groups[i]
 			failure = cmp.Or(failure, s.settleGroup(j, g, p))
 			g.sent = 0
 		}
@@ -292,7 +360,7 @@ func (s *Sink) settleGroup(j *job, g *group, p *produceapi.ResponsePartition) er
 		}
 		return nil
 	}
-	failure := fmt.Errorf("produce to %s: %w", j.partName(g), describe(code, p.ErrorMessage))
+	failure := fmt.Errorf("produce to %s: %w", j.partName(g), describe(code, p))
 	switch code {
 	case kafka.TopicAuthorizationFailed:
 		return s.denied(j, g.target, failure)
@@ -307,13 +375,16 @@ func (s *Sink) settleGroup(j *job, g *group, p *produceapi.ResponsePartition) er
 			return nil
 		}
 	default:
+		if isStale(code) {
+			s.transport.Stale(j.topics[g.target].name)
+		}
 		return failure
 	}
 	if g.sent == 0 {
 		return nil
 	}
 	i := int(g.records[g.produced])
-	refusal := fmt.Sprintf("%s refuses the record of %d bytes (key, value, headers): %v", j.partName(g), j.records[i].size(), describe(code, p.ErrorMessage))
+	refusal := fmt.Sprintf("%s refuses the record of %d bytes (key, value, headers): %v", j.partName(g), j.records[i].size(), describe(code, p))
 	if s.cfg.OnRejected == "wait" {
 		return fmt.Errorf("%s (on_rejected: wait)", refusal)
 	}
@@ -322,37 +393,26 @@ func (s *Sink) settleGroup(j *job, g *group, p *produceapi.ResponsePartition) er
 	return nil
 }
 
-func describe(code kafka.Error, message string) error {
+// describe is an error with the broker's own words where it has any.
+func describe(code kafka.Error, p *produceapi.ResponsePartition) error {
+	message := p.ErrorMessage
+	for i := 0; message == "" && i < len(p.RecordErrors); i++ {
+		message = p.RecordErrors[i].BatchIndexErrorMessage
+	}
 	if message == "" {
 		return code
 	}
 	return fmt.Errorf("%w: %s", code, message)
 }
 
-// isStale says whether fresh metadata or fresh connections may help.
-func isStale(err error) bool {
-	var code kafka.Error
-	if !errors.As(err, &code) {
-		return true // no answer at all
-	}
+// isStale says whether fresh metadata may help.
+func isStale(code kafka.Error) bool {
 	switch code {
 	case kafka.NotLeaderForPartition, kafka.UnknownTopicOrPartition, kafka.LeaderNotAvailable, kafka.ReplicaNotAvailable,
 		kafka.BrokerNotAvailable, kafka.FencedLeaderEpoch, kafka.UnknownLeaderEpoch, kafka.KafkaStorageError, kafka.NetworkException:
 		return true
 	}
 	return false
-}
-
-// refresh makes kafka-go ask for metadata on its next use, which it otherwise does every few seconds.
-// It has no call for that, but it forgets what it knows together with its connections; those in use
-// stay until their request is answered.
-func (s *Sink) refresh() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if now := time.Now(); now.Sub(s.refreshed) >= s.timing.refreshes {
-		s.refreshed = now
-		s.transport.CloseIdleConnections()
-	}
 }
 
 // batchBytes is the bound of a batch for a topic.

@@ -10,8 +10,8 @@ import (
 // maxTopicBytes is Kafka's bound of a topic's name.
 const maxTopicBytes = 249
 
-// template makes the name of the target topic. The configuration has checked the syntax: literal text
-// and %{name}, where topic is the source topic and any other name is a header.
+// template makes the name of the target topic. The configuration has checked the syntax: literal
+// text and %{name}, where topic is the source topic and any other name is a header.
 type template []templatePart
 
 // templatePart is literal text or a name.
@@ -52,8 +52,8 @@ func (t template) perRecord() bool {
 	return false
 }
 
-// append appends the target topic of a record to dst. The problem, if there is one, is the reason why
-// the record can never be delivered.
+// append appends the target topic of a record to dst. The problem, if there is one, is the reason
+// why the record can never be delivered.
 func (t template) append(dst []byte, sourceTopic string, headers []recordbatch.Header) (name []byte, problem string) {
 	start := len(dst)
 	for _, p := range t {
@@ -71,6 +71,17 @@ func (t template) append(dst []byte, sourceTopic string, headers []recordbatch.H
 		}
 	}
 	return dst, topicProblem(dst[start:])
+}
+
+// TopicOf returns the target topic of a record by the template of a delivery. The problem, if there
+// is one, is the reason why the record can never be delivered.
+func TopicOf(text, sourceTopic string, headers []recordbatch.Header) (name, problem string) {
+	t, err := parseTemplate(text)
+	if err != nil {
+		return "", err.Error()
+	}
+	b, problem := t.append(nil, sourceTopic, headers)
+	return string(b), problem
 }
 
 func header(headers []recordbatch.Header, name string) ([]byte, bool) {

@@ -1,13 +1,11 @@
 package kafkasink
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -30,23 +28,32 @@ import (
 //   - The progress is what was delivered and is not known to be acked. The next transaction of a source partition
 //     begins after the ack of the last, so that it is one transaction's ranges, or a few more.
 //   - What the buffer leases again of it is acked without being produced again; unless the lease's epoch is another:
-//     then somebody asked for a replay.
+//     then somebody asked for a replay; or the ledger or a target topic is another: then it is about other records
+//     (progress.go).
 
 const (
 	// progressTopic has no records: Kafka takes offsets only of partitions that exist.
 	progressTopic = "spillway-progress"
-	// transactionTimeout is when Kafka ends a transaction whose producer is gone and has no successor.
+	// transactionTimeout is when Kafka ends a transaction whose producer is gone and has no
+	// successor.
 	transactionTimeout = time.Minute
-	// busyWait is the time before Kafka is asked again that is still ending the last transaction, for busyTimes.
+	// patientTimeout is the same while brokers mute this client for longer than patientFrom,
+	// which counts as a part of the transaction. Brokers allow no more by default.
+	patientTimeout = 15 * time.Minute
+	patientFrom    = 10 * time.Second
+	// busyWait is the time before Kafka is asked again that is still ending the last transaction,
+	// for busyTimes.
 	busyWait  = 20 * time.Millisecond
 	busyTimes = 500
 )
 
-// producer delivers one source partition in transactions. It belongs to the job under way, or, between two, to the
-// goroutine of Serve.
+// producer delivers one source partition in transactions, for one session. It belongs to the job
+// under way, or, between two, to the goroutine of Serve.
 type producer struct {
 	id        string // transactional id, and name of the group with the progress
 	ready     bool   // initialized, and not fenced as far as is known
+	timeout   time.Duration
+	unchecked bool // whether the target topics are still those of the progress
 	session   kafka.ProducerSession
 	enlisted  map[topicPartition]bool  // in the transaction under way
 	sequences map[topicPartition]int32 // of the next record
@@ -58,17 +65,22 @@ type topicPartition struct {
 	partition int32
 }
 
-// producer returns that of a source partition.
-func (s *Sink) producer(key sourceKey) *producer {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	p := s.producers[key]
+// producerID returns the transactional id of a source partition's producers.
+func (s *Sink) producerID(key sourceKey) string {
+	id := fmt.Sprintf("spillway/%s/%s/%s/%d", s.subscription, key.cluster, key.topic, key.partition)
+	if key.incarnation > 0 {
+		id += fmt.Sprintf("/%d", key.incarnation)
+	}
+	return id
+}
+
+// producer returns that of a source partition. A new one is not ready: it fences those before it
+// and reads their progress before it produces.
+func (v *serving) producer(key sourceKey) *producer {
+	p := v.producers[key]
 	if p == nil {
-		p = &producer{id: fmt.Sprintf("spillway/%s/%s/%s/%d", s.subscription, key.cluster, key.topic, key.partition)}
-		if key.incarnation > 0 {
-			p.id += fmt.Sprintf("/%d", key.incarnation)
-		}
-		s.producers[key] = p
+		p = &producer{id: v.sink.producerID(key)}
+		v.producers[key] = p
 	}
 	return p
 }
@@ -80,9 +92,13 @@ func (s *Sink) transact(ctx context.Context, j *job) (finished bool, err error) 
 		return false, err
 	}
 	defer func() { s.slots <- sl }()
-	p := s.producer(j.source)
+	p := j.producer
+	if p.timeout < s.transactionTimeout() {
+		p.ready = false
+	}
 	if !p.ready {
 		if err := s.initialize(ctx, p, j); err != nil {
+			s.transport.ForgetCoordinators(p.id)
 			return false, err
 		}
 	}
@@ -91,11 +107,31 @@ func (s *Sink) transact(ctx context.Context, j *job) (finished bool, err error) 
 		return true, nil
 	}
 	p.progress.begin(j.leases[first])
-	j.unload()
-	j.producer = p
-	j.load(s.topic, s.perRecord, s.cfg.Provenance)
+	marks, err := s.currentMarks(ctx, j, p)
+	if err != nil {
+		return false, err
+	}
+	// A broker that enforces a quota mutes this client in the middle of a transaction, so that
+	// the transaction must be as small as the quota is; and its progress must be short.
+	for limit := s.allowance.now(); ; limit /= 2 {
+		j.unload()
+		j.load(s.topic, s.perRecord, s.cfg.Provenance, max(limit, 1), marks)
+		if len(j.records) <= 1 || len(j.topics) <= maxTargets && len(j.pieces()) <= maxPieces {
+			break
+		}
+	}
+	if p.progress.crowded() || j.crowded {
+		crowded := j.crowded
+		j.crowded = false
+		if len(j.delivered) > 0 {
+			return false, s.ackProgress(ctx, p, j)
+		}
+		if crowded { // by what is after this job: at most it is produced again
+			p.progress.remove(j.leases[len(j.leases)-1].Next, math.MaxInt64)
+		}
+	}
 	j.dropRevoked()
-	if j.done() {
+	if j.done() && !j.partial {
 		return true, nil
 	}
 	p.enlisted = make(map[topicPartition]bool)
@@ -105,24 +141,32 @@ func (s *Sink) transact(ctx context.Context, j *job) (finished bool, err error) 
 	if err == nil && len(p.enlisted) > 0 { // else all of it is dead-lettered
 		err = s.commit(ctx, p, j)
 	}
+	var muted *mutedError
+	if errors.As(err, &muted) { // before the transaction began
+		return false, err
+	}
 	if err != nil {
 		p.ready = false
+		s.transport.ForgetCoordinators(p.id)
 		s.abort(ctx, p)
 		return false, err
 	}
-	return true, nil
+	if j.partial {
+		j.keepDead()
+	}
+	return !j.partial, nil
 }
 
-// initialize fences all other producers of the source partition, reads what they have delivered, and makes sure
-// that it is this delivery's turn.
+// initialize fences all other producers of the source partition, reads what they have delivered,
+// and makes sure that it is this delivery's turn.
 func (s *Sink) initialize(ctx context.Context, p *producer, j *job) error {
 	if err := s.ensureProgressTopic(ctx); err != nil {
 		return err
 	}
-	client := s.client()
+	client, timeout := s.client(), s.transactionTimeout()
 	err := whileBusy(ctx, func() error {
 		r, err := client.InitProducerID(ctx, &kafka.InitProducerIDRequest{TransactionalID: p.id,
-			TransactionTimeoutMs: int(transactionTimeout.Milliseconds()), ProducerID: -1, ProducerEpoch: -1})
+			TransactionTimeoutMs: int(timeout.Milliseconds()), ProducerID: -1, ProducerEpoch: -1})
 		if err == nil {
 			err = r.Error
 		}
@@ -131,19 +175,48 @@ func (s *Sink) initialize(ctx context.Context, p *producer, j *job) error {
 		}
 		return err
 	})
+	if errors.Is(err, kafka.InvalidTransactionTimeout) {
+		s.shortTransactions.Store(true) // the brokers allow less than by default
+	}
 	if err != nil {
 		return fmt.Errorf("initialize the producer %s: %w", p.id, err)
 	}
-	if p.progress, err = s.readProgress(ctx, client, p.id); err != nil {
+	p.timeout = timeout
+	if p.progress, err = s.readProgress(ctx, client, p.id, j.session.LedgerID()); err != nil {
 		return err
 	}
+	p.unchecked = true
 	p.sequences = make(map[topicPartition]int32)
-	// Answered after all that the buffer had to tell by now: leases that are not held any more are revoked.
+	// Answered after all that the buffer had to tell by now: leases that are not held any more
+	// are revoked.
 	if err := j.session.Ack(ctx, &delivery.Ack{}); err != nil {
 		return fmt.Errorf("ask the buffer whether the leases are held: %w", err)
 	}
 	p.ready = true
 	return nil
+}
+
+// transactionTimeout is what producers are to be initialized with.
+func (s *Sink) transactionTimeout() time.Duration {
+	if s.allowance.longest() > patientFrom && !s.shortTransactions.Load() {
+		return patientTimeout
+	}
+	return transactionTimeout
+}
+
+// keepDead remembers the dead letters of a transaction for the following ones of the same job.
+func (j *job) keepDead() {
+	for _, dead := range j.dead {
+		for _, d := range dead {
+			if nextOf(&d) > d.Offset+1 {
+				continue // a malformed payload is so again
+			}
+			if j.rejected == nil {
+				j.rejected = make(map[int64]string)
+			}
+			j.rejected[d.Offset] = d.Reason
+		}
+	}
 }
 
 // stamp is what a group's next batch says of its producer.
@@ -201,6 +274,9 @@ func (s *Sink) enlist(ctx context.Context, j *job) error {
 		return nil
 	})
 	if err != nil {
+		for topic := range request.Topics { // the coordinator may know better which partitions there are
+			s.transport.Stale(topic)
+		}
 		return fmt.Errorf("begin a transaction of %s: %w", p.id, err)
 	}
 	for _, tp := range added {
@@ -213,9 +289,11 @@ func (s *Sink) enlist(ctx context.Context, j *job) error {
 func (s *Sink) commit(ctx context.Context, p *producer, j *job) error {
 	client, next := s.client(), p.progress
 	next.add(j)
-	text, whole := next.encode()
-	if !whole {
-		s.log.Warn("too many dead letters for one transaction: if this delivery is killed now, some count as delivered", "producer", p.id)
+	text, err := next.encode()
+	if err != nil {
+		j.crowded = true
+		j.keepDead()
+		return err
 	}
 	enlisted, err := client.AddOffsetsToTxn(ctx, &kafka.AddOffsetsToTxnRequest{TransactionalID: p.id, ProducerID: p.session.ProducerID, ProducerEpoch: p.session.ProducerEpoch, GroupID: p.id})
 	if err == nil {
@@ -246,8 +324,8 @@ func (s *Sink) commit(ctx context.Context, p *producer, j *job) error {
 	return nil
 }
 
-// abort spares the readers of the target to wait for the transaction's timeout. Whether it succeeds does not
-// matter: the producer is initialized anew.
+// abort spares the readers of the target to wait for the transaction's timeout. Whether it
+// succeeds does not matter: the producer is initialized anew.
 func (s *Sink) abort(ctx context.Context, p *producer) {
 	if len(p.enlisted) > 0 {
 		_, _ = s.client().EndTxn(ctx, &kafka.EndTxnRequest{TransactionalID: p.id, ProducerID: p.session.ProducerID, ProducerEpoch: p.session.ProducerEpoch})
@@ -270,9 +348,7 @@ func whileBusy(ctx context.Context, do func() error) error {
 	return do()
 }
 
-func (s *Sink) client() *kafka.Client {
-	return &kafka.Client{Addr: s.addr, Transport: s.transport, Timeout: s.timing.request}
-}
+func (s *Sink) client() *kafka.Client { return s.transport.Client(s.timing.request) }
 
 // ensureProgressTopic creates the progress topic where it is missing.
 func (s *Sink) ensureProgressTopic(ctx context.Context) error {
@@ -282,12 +358,12 @@ func (s *Sink) ensureProgressTopic(ctx context.Context) error {
 	if there {
 		return nil
 	}
-	metadata, err := s.client().Metadata(ctx, &kafka.MetadataRequest{Topics: []string{progressTopic}})
-	if err == nil && len(metadata.Topics) == 1 {
-		err = metadata.Topics[0].Error
+	topics, _, err := s.transport.Topics(ctx, []string{progressTopic}, false)
+	if err == nil {
+		err = topics[progressTopic].Err
 	}
 	if errors.Is(err, kafka.UnknownTopicOrPartition) {
-		_, err = s.createTopic(ctx, kafka.TopicConfig{Topic: progressTopic, NumPartitions: 1, ReplicationFactor: -1})
+		_, err = s.transport.CreateTopic(ctx, progressTopic, 1, -1, s.timing.metadata)
 	}
 	if err != nil {
 		return fmt.Errorf("the topic %s, which exactly_once needs (one partition, no records): %w", progressTopic, err)
@@ -296,165 +372,4 @@ func (s *Sink) ensureProgressTopic(ctx context.Context) error {
 	s.progressThere = true
 	s.mu.Unlock()
 	return nil
-}
-
-func (s *Sink) readProgress(ctx context.Context, client *kafka.Client, id string) (progress, error) {
-	response, err := client.OffsetFetch(ctx, &kafka.OffsetFetchRequest{GroupID: id, Topics: map[string][]int{progressTopic: {0}}})
-	if err == nil {
-		err = response.Error
-	}
-	var of []kafka.OffsetFetchPartition
-	if err == nil {
-		if of = response.Topics[progressTopic]; len(of) == 1 {
-			err = of[0].Error
-		}
-	}
-	if errors.Is(err, kafka.GroupIdNotFound) {
-		return progress{}, nil
-	}
-	if err != nil {
-		return progress{}, fmt.Errorf("read the progress of %s: %w", id, err)
-	}
-	if len(of) == 0 || of[0].CommittedOffset < 0 {
-		return progress{}, nil
-	}
-	p, err := decodeProgress(of[0].Metadata)
-	if err != nil {
-		return p, fmt.Errorf("progress of %s: %w", id, err)
-	}
-	return p, nil
-}
-
-// maxProgressBytes is below what brokers take by default, offset.metadata.max.bytes: 4096.
-const maxProgressBytes = 4000
-
-// progress is what was delivered of a source partition in transactions, and is not known to be acked.
-type progress struct {
-	epoch  int64
-	ranges []span // ascending, disjoint
-}
-
-// span is the offsets [first, next).
-type span struct{ first, next int64 }
-
-// begin forgets what cannot be leased again before a job that begins with l: what is before it, since leases come in
-// order, and what another epoch has.
-func (p *progress) begin(l *delivery.Lease) {
-	if p.epoch != l.Epoch {
-		*p = progress{epoch: l.Epoch}
-	}
-	p.remove(math.MinInt64, l.First)
-}
-
-// has says whether an offset was delivered.
-func (p *progress) has(offset int64) bool {
-	for _, r := range p.ranges {
-		if r.first <= offset && offset < r.next {
-			return true
-		}
-	}
-	return false
-}
-
-// add adds what a job delivers: all of its leases but their dead letters.
-func (p *progress) add(j *job) {
-	ranges := append([]span(nil), p.ranges...)
-	p.ranges = nil
-	for i, l := range j.leases {
-		if j.dropped[i] {
-			continue
-		}
-		at := l.First
-		slices.SortFunc(j.dead[i], func(a, b delivery.DeadLetter) int { return cmp.Compare(a.Offset, b.Offset) })
-		for _, d := range j.dead[i] {
-			if d.Offset > at {
-				ranges = append(ranges, span{at, d.Offset})
-			}
-			at = max(at, d.Offset+1)
-		}
-		if at < l.Next {
-			ranges = append(ranges, span{at, l.Next})
-		}
-	}
-	p.ranges = joined(ranges)
-}
-
-// remove forgets what was acked.
-func (p *progress) remove(first, next int64) {
-	var left []span
-	for _, r := range p.ranges {
-		if r.first < first {
-			left = append(left, span{r.first, min(r.next, first)})
-		}
-		if r.next > next {
-			left = append(left, span{max(r.first, next), r.next})
-		}
-	}
-	p.ranges = left
-}
-
-// end is the offset after the highest that was delivered.
-func (p *progress) end() int64 {
-	if len(p.ranges) == 0 {
-		return 0
-	}
-	return p.ranges[len(p.ranges)-1].next
-}
-
-// encode writes the progress as text: "1", the epoch, and each range as the distance from the end of the one before,
-// a colon, and its length. Not whole means that it had too many ranges, and that gaps between them are filled.
-func (p *progress) encode() (text string, whole bool) {
-	for ranges := p.ranges; ; whole = false {
-		var b strings.Builder
-		fmt.Fprintf(&b, "1 %d", p.epoch)
-		at := int64(0)
-		for _, r := range ranges {
-			fmt.Fprintf(&b, " %d:%d", r.first-at, r.next-r.first)
-			at = r.next
-		}
-		if b.Len() <= maxProgressBytes {
-			return b.String(), len(ranges) == len(p.ranges)
-		}
-		half := make([]span, 0, len(ranges)/2+1)
-		for i := 0; i < len(ranges); i += 2 {
-			half = append(half, span{ranges[i].first, ranges[min(i+1, len(ranges)-1)].next})
-		}
-		ranges = half
-	}
-}
-
-func decodeProgress(text string) (progress, error) {
-	var p progress
-	fields := strings.Fields(text)
-	bad := fmt.Errorf("%q was not written by this version of Spillway", text)
-	if len(fields) < 2 || fields[0] != "1" {
-		return p, bad
-	}
-	if _, err := fmt.Sscanf(fields[1], "%d", &p.epoch); err != nil {
-		return p, bad
-	}
-	at := int64(0)
-	for _, f := range fields[2:] {
-		var gap, length int64
-		if n, err := fmt.Sscanf(f, "%d:%d", &gap, &length); n != 2 || err != nil || gap < 0 || length <= 0 || gap > math.MaxInt64-at || length > math.MaxInt64-at-gap {
-			return p, bad
-		}
-		p.ranges = append(p.ranges, span{at + gap, at + gap + length})
-		at += gap + length
-	}
-	return p, nil
-}
-
-// joined sorts ranges and joins those that touch or overlap.
-func joined(ranges []span) []span {
-	slices.SortFunc(ranges, func(a, b span) int { return cmp.Compare(a.first, b.first) })
-	var all []span
-	for _, r := range ranges {
-		if n := len(all); n > 0 && r.first <= all[n-1].next {
-			all[n-1].next = max(all[n-1].next, r.next)
-			continue
-		}
-		all = append(all, r)
-	}
-	return all
 }

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// trouble is what the deliveries of several source partitions are up against together: it begins with
-// the first of them that fails and is over when none does. Each end is one line in the log.
+// trouble is what the deliveries of several source partitions are up against together: it begins
+// with the first of them that fails and is over when none does. Each end is one line in the log.
 type trouble struct {
 	log *slog.Logger
 
@@ -18,7 +18,8 @@ type trouble struct {
 	failures int
 }
 
-// begin notes the first failure of a delivery, whose owner calls end when it got over it or gave up.
+// begin notes the first failure of a delivery, whose owner calls end when it got over it or gave
+// up.
 func (t *trouble) begin(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -49,7 +50,7 @@ func (t *trouble) end(success bool) {
 	}
 	t.err = nil
 	if success {
-		t.log.Info("over: cannot produce to Kafka", "failures", t.failures, "after", time.Since(t.since).Round(time.Millisecond))
+		t.log.Info("recovered: Kafka takes records again", "lasted", time.Since(t.since).Round(time.Millisecond), "failures", t.failures)
 	}
 }
 

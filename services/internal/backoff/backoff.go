@@ -8,7 +8,8 @@ import (
 )
 
 // Backoff yields delays that double from Initial to Max, each drawn between half and the whole of
-// its step, so that many clients that failed together do not come back together. Not for concurrent use.
+// its step, so that many clients that failed together do not come back together. Not for
+// concurrent use.
 type Backoff struct {
 	Initial time.Duration // must be positive
 	Max     time.Duration // bounds every delay; below Initial it is Initial

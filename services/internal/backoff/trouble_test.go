@@ -15,7 +15,7 @@ import (
 
 func TestEachCauseIsLoggedOnce(t *testing.T) {
 	var log bytes.Buffer
-	trouble := NewTrouble(slog.New(slog.NewTextHandler(&log, nil)), "no way to Kafka")
+	trouble := NewTrouble(slog.New(slog.NewTextHandler(&log, nil)), "no way to Kafka", "Kafka can be reached again")
 	lines := func(want int) {
 		t.Helper()
 		if got := strings.Count(log.String(), "\n"); got != want {
@@ -32,6 +32,18 @@ func TestEachCauseIsLoggedOnce(t *testing.T) {
 	}
 	lines(2)
 	trouble.Over()
+	if got := log.String(); !strings.Contains(got, `level=INFO msg="recovered: Kafka can be reached again" lasted=`) || !strings.Contains(got, " failures=39") {
+		t.Error(got)
+	}
+	lines(1)
+	trouble.Over() // nothing is
+	lines(0)
+	trouble.Note(io.EOF)
+	lines(1)
+	trouble.GivenUp()
+	if got := log.String(); strings.Contains(got, "recovered") || !strings.Contains(got, "no longer tried here") || trouble.Err() != nil {
+		t.Error(got)
+	}
 	lines(1)
 	trouble.Note(fmt.Errorf("fetch: %w", io.EOF))
 	lines(1)

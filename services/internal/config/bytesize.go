@@ -50,7 +50,7 @@ func ParseByteSize(text string) (ByteSize, error) {
 	}
 	n, err := strconv.ParseInt(number, 10, 64)
 	if err != nil || ByteSize(n) > math.MaxInt64/size {
-		return 0, fmt.Errorf("bad byte size %q: too large", text)
+		return 0, fmt.Errorf("bad byte size %q: too large; want at most 1024TiB", text)
 	}
 	return ByteSize(n) * size, nil
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"maps"
 	"path"
 	"slices"
@@ -9,15 +10,8 @@ import (
 	_ "time/tzdata" // images without zoneinfo know the same time zones
 )
 
-// Bounds of a batch. The buffer and gRPC carry a batch as one message, so the bytes leave room below
-// rpc.MaxMessageBytes for one record of the largest size.
-const (
-	maxBatchRecords = 1_000_000
-	maxBatchBytes   = 16 * MiB
-)
-
-// checker looks for values that decode and cannot work. What is inside a part is checked before the
-// part itself, and references between parts only where both are present.
+// checker looks for values that decode and cannot work. What is inside a part is checked before
+// the part itself, and references between parts only where both are present.
 type checker struct {
 	*report
 	c *Config
@@ -25,28 +19,32 @@ type checker struct {
 
 func (k checker) check() {
 	k.addresses("buffers", k.c.Buffers)
-	if n := len(k.c.Buffers); n > 1 {
-		k.key("buffers", "several buffers (shards) are not supported yet; there are %d", n)
-	}
 	k.ports("ingest", k.c.Ingest.Listen, k.c.Ingest.HTTP)
-	atLeast(k, "ingest.memory", k.c.Ingest.Memory, 1)
+	between(k, "ingest.memory", k.c.Ingest.Memory, minServiceMemory, maxMemory)
 	for name, s := range k.c.Ingest.Sources {
 		k.source("ingest.sources."+name, s)
 		k.divided(name, s)
 	}
 	k.ports("buffer", k.c.Buffer.Listen, k.c.Buffer.HTTP)
+	k.dataDir("buffer.data_dir", k.c.Buffer.DataDir)
 	for name, q := range k.c.Buffer.Queues {
 		k.queue("buffer.queues."+name, q)
 	}
+	k.shards()
 	for name, d := range k.c.Delivery {
 		k.delivery("delivery."+name, d)
 	}
+	k.security()
 	k.subscriptionsOfTheirOwn()
+	k.withoutEffect()
+	k.portsOfOneMachine()
 }
 
 func (k checker) source(at string, s *Source) {
 	k.addresses(at+".brokers", s.Brokers)
-	k.present(at+".group", s.Group)
+	if k.present(at+".group", s.Group) {
+		k.plain(at+".group", s.Group)
+	}
 	k.access(at, s.TLS, s.SASL)
 	k.list(at+".topics", s.Topics, k.topicOrPattern)
 	k.start(at+".start", s.Start)
@@ -56,11 +54,11 @@ func (k checker) source(at string, s *Source) {
 	}
 	between(k, at+".batch.records", s.Batch.Records, 1, maxBatchRecords)
 	between(k, at+".batch.bytes", s.Batch.Bytes, 1, maxBatchBytes)
-	atLeast(k, at+".batch.linger", s.Batch.Linger, 0)
+	between(k, at+".batch.linger", s.Batch.Linger, 0, time.Minute)
 }
 
-// divided finds a topic that two sources of one group read for different queues: the group would divide its partitions
-// among them, and neither queue would get all.
+// divided finds a topic that two sources of one group read for different queues: the group would
+// divide its partitions among them, and neither queue would get all.
 func (k checker) divided(name string, s *Source) {
 	for other, o := range k.c.Ingest.Sources {
 		if other >= name || o.Group != s.Group || o.Queue == s.Queue || !slices.ContainsFunc(o.Brokers, func(b string) bool { return slices.Contains(s.Brokers, b) }) {
@@ -76,17 +74,20 @@ func (k checker) divided(name string, s *Source) {
 }
 
 func (k checker) queue(at string, q *Queue) {
-	atLeast(k, at+".memory.records", q.Memory.Records, 1)
-	atLeast(k, at+".memory.bytes", q.Memory.Bytes, 1)
-	atLeast(k, at+".disk.records", q.Disk.Records, 1)
-	atLeast(k, at+".disk.bytes", q.Disk.Bytes, 1)
-	atLeast(k, at+".spill_after", q.SpillAfter, 0)
+	between(k, at+".memory.records", q.Memory.Records, minWindowRecords, maxRecords)
+	between(k, at+".memory.bytes", q.Memory.Bytes, minWindowBytes, maxMemory)
+	between(k, at+".disk.records", q.Disk.Records, 1, maxRecords)
+	between(k, at+".disk.bytes", q.Disk.Bytes, minDisk, maxDisk)
+	between(k, at+".spill_after", q.SpillAfter, 0, maxWait)
 	k.oneOf(at+".commit_after", q.CommitAfter, "safe", "delivered")
-	atLeast(k, at+".lease", q.Lease, time.Millisecond)
+	between(k, at+".shards", q.Shards, 1, maxShards)
+	between(k, at+".lease", q.Lease, time.Second, maxWait)
 	for name, s := range q.Subscriptions {
 		sub := at + ".subscriptions." + name
 		k.list(sub+".topics", s.Topics, k.glob)
+		k.headers(sub+".headers", s.Headers)
 		k.oneOf(sub+".on_full", s.OnFull, "block", "drop_oldest", "defer")
+		k.limit(sub+".limit", s.Limit, at+".disk.bytes", q.Disk.Bytes)
 	}
 	if len(q.Subscriptions) == 0 {
 		k.key(at+".subscriptions", "is missing; a queue needs at least one subscription")
@@ -97,23 +98,37 @@ func (k checker) delivery(at string, d *Delivery) {
 	k.ports(at, d.Listen, d.HTTP)
 	k.subscription(at+".subscription", d.Subscription)
 	k.oneOf(at+".ordering", d.Ordering, "partition", "none")
-	atLeast(k, at+".memory", d.Memory, 1)
+	between(k, at+".memory", d.Memory, minServiceMemory, maxMemory)
+	k.transforms(at+".transforms", d.Transforms)
 	if d.HDFS != nil {
 		k.hdfs(at+".hdfs", d.HDFS)
 		k.parquet(at, d)
 	}
 	if d.Kafka != nil {
-		k.kafka(at+".kafka", d.Kafka)
+		k.kafka(at+".kafka", d.Subscription, d.Kafka)
 	}
-	switch {
-	case d.HDFS != nil && d.Kafka != nil:
-		k.key(at, "has two destinations, hdfs and kafka; want one")
-	case d.HDFS == nil && d.Kafka == nil:
-		k.key(at, "has no destination; want hdfs or kafka")
+	if d.Manifest != nil {
+		k.manifest(at+".manifest", d.Manifest)
+	}
+	var destinations []string
+	for name, there := range map[string]bool{"hdfs": d.HDFS != nil, "kafka": d.Kafka != nil, "manifest": d.Manifest != nil} {
+		if there {
+			destinations = append(destinations, name)
+		}
+	}
+	slices.Sort(destinations)
+	switch len(destinations) {
+	case 0:
+		k.key(at, "has no destination; want hdfs, kafka or manifest")
+	case 2:
+		k.key(at, "has two destinations, %s and %s; want one", destinations[0], destinations[1])
+	case 3:
+		k.key(at, "has three destinations, hdfs, kafka and manifest; want one")
 	}
 }
 
-// subscriptionsOfTheirOwn is what deliveries need: those that share one get a part of the records each.
+// subscriptionsOfTheirOwn is what deliveries need: those that share one get a part of the records
+// each.
 func (k checker) subscriptionsOfTheirOwn() {
 	taken := make(map[string]string)
 	for _, name := range slices.Sorted(maps.Keys(k.c.Delivery)) {
@@ -142,8 +157,12 @@ func (k checker) subscription(at, full string) {
 		unknown(k, at, "queue", queue, k.c.Buffer.Queues)
 		return
 	}
-	if q.Subscriptions[subscription] == nil {
-		unknown(k, at, "subscription of queue "+queue, subscription, q.Subscriptions)
+	if q.Subscriptions[subscription] == nil { // it may have been made at run time
+		hint := "there is " + strings.Join(slices.Sorted(maps.Keys(q.Subscriptions)), ", ")
+		if near := Nearest(subscription, slices.Sorted(maps.Keys(q.Subscriptions))); near != "" {
+			hint = fmt.Sprintf("did you mean %q?", near)
+		}
+		k.warn(at, "no subscription of queue %s in this file is named %q, so that the delivery waits until CreateSubscription makes it, if it has not; %s", queue, subscription, hint)
 	}
 }
 
@@ -155,20 +174,35 @@ func (k checker) present(at, value string) bool {
 	return value != ""
 }
 
+// wants says what a key must have that has no default.
+var wants = map[string]string{
+	"buffers": "the address of the buffer, such as [localhost:7400]", "brokers": "addresses of brokers, such as [kafka:9092]",
+	"topics": "names such as [orders, web]", "group": "the name of a consumer group", "queue": "the name of a queue",
+	"subscription": "queue/subscription", "data_dir": "a directory such as /var/lib/spillway", "url": "hdfs://namenode:8020 or file:///directory",
+	"like": "the name of a delivery with hdfs", "avro_schema": "a file with the schema of the values, in JSON", "path": "a directory such as /logs/%{topic}/%Y-%m-%d", "topic": "a template such as %{topic}", "keytab": "the file with the principal's keys",
+	"krb5_conf": "a file such as /etc/krb5.conf", "principal": "name@REALM", "mechanism": "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER or GSSAPI",
+	"cert": "the file of a certificate (PEM)", "key": "the file of the certificate's key (PEM)", "file": "a file with one token a line", "roles": "roles such as [read]",
+	"name": "a name", "issuer": "the iss of its tokens", "audience": "the aud that tokens must have, such as spillway", "name_claim": "a claim such as sub", "roles_claim": "a claim such as roles",
+	"username": "the name of the user", "service_name": "the first part of the brokers' principals, such as kafka", "partition_header": "the name of the header that has the partition",
+}
+
 // missing adds that a value that must be there is not, or is there and empty.
 func (k checker) missing(at string) {
+	is := "is missing"
 	if _, written := k.places[at]; written {
-		k.key(at, "is empty")
-		return
+		is = "is empty"
 	}
-	k.key(at, "is missing")
+	if want := wants[at[strings.LastIndexByte(at, '.')+1:]]; want != "" {
+		is += "; want " + want
+	}
+	k.key(at, "%s", is)
 }
 
 func (k checker) oneOf(at, value string, allowed ...string) {
 	if slices.Contains(allowed, value) {
 		return
 	}
-	if near := nearest(value, allowed); near != "" {
+	if near := Nearest(value, allowed); near != "" {
 		k.key(at, "unknown value %q; did you mean %q?", value, near)
 		return
 	}
@@ -177,7 +211,7 @@ func (k checker) oneOf(at, value string, allowed ...string) {
 
 func unknown[T any](k checker, at, what, name string, known map[string]T) {
 	names := slices.Sorted(maps.Keys(known))
-	if near := nearest(name, names); near != "" {
+	if near := Nearest(name, names); near != "" {
 		k.key(at, "no %s is named %q; did you mean %q?", what, name, near)
 		return
 	}
@@ -192,7 +226,7 @@ func (k checker) list(at string, items []string, check func(at, item string)) {
 	for i, item := range items {
 		check(index(at, i), item)
 		if first := slices.Index(items, item); first < i {
-			k.key(index(at, i), "%q is there twice", item)
+			k.key(index(at, i), "%q is there twice; want it once", item)
 		}
 	}
 }
@@ -200,22 +234,5 @@ func (k checker) list(at string, items []string, check func(at, item string)) {
 func (k checker) glob(at, glob string) {
 	if _, err := path.Match(glob, ""); err != nil || glob == "" {
 		k.key(at, "bad glob %q: want a pattern such as orders-* or *", glob)
-	}
-}
-
-// number is any of the types of numbers in a Config.
-type number interface {
-	~int | ~int64
-}
-
-func atLeast[N number](k checker, at string, value, least N) {
-	if value < least {
-		k.key(at, "is %v; want at least %v", value, least)
-	}
-}
-
-func between[N number](k checker, at string, value, least, most N) {
-	if value < least || value > most {
-		k.key(at, "is %v; want %v to %v", value, least, most)
 	}
 }

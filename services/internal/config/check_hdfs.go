@@ -23,27 +23,30 @@ func (k checker) hdfs(at string, h *HDFS) {
 		k.noColon(at+".in_use_suffix", h.InUseSuffix)
 	}
 	if h.InUsePrefix == "" && h.InUseSuffix == "" {
-		k.key(at+".in_use_suffix", "is empty, and so is in_use_prefix; a file in use must not look final")
+		k.key(at+".in_use_suffix", "is empty, and so is in_use_prefix; want one of them, since a file in use must not look final")
 	}
 	if _, err := time.LoadLocation(h.TimeZone); err != nil {
 		k.key(at+".time_zone", "unknown time zone %q; want a name such as UTC or Europe/Berlin", h.TimeZone)
 	}
+	k.oneOf(at+".sync", h.Sync, "flush", "disk")
 	k.oneOf(at+".on_denied", h.OnDenied, "wait", "dead_letter")
 	k.oneOf(at+".time_from", h.TimeFrom, "record", "kafka", "local")
 	k.rounding(at, h)
-	atLeast(k, at+".roll.interval", h.Roll.Interval, 0)
-	atLeast(k, at+".roll.count", h.Roll.Count, 0)
-	atLeast(k, at+".roll.idle", h.Roll.Idle, 0)
-	atLeast(k, at+".max_open_files", h.MaxOpenFiles, 1)
-	atLeast(k, at+".commit.bytes", h.Commit.Bytes, 1)
-	atLeast(k, at+".commit.interval", h.Commit.Interval, time.Millisecond)
+	zeroOr(k, at+".roll.interval", h.Roll.Interval, minRoll, maxRoll, "never")
+	zeroOr(k, at+".roll.size", h.Roll.Size, 1, maxFile, "never")
+	zeroOr(k, at+".roll.count", h.Roll.Count, 1, maxRecords, "never")
+	zeroOr(k, at+".roll.idle", h.Roll.Idle, minRoll, maxRoll, "never")
+	between(k, at+".max_open_files", h.MaxOpenFiles, 1, maxOpenFiles)
+	between(k, at+".commit.bytes", h.Commit.Bytes, minCommit, maxCommit)
+	between(k, at+".commit.interval", h.Commit.Interval, time.Millisecond, time.Hour)
+	k.nameMarks(at, h)
 	k.format(at, h)
 	k.success(at+".success_after", h)
 }
 
 // success is about directories whose time is over.
 func (k checker) success(at string, h *HDFS) {
-	atLeast(k, at, h.SuccessAfter, 0)
+	between(k, at, h.SuccessAfter, 0, maxRoll)
 	if h.SuccessAfter == 0 {
 		return
 	}
@@ -62,7 +65,7 @@ func (k checker) success(at string, h *HDFS) {
 func (h *HDFS) unsupported() map[string]string {
 	return map[string]string{
 		"proxy_user": "the HDFS client has no proxy users; files belong to user or to kerberos.principal",
-		"hsync":      "the HDFS client has none; a commit closes the file, which waits for the DataNodes but not for their disks",
+		"hsync":      "it is sync: disk here",
 	}
 }
 
@@ -77,14 +80,15 @@ func (k checker) cluster(at string, h *HDFS) {
 			"replication": h.Replication != 0, "block_size": h.BlockSize != 0, "umask": h.Umask != "",
 		} {
 			if isSet {
-				k.key(join(at, key), "is for hdfs:// only")
+				k.key(join(at, key), "is for hdfs:// only; leave it out for %s", h.URL)
 			}
 		}
 		return
 	}
-	between(k, at+".replication", h.Replication, 0, 512)
-	if h.BlockSize%512 != 0 {
-		k.key(at+".block_size", "is %v; want a multiple of 512 bytes, which HDFS has checksums of", h.BlockSize)
+	between(k, at+".replication", h.Replication, 0, maxHDFSReplicas)
+	between(k, at+".block_size", h.BlockSize, 0, maxMemory)
+	if h.BlockSize%512 != 0 || h.BlockSize > 0 && h.BlockSize < MiB {
+		k.key(at+".block_size", "is %v; want at least 1MiB, and a multiple of 512 bytes, which HDFS has checksums of", h.BlockSize)
 	}
 	if h.Umask != "" && !octal.MatchString(h.Umask) {
 		k.key(at+".umask", "bad umask %q: want octal digits such as 022 or 077", h.Umask)
@@ -141,7 +145,7 @@ func (k checker) url(at, url string) {
 	}
 	switch {
 	case slices.Contains(strings.Split(directory, "/"), ".."):
-		k.key(at, "has '..' in its directory %q", directory)
+		k.key(at, "has '..' in its directory %q; want an absolute path without it", directory)
 	case scheme == "hdfs" && strings.Trim(directory, "/") != "":
 		k.key(at, "has a directory, %q; want it in path", directory)
 	case scheme == "hdfs":
@@ -151,8 +155,8 @@ func (k checker) url(at, url string) {
 	}
 }
 
-// nameNodes are host:port with commas between several, or the name of a nameservice, which has no port. Nothing
-// before a slash is what fs.defaultFS says.
+// nameNodes are host:port with commas between several, or the name of a nameservice, which has no
+// port. Nothing before a slash is what fs.defaultFS says.
 func (k checker) nameNodes(at, authority, directory string) {
 	if nameservice.MatchString(authority) || authority == "" && directory == "/" {
 		return

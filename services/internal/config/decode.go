@@ -1,8 +1,10 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"reflect"
 	"regexp"
 	"strconv"
@@ -10,7 +12,8 @@ import (
 	"time"
 )
 
-// decoder fills a Config from a tree by the yaml tags of its types, and notes where each key was written.
+// decoder fills a Config from a tree by the yaml tags of its types, and notes where each key was
+// written.
 type decoder struct{ *report }
 
 // value decodes n, the value of the key at path, into v, which holds the default.
@@ -71,7 +74,7 @@ func (d decoder) unknownKey(n *node, f field, path string, t reflect.Type) {
 	for known := range configFields(t) {
 		keys = append(keys, keyOf(known))
 	}
-	meant := nearest(f.key, keys)
+	meant := Nearest(f.key, keys)
 	if meant == "" {
 		d.at(f.place, "unknown key %q %s; known keys: %s", f.key, in(path), strings.Join(keys, ", "))
 		return
@@ -82,8 +85,8 @@ func (d decoder) unknownKey(n *node, f field, path string, t reflect.Type) {
 	}
 }
 
-// validName is what sources, queues, subscriptions and deliveries may be called: fit for paths of files, for
-// variables, and for "queue/subscription".
+// validName is what sources, queues, subscriptions and deliveries may be called: fit for paths of
+// files, for variables, and for "queue/subscription".
 var validName = regexp.MustCompile(`^[A-Za-z0-9]+([-_][A-Za-z0-9]+)*$`)
 
 const maxNameLength = 63
@@ -121,6 +124,9 @@ func (d decoder) list(n *node, path string, v reflect.Value) {
 	for i, item := range n.items {
 		at := index(path, i)
 		d.places[at] = item.place
+		if p, ok := v.Index(i).Addr().Interface().(interface{ setDefaults() }); ok {
+			p.setDefaults()
+		}
 		d.value(item, at, v.Index(i))
 	}
 }
@@ -156,6 +162,9 @@ func decodeScalar(text string, v reflect.Value) error {
 	case v.Type() == durationType:
 		duration, err := time.ParseDuration(text)
 		if err != nil {
+			if durationForm.MatchString(text) {
+				return fmt.Errorf("bad duration %q: too long; want less than 292 years", text)
+			}
 			return fmt.Errorf("bad duration %q: want a number and a unit, such as 500ms, 30s or 1h", text)
 		}
 		v.SetInt(int64(duration))
@@ -168,6 +177,9 @@ func decodeScalar(text string, v reflect.Value) error {
 		v.SetString(text)
 	default:
 		number, err := strconv.ParseInt(text, 10, v.Type().Bits())
+		if errors.Is(err, strconv.ErrRange) {
+			return fmt.Errorf("%s is too large; want a whole number of at most %d", text, int64(math.MaxInt64))
+		}
 		if err != nil {
 			return fmt.Errorf("want a whole number, not %q", text)
 		}
@@ -175,6 +187,23 @@ func decodeScalar(text string, v reflect.Value) error {
 	}
 	return nil
 }
+
+// durationForm is what time.ParseDuration reads unless the duration is too long.
+var durationForm = regexp.MustCompile(`^[-+]?(([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+$`)
+
+// text is a number as it is written in the file.
+func text[N number](n N) string {
+	switch n := any(n).(type) {
+	case ByteSize:
+		return n.String()
+	case time.Duration:
+		return wholeUnits.ReplaceAllString(n.String(), "$1")
+	}
+	return strconv.FormatInt(int64(n), 10)
+}
+
+// wholeUnits are the zeros that 1h0m0s ends with.
+var wholeUnits = regexp.MustCompile(`([hm])(0m)?0s$`)
 
 // configFields are the fields of a part that are keys.
 func configFields(t reflect.Type) iter.Seq[reflect.StructField] {

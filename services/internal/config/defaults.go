@@ -2,13 +2,14 @@ package config
 
 import "time"
 
-// The defaults of every key that has one. The decoder calls setDefaults on each part it makes, before
-// it reads the part's keys, so that a written zero is not taken for an absent key.
+// The defaults of every key that has one. The decoder calls setDefaults on each part it makes,
+// before it reads the part's keys, so that a written zero is not taken for an absent key.
 
 func (c *Config) setDefaults() {
 	c.Buffers = []string{"localhost:7400"}
-	c.Ingest = Ingest{Listen: ":7410", HTTP: ":7411", Memory: 64 * MiB}
-	c.Buffer = Buffer{Listen: ":7400", HTTP: ":7401"}
+	c.Ingest = Ingest{Listen: unset, HTTP: unset, Memory: 64 * MiB}
+	c.Buffer = Buffer{Listen: unset, HTTP: unset}
+	c.Security.setDefaults()
 }
 
 func (s *Source) setDefaults() {
@@ -22,6 +23,7 @@ func (q *Queue) setDefaults() {
 	q.Disk = Bounds{Records: 100_000_000, Bytes: 100 * GiB}
 	q.SpillAfter = time.Second
 	q.CommitAfter = "safe"
+	q.Shards = 1
 	q.Lease = 30 * time.Second
 }
 
@@ -32,7 +34,7 @@ func (s *Subscription) setDefaults() {
 }
 
 func (d *Delivery) setDefaults() {
-	d.Listen, d.HTTP = ":7420", ":7421"
+	d.Listen, d.HTTP = unset, unset
 	d.Memory = 48 * MiB
 }
 
@@ -56,11 +58,21 @@ func (h *HDFS) setDefaults() {
 	h.RoundUnit = "second"
 	h.Roll = Roll{Interval: time.Hour, Size: 128 * MiB, Idle: time.Minute}
 	h.MaxOpenFiles = 500
+	h.Sync = "flush"
 	h.Commit = Commit{Bytes: 16 * MiB, Interval: time.Second}
 	h.Serializer = "text"
 	h.Compression = "none"
 	h.SequenceValue = "bytes"
 	h.AppendNewline = true
+}
+
+func (s *SASL) setDefaults() {
+	s.Krb5Conf = "/etc/krb5.conf"
+	s.ServiceName = "kafka"
+}
+
+func (m *Manifest) setDefaults() {
+	m.URL = "file:///var/lib/spillway/manifest"
 }
 
 func (k *Kerberos) setDefaults() {

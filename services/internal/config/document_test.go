@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// TestDocumentIsComplete compares docs/configuration.md with the types: the same keys in the same order,
-// each with its type and its default.
+// TestDocumentIsComplete compares docs/configuration.md with the types: the same keys in the same
+// order, each with its type and its default.
 func TestDocumentIsComplete(t *testing.T) {
 	got := documentedKeys(t)
 	want := keysOf("", reflect.ValueOf(new(Config)))
@@ -54,14 +54,43 @@ func TestReadmeExample(t *testing.T) {
 	}
 }
 
+// TestExampleIsComplete: docs/examples/pipeline.yaml is accepted without a warning, and has every
+// key in its section, be it in a comment.
+func TestExampleIsComplete(t *testing.T) {
+	const file = "../../../docs/examples/pipeline.yaml"
+	data := readFile(t, file)
+	c, err := Parse(file, data, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if warnings := c.Warnings(); len(warnings) > 0 {
+		t.Errorf("it is warned of: %v", warnings)
+	}
+	sections := make(map[string]string) // by their first key
+	section := ""
+	for line := range strings.Lines(string(data)) {
+		if m := topKey.FindStringSubmatch(line); m != nil {
+			section = m[1]
+		}
+		sections[section] += line
+	}
+	for _, k := range keysOf("", reflect.ValueOf(new(Config))) {
+		top, _, _ := strings.Cut(k.path, ".")
+		last := k.path[strings.LastIndex(k.path, ".")+1:]
+		if !regexp.MustCompile(`(?m)(^|[ {])` + last + ":").MatchString(sections[top]) {
+			t.Errorf("the example lacks %s", k.path)
+		}
+	}
+}
+
+var topKey = regexp.MustCompile(`^([a-z]+):`)
+
 type documentedKey struct{ path, kinds, value, meaning string }
 
 var (
 	heading = regexp.MustCompile("^### (?:The file|`(.*)`)$")
 	row     = regexp.MustCompile(`^\| ` + "`([a-z0-9_.]+)`" + ` \| (.*?) \| (.*?) \| (.*) \|$`)
-	// wholeUnits are the zeros that 1h0m0s ends with.
-	wholeUnits = regexp.MustCompile(`([hm])(0m)?0s$`)
-	quoted     = regexp.MustCompile("^`[^`]*`(, `[^`]*`)*$")
+	quoted  = regexp.MustCompile("^`[^`]*`(, `[^`]*`)*$")
 )
 
 // documentedKeys reads the tables below headings that are keys.
@@ -137,9 +166,13 @@ func kindsOf(v reflect.Value) string {
 func defaultOf(v reflect.Value) string {
 	switch d := v.Interface().(type) {
 	case time.Duration:
-		return wholeUnits.ReplaceAllString(d.String(), "$1")
+		return text(d)
 	case []string:
 		return strings.Join(d, ", ")
+	case []Transform, []StaticToken, []CertificateIdentity:
+		return "" // none
+	case string:
+		return strings.TrimPrefix(d, unset) // depends on security
 	default:
 		return fmt.Sprint(d)
 	}

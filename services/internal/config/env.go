@@ -7,18 +7,18 @@ import (
 	"strings"
 )
 
-// A variable SPILLWAY_<PATH> overrides one value of the file. PATH is the path of its key in upper case,
-// with "__" between keys and "_" for a dash: SPILLWAY_BUFFER__DATA_DIR is buffer.data_dir,
-// SPILLWAY_INGEST__SOURCES__S__TOPICS="a,b" is ingest.sources.s.topics. A name that the file has not
-// got is added in lower case.
+// A variable SPILLWAY_<PATH> overrides one value of the file. PATH is the path of its key in
+// upper case, with "__" between keys and "_" for a dash: SPILLWAY_BUFFER__DATA_DIR is
+// buffer.data_dir, SPILLWAY_INGEST__SOURCES__S__TOPICS="a,b" is ingest.sources.s.topics. A name
+// that the file has not got is added in lower case.
 const (
 	variablePrefix    = "SPILLWAY_"
 	variableSeparator = "__"
 )
 
-// notConfig are the variables with the prefix that are not keys: flags of the command line, and what
-// Kubernetes sets in every container for services whose names begin with "spillway".
-var notConfig = regexp.MustCompile(`^SPILLWAY_(CONFIG$|LOG_|(.*_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$)`)
+// notConfig are the variables with the prefix that are not keys: flags of the command line, and
+// what Kubernetes sets in every container for services whose names begin with "spillway".
+var notConfig = regexp.MustCompile(`^SPILLWAY_(CONFIG$|CONTEXT$|LOG_|(.*_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$)`)
 
 // overlay puts the variables of environ ("NAME=value") into the tree.
 func overlay(root *node, environ []string, r *report) {
@@ -31,7 +31,7 @@ func overlay(root *node, environ []string, r *report) {
 		here := place{variable: name}
 		keys, shape, problem := resolve(root, strings.Split(rest, variableSeparator))
 		if problem != "" {
-			if near := nearest(name, variables(reflect.TypeFor[Config](), root, strings.TrimSuffix(variablePrefix, "_"), "_")); near != "" && near != name {
+			if near := Nearest(name, variables(reflect.TypeFor[Config](), root, strings.TrimSuffix(variablePrefix, "_"), "_")); near != "" && near != name {
 				problem += "; did you mean " + near + "?"
 			}
 			r.at(here, "%s", problem)
@@ -50,7 +50,8 @@ func overlay(root *node, environ []string, r *report) {
 	}
 }
 
-// resolve turns the segments of a variable into keys, and says whether they lead to a scalar or a list.
+// resolve turns the segments of a variable into keys, and says whether they lead to a scalar or a
+// list.
 func resolve(root *node, segments []string) (keys []string, leaf kind, problem string) {
 	t, n := reflect.TypeFor[Config](), root
 	for _, segment := range segments {
@@ -146,4 +147,13 @@ func (n *node) written() []field {
 		return nil
 	}
 	return n.fields
+}
+
+// variableOf is the variable that overrides the key at a path.
+func variableOf(path string) string {
+	keys := strings.Split(path, ".")
+	for i, key := range keys {
+		keys[i] = variableSegment(key)
+	}
+	return variablePrefix + strings.Join(keys, variableSeparator)
 }

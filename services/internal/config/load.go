@@ -16,7 +16,8 @@ func Load(path string) (*Config, error) {
 }
 
 // Parse reads a configuration from data, which is called name in messages, with the overrides of
-// environ ("NAME=value", as os.Environ returns). Its error is Problems: all there are, not only the first.
+// environ ("NAME=value", as os.Environ returns). Its error is Problems: all there are, not only
+// the first.
 func Parse(name string, data []byte, environ []string) (*Config, error) {
 	r := newReport(name)
 	root := readTree(data, r)
@@ -27,9 +28,14 @@ func Parse(name string, data []byte, environ []string) (*Config, error) {
 	for _, d := range c.Delivery {
 		d.setOrdering()
 	}
+	c.setAddresses()
 	checker{r, c}.check()
 	if err := r.err(); err != nil {
 		return nil, err
 	}
+	if err := c.setManifests(); err != nil {
+		return nil, err
+	}
+	c.warnings = r.warnings.sorted()
 	return c, nil
 }

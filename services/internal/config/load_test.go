@@ -20,8 +20,9 @@ func TestDesign(t *testing.T) {
 		t.Fatal(err)
 	}
 	complete := &Config{
-		file:    "spillway.yaml",
-		Buffers: []string{"buffer:7400"},
+		file:     "spillway.yaml",
+		Buffers:  []string{"buffer:7400"},
+		Security: Security{Insecure: true, Limits: Limits{Connections: 256, Streams: 512, Sessions: 256, Bytes: 64 * MiB}},
 		Ingest: Ingest{
 			Listen: ":7410", HTTP: ":7411", Memory: 64 * MiB,
 			Sources: map[string]*Source{"s": {
@@ -33,7 +34,7 @@ func TestDesign(t *testing.T) {
 			Listen: ":7400", HTTP: ":7401", DataDir: "/var/lib/spillway",
 			Queues: map[string]*Queue{"c": {
 				Memory: Bounds{Records: 10000, Bytes: 64 * MiB}, Disk: Bounds{Records: 100000000, Bytes: 100 * GiB},
-				SpillAfter: time.Second, CommitAfter: "safe", Lease: 30 * time.Second,
+				SpillAfter: time.Second, CommitAfter: "safe", Shards: 1, Lease: 30 * time.Second,
 				Subscriptions: map[string]*Subscription{
 					"hdfs": {Topics: []string{"*"}, OnFull: "block", Required: true},
 					"test": {Topics: []string{"originTopic"}, OnFull: "drop_oldest", Limit: 20 * GiB},
@@ -47,7 +48,7 @@ func TestDesign(t *testing.T) {
 					URL: "hdfs://namenode:8020", Path: "/user/flume/%{topic}/%Y-%m-%d", FilePrefix: "%H", FileSuffix: ".log", InUseSuffix: ".tmp",
 					TimeFrom: "record", RoundValue: 1, RoundUnit: "second", OnDenied: "wait",
 					Roll:         Roll{Interval: time.Hour, Size: 127 * MiB, Idle: 30 * time.Second},
-					MaxOpenFiles: 500, Commit: Commit{Bytes: 16 * MiB, Interval: time.Second}, Serializer: "avro_event", Compression: "none", SequenceValue: "bytes", AppendNewline: true,
+					MaxOpenFiles: 500, Sync: "flush", Commit: Commit{Bytes: 16 * MiB, Interval: time.Second}, Serializer: "avro_event", Compression: "none", SequenceValue: "bytes", AppendNewline: true,
 				},
 			},
 			"t": {
@@ -70,8 +71,8 @@ func TestComposeFileIsAccepted(t *testing.T) {
 	}
 }
 
-// TestProblems compares what Parse says of testdata/NAME.yaml with testdata/NAME.err. Lines that begin
-// with "# env: " are the environment. Without a .err file there must be no problem.
+// TestProblems compares what Parse says of testdata/NAME.yaml with testdata/NAME.err. Lines that
+// begin with "# env: " are the environment. Without a .err file there must be no problem.
 func TestProblems(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.yaml")
 	if err != nil {
@@ -118,14 +119,14 @@ func TestEmptyFileHasDefaults(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%q: %v", text, err)
 		}
-		if got.Buffers[0] != "localhost:7400" || got.Ingest.HTTP != ":7411" || got.Buffer.Listen != ":7400" {
+		if got.Buffers[0] != "localhost:7400" || got.Ingest.HTTP != "localhost:7411" || got.Buffer.Listen != "localhost:7400" {
 			t.Errorf("%q: %+v has not the defaults", text, got)
 		}
 	}
 }
 
 func TestMergedKeys(t *testing.T) {
-	c, err := Parse("spillway.yaml", readFile(t, "testdata/anchors.yaml"), []string{"SPILLWAY_BUFFER__QUEUES__B__MEMORY__RECORDS=7"})
+	c, err := Parse("spillway.yaml", readFile(t, "testdata/anchors.yaml"), []string{"SPILLWAY_BUFFER__QUEUES__B__MEMORY__RECORDS=700"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +135,7 @@ func TestMergedKeys(t *testing.T) {
 		t.Errorf("queue a is %+v", a)
 	}
 	// Changing one user of an anchor leaves the others alone.
-	if b.Memory != (Bounds{7, MiB}) || b.SpillAfter != 5*time.Second || b.CommitAfter != "delivered" {
+	if b.Memory != (Bounds{700, MiB}) || b.SpillAfter != 5*time.Second || b.CommitAfter != "delivered" {
 		t.Errorf("queue b is %+v", b)
 	}
 }
@@ -144,11 +145,13 @@ func TestEnvironment(t *testing.T) {
 	c, err := Parse("spillway.yaml", []byte(file), []string{
 		"HOME=/root",
 		"SPILLWAY_CONFIG=/etc/spillway.yaml",
+		"SPILLWAY_CONTEXT=prod",
 		"SPILLWAY_LOG_LEVEL=debug",
 		"SPILLWAY_BUFFER_SERVICE_HOST=10.0.0.1",
 		"SPILLWAY_BUFFER_SERVICE_PORT_GRPC=7400",
 		"SPILLWAY_BUFFER_PORT=tcp://10.0.0.1:7400",
 		"SPILLWAY_BUFFER_PORT_7400_TCP_ADDR=10.0.0.1",
+		"SPILLWAY_SECURITY__INSECURE=true",
 		"SPILLWAY_BUFFERS= b1:7400, ",
 		"SPILLWAY_INGEST__SOURCES__S__BROKERS=k1:9092, k2:9092",
 		"SPILLWAY_INGEST__SOURCES__S__GROUP=g",
@@ -181,7 +184,7 @@ func TestEnvironment(t *testing.T) {
 
 func TestLoad(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "p.yaml")
-	if err := os.WriteFile(path, []byte("buffers: [b:1]\n"), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte("buffers: [b:1]\nsecurity: {insecure: true}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("SPILLWAY_BUFFER__DATA_DIR", "/data")
@@ -215,13 +218,13 @@ func TestServicesSayWhatTheyMiss(t *testing.T) {
 	forDelivery := func(c *Config, name string) string { _, err := c.ForDelivery(name); return errText(err) }
 	for _, test := range []struct{ got, want string }{
 		{errText(ingest.ForIngest()), ""},
-		{errText(buffer.ForIngest()), "p.yaml: ingest.sources is missing: nothing to read"},
-		{errText(ingest.ForBuffer()), "p.yaml: buffer.queues is missing: nothing to keep"},
-		{errText(buffer.ForBuffer()), "p.yaml: buffer.data_dir is missing: nowhere to keep it"},
+		{errText(buffer.ForIngest()), "p.yaml: ingest.sources is missing; want at least one source to read"},
+		{errText(ingest.ForBuffer()), "p.yaml: buffer.queues is missing; want at least one queue to keep"},
+		{errText(buffer.ForBuffer()), "p.yaml: buffer.data_dir is missing; want a directory such as /var/lib/spillway"},
 		{forDelivery(delivery, "copy"), ""},
 		{forDelivery(delivery, "cpoy"), `p.yaml: no delivery "cpoy"; did you mean "copy"?`},
 		{forDelivery(delivery, "t"), `p.yaml: no delivery "t"; there is copy, files`},
-		{forDelivery(ingest, "t"), "p.yaml: delivery is missing: nothing to deliver"},
+		{forDelivery(ingest, "t"), "p.yaml: delivery is missing; want at least one delivery"},
 	} {
 		if test.got != test.want {
 			t.Errorf("got %q, want %q", test.got, test.want)

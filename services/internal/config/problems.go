@@ -49,6 +49,7 @@ type report struct {
 	places   map[string]place // of every key that was written, by path
 	blamed   map[string]bool  // paths that have a problem
 	problems Problems
+	warnings Problems // values that are allowed, and most likely not what is meant
 }
 
 func newReport(file string) *report {
@@ -60,8 +61,9 @@ func (r *report) at(p place, format string, args ...any) {
 	r.problems = append(r.problems, Problem{File: r.file, Line: p.line, Variable: p.variable, Message: fmt.Sprintf(format, args...)})
 }
 
-// key adds a problem with the key at path, unless it or a key around it has one already: what follows
-// from a first mistake is noise. A key that was not written is blamed on the nearest written one around it.
+// key adds a problem with the key at path, unless it or a key around it has one already: what
+// follows from a first mistake is noise. A key that was not written is blamed on the nearest
+// written one around it.
 func (r *report) key(path, format string, args ...any) {
 	written := ""
 	for around := path; around != ""; around = around[:max(strings.LastIndexAny(around, ".["), 0)] {
@@ -76,15 +78,32 @@ func (r *report) key(path, format string, args ...any) {
 	r.at(r.places[written], "%s: %s", cmp.Or(path, "the file"), fmt.Sprintf(format, args...))
 }
 
+// warn adds a warning about the key at path.
+func (r *report) warn(path, format string, args ...any) {
+	here := place{}
+	for around := path; around != ""; around = around[:max(strings.LastIndexAny(around, ".["), 0)] {
+		if p, ok := r.places[around]; ok {
+			here = p
+			break
+		}
+	}
+	r.warnings = append(r.warnings, Problem{File: r.file, Line: here.line, Variable: here.variable, Message: fmt.Sprintf("%s: %s", path, fmt.Sprintf(format, args...))})
+}
+
 // err is nil when there is no problem.
 func (r *report) err() error {
 	if len(r.problems) == 0 {
 		return nil
 	}
-	slices.SortFunc(r.problems, func(a, b Problem) int {
+	return r.problems.sorted()
+}
+
+// sorted sorts by place, and leaves out what is there twice.
+func (p Problems) sorted() Problems {
+	slices.SortFunc(p, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Variable, b.Variable), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Message, b.Message))
 	})
-	return slices.Compact(r.problems)
+	return slices.Compact(p)
 }
 
 // join is the path of a key below another.

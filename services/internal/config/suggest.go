@@ -2,8 +2,8 @@ package config
 
 import "strings"
 
-// nearest returns the candidate that was probably meant by a misspelled word, or "".
-func nearest(word string, candidates []string) string {
+// Nearest returns the candidate that was probably meant by a misspelled word, or "".
+func Nearest(word string, candidates []string) string {
 	best, bestDistance := "", max(1, len(word)/3)+1
 	for _, candidate := range candidates {
 		d := distance(strings.ToLower(word), strings.ToLower(candidate))

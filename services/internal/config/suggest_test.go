@@ -8,8 +8,8 @@ func TestNearest(t *testing.T) {
 		"spil_after": "spill_after", "spill-after": "spill_after", "SPILL_AFTER": "spill_after", "memroy": "memory", "dsik": "disk",
 		"uri": "url", "x": "", "": "", "subscriptions": "", "after": "",
 	} {
-		if got := nearest(word, keys); got != want {
-			t.Errorf("nearest(%q) = %q, want %q", word, got, want)
+		if got := Nearest(word, keys); got != want {
+			t.Errorf("Nearest(%q) = %q, want %q", word, got, want)
 		}
 	}
 }

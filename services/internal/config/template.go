@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // escapes are the letters that may follow a % in a template of a file delivery.
@@ -37,7 +39,7 @@ func skeleton(template, letters string) (string, error) {
 func escapeSize(s, letters string) (int, error) {
 	switch {
 	case s == "":
-		return 0, fmt.Errorf("ends with a %%")
+		return 0, fmt.Errorf("ends with a %%; want %%%% for a percent sign")
 	case s[0] == '{' || s[0] == '[' && letters != "":
 		closing := byte('}')
 		if s[0] == '[' {
@@ -45,10 +47,10 @@ func escapeSize(s, letters string) (int, error) {
 		}
 		end := strings.IndexByte(s, closing)
 		if end < 0 {
-			return 0, fmt.Errorf("has a %%%c that is not closed", s[0])
+			return 0, fmt.Errorf("has a %%%c that is not closed; want a %q behind it", s[0], string(closing))
 		}
 		if end == 1 {
-			return 0, fmt.Errorf("has an empty %%%s", s[:2])
+			return 0, fmt.Errorf("has an empty %%%s; want a name in it", s[:2])
 		}
 		if s[0] == '[' && !slices.Contains(hosts, strings.ToLower(s[1:end])) {
 			return 0, fmt.Errorf("has an unknown escape %q; want %%[localhost], %%[IP] or %%[FQDN]", "%"+s[:end+1])
@@ -58,11 +60,14 @@ func escapeSize(s, letters string) (int, error) {
 		return 1, nil
 	}
 	unknown := []rune(s)[0]
-	return 0, fmt.Errorf("has an unknown escape %q", "%"+string(unknown))
+	if letters == "" {
+		return 0, fmt.Errorf("has an unknown escape %q; want %%{topic} or %%{NAME} of a header", "%"+string(unknown))
+	}
+	return 0, fmt.Errorf("has an unknown escape %q; want %%{NAME}, one of %%%s, or %%%% for a percent sign", "%"+string(unknown), strings.Join(strings.Split(letters, ""), " %"))
 }
 
-// path is the template of a directory: absolute, with no empty, "." or ".." segment. What the escapes
-// may yield is up to the delivery.
+// path is the template of a directory: absolute, with no empty, "." or ".." segment. What the
+// escapes may yield is up to the delivery.
 func (k checker) path(at, template string) {
 	if !k.present(at, template) {
 		return
@@ -75,14 +80,22 @@ func (k checker) path(at, template string) {
 	if text == "/" {
 		return
 	}
+	if len(template) > maxPathBytes {
+		k.key(at, "has %d bytes; want at most %d", len(template), maxPathBytes)
+		return
+	}
+	if strings.ContainsFunc(text, unicode.IsControl) || !utf8.ValidString(template) {
+		k.key(at, "%q has a control character, or is not UTF-8; want plain text", template)
+		return
+	}
 	first, segments, _ := strings.Cut(text, "/")
 	switch parts := strings.Split(segments, "/"); {
 	case first != "":
 		k.key(at, "%q is not absolute; want it to begin with /", template)
 	case slices.Contains(parts, ""):
-		k.key(at, "%q has an empty segment", template)
+		k.key(at, "%q has an empty segment; want one slash between names, and none at the end", template)
 	case slices.Contains(parts, ".") || slices.Contains(parts, ".."):
-		k.key(at, "%q has a segment '.' or '..'", template)
+		k.key(at, "%q has a segment '.' or '..'; want names", template)
 	}
 }
 
@@ -98,15 +111,20 @@ func (k checker) fileTemplate(at, template string) {
 
 // fileText is a part of a file's name.
 func (k checker) fileText(at, text string) {
-	if strings.ContainsAny(text, "/\x00") {
-		k.key(at, "%q has a '/'; it is part of a file's name", text)
+	switch {
+	case strings.Contains(text, "/"):
+		k.key(at, "%q has a '/'; want a part of a file's name, since directories belong in path", text)
+	case strings.ContainsFunc(text, unicode.IsControl) || !utf8.ValidString(text):
+		k.key(at, "%q has a control character, or is not UTF-8; want plain text", text)
+	case len(text) > maxTextBytes:
+		k.key(at, "has %d bytes; want at most %d, as a file's name", len(text), maxTextBytes)
 	}
 }
 
 // noColon is for names on HDFS, which refuses them with a ':'.
 func (k checker) noColon(at, template string) {
 	if text, err := skeleton(template, escapes); err == nil && strings.Contains(text, ":") {
-		k.key(at, "%q has a ':', which HDFS does not allow in names", template)
+		k.key(at, "%q has a ':', which HDFS does not allow in names; want another character", template)
 	}
 }
 
@@ -121,6 +139,8 @@ func (k checker) topicTemplate(at, template string) {
 	switch {
 	case err != nil:
 		k.key(at, "%q %v", template, err)
+	case len(text) > maxKafkaName:
+		k.key(at, "has %d bytes; want at most %d, as the name of a topic", len(text), maxKafkaName)
 	case !topicText.MatchString(text):
 		k.key(at, "%q cannot be a topic name: want letters, digits, '.', '_', '-' and %%{name}", template)
 	}

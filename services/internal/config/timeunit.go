@@ -26,8 +26,8 @@ var told = map[byte][]TimeUnit{
 	'c': {Year, Month, Day, Hour, Minute, Second}, 's': {Year, Month, Day, Hour, Minute, Second},
 }
 
-// PathTimeUnit is the unit of time that a directory of the template is about. An error says why a directory
-// belongs to no time that is over once.
+// PathTimeUnit is the unit of time that a directory of the template is about. An error says why a
+// directory belongs to no time that is over once.
 func PathTimeUnit(template string) (TimeUnit, error) {
 	var units [Second + 1]bool
 	half := false

@@ -94,8 +94,8 @@ var (
 	unknownAnchor = regexp.MustCompile(`^unknown anchor '(.*)' referenced$`)
 )
 
-// syntax adds an error of the YAML parser, which names no line when it is the first one, when an anchor
-// is unknown, and when there are bytes that no text has.
+// syntax adds an error of the YAML parser, which names no line when it is the first one, when an
+// anchor is unknown, and when there are bytes that no text has.
 func (r *report) syntax(err error, data []byte) {
 	p, message := place{line: 1}, err.Error()
 	if m := yamlError.FindStringSubmatch(message); m != nil {

@@ -1,8 +1,9 @@
-// Package failpoint lets tests end a process exactly between two steps. Outside of tests At costs one load of a
-// pointer that is nil.
+// Package failpoint lets tests end a process exactly between two steps. Outside of tests At costs
+// one load of a pointer that is nil.
 //
-// A test in the same process sets a hook. One that starts the process names a point in $E2E_FAILPOINT, "commit.put" or
-// "commit.put:2": the process kills itself with SIGKILL when it comes there for the first, or second, time.
+// A test in the same process sets a hook. One that starts the process names a point in
+// $E2E_FAILPOINT, "commit.put" or "commit.put:2": the process kills itself with SIGKILL when it
+// comes there for the first, or second, time.
 package failpoint
 
 import (
@@ -21,15 +22,16 @@ const (
 	CommitBegun    = "commit.begun"    // nothing
 	CommitPut      = "commit.put"      // the entries of new files are put
 	FSCreated      = "fs.created"      // a file is there and open, a new one is empty
-	FSStamped      = "fs.stamped"      // on HDFS: the DataNodes have a new generation stamp, and the NameNode has the old one
-	FSWritten      = "fs.written"      // data was sent, and the file is open
+	FSWritten      = "fs.written"      // data is written, and Commit has not returned
 	CommitWritten  = "commit.written"  // all files are written, and nothing is acked
 	CommitSettled  = "commit.settled"  // the ack is durable; no file is renamed
 	RollRenamed    = "roll.renamed"    // a file has its final name, and its entry is there
 	CommitRolled   = "commit.rolled"   // the entries of final files are deleted
 	AdoptFound     = "adopt.found"     // a file is found, and not touched
 	AdoptNamed     = "adopt.named"     // its alias is put
+	FSClosed       = "fs.closed"       // a file is closed, and has its name in use
 	FSRenamed      = "fs.renamed"      // it has its alias, and is not cut
+	FSRecovered    = "fs.recovered"    // nobody writes it any more, and it is not cut
 	AdoptTaken     = "adopt.taken"     // it is cut
 	AdoptFinal     = "adopt.final"     // it has its final name, and its entry is there
 	AdoptForgotten = "adopt.forgotten" // its entry is deleted
@@ -51,7 +53,8 @@ func At(name string) {
 	}
 }
 
-// Set has f called at every point, and returns what ends that. f may be called by several goroutines at a time.
+// Set has f called at every point, and returns what ends that. f may be called by several
+// goroutines at a time.
 func Set(f func(name string)) (end func()) {
 	hook.Store(&f)
 	return func() { hook.Store(nil) }

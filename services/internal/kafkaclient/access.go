@@ -1,6 +1,7 @@
 package kafkaclient
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,27 +10,47 @@ import (
 	"net"
 	"os"
 	"strings"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/sasl"
 	"github.com/segmentio/kafka-go/sasl/plain"
 	"github.com/segmentio/kafka-go/sasl/scram"
 
 	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/telemetry"
 	"github.com/spillwayio/spillway/services/internal/tlsconfig"
 )
 
-// Access is how the brokers of a cluster are reached: over TLS or not, authenticated or not. The zero
-// value is neither. Files that it was made from are read again when they change, for new connections.
+// Access is how the brokers of a cluster are reached: over TLS or not, authenticated or not. The
+// zero value is neither. Files that it was made from are read again when they change, for new
+// connections.
 type Access struct {
 	tls        *tlsconfig.Reloader
 	serverName string // empty: the broker's host
 	mechanism  sasl.Mechanism
+	log        *slog.Logger // nil: nowhere
+	// requests are timed when the Access was made with NewAccess.
+	requests telemetry.Seconds
+	// greet bounds the first exchange on a connection; tests make it shorter.
+	greet time.Duration
+}
+
+func (a Access) greetTimeout() time.Duration { return cmp.Or(a.greet, greetTimeout) }
+
+func (a Access) logger() *slog.Logger {
+	if a.log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return a.log
 }
 
 // NewAccess reads the files that the configuration names. Both parts may be nil.
 func NewAccess(t *config.TLS, s *config.SASL, log *slog.Logger) (Access, error) {
-	var a Access
+	a := Access{log: log, requests: telemetry.NewCallSeconds("kafka_request_seconds",
+		"Time from a request to its answer, without what a quota has it wait. Fetches wait for records, and JoinGroup for other members.", "request")}
 	if t != nil {
 		var err error
 		if a.tls, err = tlsconfig.Load(tlsconfig.Files{CA: t.CA, Cert: t.Cert, Key: t.Key}, log); err != nil {
@@ -37,7 +58,9 @@ func NewAccess(t *config.TLS, s *config.SASL, log *slog.Logger) (Access, error) 
 		}
 		a.serverName = t.ServerName
 	}
-	if s != nil {
+	if s != nil && s.Mechanism == "GSSAPI" {
+		a.mechanism = newGSSAPI(s, log)
+	} else if s != nil {
 		m := credentials{*s}
 		if _, err := m.mechanism(); err != nil {
 			return a, fmt.Errorf("sasl: %w", err)
@@ -47,14 +70,39 @@ func NewAccess(t *config.TLS, s *config.SASL, log *slog.Logger) (Access, error) 
 	return a, nil
 }
 
-// Transport is for kafka-go's requests. Its owner closes its idle connections.
-func (a Access) Transport(clientID string) *kafka.Transport {
-	return &kafka.Transport{ClientID: clientID, DialTimeout: dialTimeout, Dial: a.dial, SASL: a.mechanism}
+// Metrics returns what is measured of the requests to the cluster, under names that begin with a
+// service's prefix, as in spillway_delivery_.
+func (a Access) Metrics(prefix string) prometheus.Collector {
+	return prometheus.WrapCollectorWithPrefix(prefix, a.requests)
 }
 
-// Dialer is for kafka-go's consumer groups.
+// Close lets go of what new connections would log in with. Connections that are open stay so.
+func (a Access) Close() {
+	if m, ok := a.mechanism.(gssapiMechanism); ok {
+		m.login.Close()
+	}
+}
+
+// Dialer is for kafka-go's consumer groups, which try one broker after the other but let each
+// take its time for the first answer: here a broker that accepts connections and does not answer
+// is refused like one that does not accept.
 func (a Access) Dialer(clientID string) *kafka.Dialer {
-	return &kafka.Dialer{ClientID: clientID, Timeout: dialTimeout, DialFunc: a.dial, SASLMechanism: a.mechanism}
+	return &kafka.Dialer{ClientID: clientID, Timeout: dialTimeout + a.greetTimeout() + loginTimeout, DialFunc: a.dialAlive, SASLMechanism: a.mechanism}
+}
+
+// dialAlive is dial, and makes sure that the other side answers as a broker does.
+func (a Access) dialAlive(ctx context.Context, network, address string) (net.Conn, error) {
+	dial, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := a.dial(dial, network, address)
+	if err != nil {
+		return nil, err
+	}
+	c := &connection{net: conn, protocol: protocol.NewConn(conn, ""), broker: &broker{transport: &Transport{access: a}, address: address}}
+	if err := c.within(ctx, a.greetTimeout(), c.hello); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, conn.SetDeadline(time.Time{})
 }
 
 // dial does the TLS handshake itself: kafka-go would use one configuration for good.

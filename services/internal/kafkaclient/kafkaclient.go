@@ -1,10 +1,13 @@
-// Package kafkaclient reads a Kafka cluster by kafka-go's low level: metadata, offsets, and fetches of
-// one partition at a time.
+// Package kafkaclient reaches Kafka clusters: connections and routing (Transport), who may use
+// them (Access), quotas of brokers (Throttle), and reading: metadata, offsets, and fetches
+// (Client).
 //
-// kafka-go's own Client.Fetch drops the list of aborted transactions, cannot get over a batch that
-// compaction emptied, and does not know the append time of records. Here its connections and routing are
-// used, and the answer to a fetch is read from the wire: Fetched leaves out aborted records and
-// transaction markers, and says where the next fetch goes on (fetch.go, records.go).
+// kafka-go's own Client.Fetch drops the list of aborted transactions, cannot get over a batch
+// that compaction emptied, and does not know the append time of records. Here its encoding and
+// its rules for routing are used, and the answer to a fetch is read from the wire, of many
+// partitions at a time (fetch.go, answer.go). Fetched leaves out aborted records and transaction
+// markers, and says where the next fetch goes on (records.go). What a producer compressed is
+// opened within bounds (decompress.go).
 package kafkaclient
 
 import (
@@ -14,9 +17,9 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,29 +30,30 @@ const (
 	dialTimeout = 5 * time.Second
 	// answerTimeout is how long a broker may take beyond what it was asked to wait.
 	answerTimeout = 15 * time.Second
-	// refreshInterval is the least time between two times that metadata is asked for out of turn.
-	refreshInterval = time.Second
 )
 
 // Client talks to one cluster. Its methods may be called concurrently. Close it at the end.
 type Client struct {
-	transport *kafka.Transport
+	transport *Transport
 	client    *kafka.Client
 	addr      net.Addr
 
 	correlation atomic.Int32
-	buffers     sync.Pool // of *[]byte, for answers to fetches
-
-	mu        sync.Mutex
-	refreshed time.Time // when metadata was last asked for out of turn
+	buffers     bufferPool // for the records in answers to fetches
 }
 
 // New connects to nothing yet.
 func New(brokers []string, clientID string, access Access) *Client {
-	transport := access.Transport(clientID)
-	addr := kafka.TCP(brokers...)
-	return &Client{transport: transport, addr: addr, client: &kafka.Client{Addr: addr, Timeout: answerTimeout, Transport: transport}}
+	transport := access.Transport(brokers, clientID)
+	return &Client{transport: transport, addr: kafka.TCP(brokers...), client: transport.Client(answerTimeout)}
 }
+
+// Transport returns what carries the client's requests, for requests of other kinds. Close closes
+// its connections, too.
+func (c *Client) Transport() *Transport { return c.transport }
+
+// Throttle tells which brokers throttle this client.
+func (c *Client) Throttle() *Throttle { return c.transport.throttle }
 
 // Close closes idle connections; those in use are closed when their request is answered.
 func (c *Client) Close() { c.transport.CloseIdleConnections() }
@@ -67,90 +71,33 @@ type Topic struct {
 	Err        error // why Partitions may be wrong
 }
 
-// Cluster describes the cluster. It may be some seconds old.
-func (c *Client) Cluster(ctx context.Context) (*Cluster, error) {
-	response, err := c.client.Metadata(ctx, &kafka.MetadataRequest{})
+// Cluster describes the cluster, with the topics of these names, or with all when there is none.
+// Topics that do not exist are left out.
+func (c *Client) Cluster(ctx context.Context, names ...string) (*Cluster, error) {
+	response, err := c.transport.metadata(ctx, metadataRequest(names, false))
 	if err != nil {
-		// kafka-go would answer with this error for up to 6 s before it tries again.
-		c.transport.CloseIdleConnections()
-		return nil, fmt.Errorf("read metadata from %s: %w", c.addr, err)
+		return nil, fmt.Errorf("%s: %w", c.addr, err)
 	}
-	if response.ClusterID == "" {
+	if response.ClusterID == nil || *response.ClusterID == "" {
 		return nil, fmt.Errorf("read metadata from %s: the cluster has no id; Kafka 0.10.1 or later is needed", c.addr)
 	}
-	cluster := &Cluster{ID: response.ClusterID, Topics: make(map[string]Topic)}
-	for _, t := range response.Topics {
-		if !t.Internal && !errors.Is(t.Error, kafka.UnknownTopicOrPartition) {
-			cluster.Topics[t.Name] = Topic{Partitions: len(t.Partitions), Err: t.Error}
+	cluster := &Cluster{ID: *response.ClusterID, Topics: make(map[string]Topic)}
+	for i := range response.Topics {
+		t := &response.Topics[i]
+		// An answer about all topics leaves out those that the client may not see.
+		absent := slices.Contains([]kafka.Error{kafka.UnknownTopicOrPartition, kafka.TopicAuthorizationFailed, kafka.InvalidTopic}, kafka.Error(t.ErrorCode))
+		if t.Topic != nil && !t.IsInternal && !absent {
+			cluster.Topics[*t.Topic] = Topic{Partitions: len(describeTopic(t).Leaders), Err: described(t.ErrorCode, "")}
 		}
 	}
 	return cluster, nil
 }
 
-// Offsets returns the first offset that the partition has and the one its next record gets.
-func (c *Client) Offsets(ctx context.Context, topic string, partition int) (first, next int64, err error) {
-	response, err := c.client.ListOffsets(ctx, &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{
-		topic: {kafka.FirstOffsetOf(partition), kafka.LastOffsetOf(partition)}}})
-	if err == nil {
-		for _, p := range response.Topics[topic] {
-			if p.Error != nil {
-				err = p.Error
-			}
-			first, next = p.FirstOffset, p.LastOffset
-		}
+// staleAfter has a topic's leaders asked for again when an error may mean that they are others.
+func (c *Client) staleAfter(err error, topic string) {
+	if IsStale(err) {
+		c.Stale(topic)
 	}
-	if err != nil {
-		return 0, 0, fmt.Errorf("list offsets of %s/%d: %w", topic, partition, err)
-	}
-	return first, next, nil
-}
-
-// OffsetAt returns the offset of the first record that is not older than a time, or the one that the
-// next record gets when all are older.
-func (c *Client) OffsetAt(ctx context.Context, topic string, partition int, at time.Time) (int64, error) {
-	response, err := c.client.ListOffsets(ctx, &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{
-		topic: {kafka.TimeOffsetOf(partition, at)}}})
-	if err == nil {
-		for _, p := range response.Topics[topic] {
-			if p.Error != nil {
-				err = p.Error
-			}
-			for offset := range p.Offsets {
-				if offset >= 0 {
-					return offset, nil
-				}
-			}
-		}
-	}
-	if err != nil {
-		return 0, fmt.Errorf("list offsets of %s/%d at %s: %w", topic, partition, at.Format(time.RFC3339), err)
-	}
-	_, next, err := c.Offsets(ctx, topic, partition)
-	return next, err
-}
-
-// HasCommitted says whether a group has committed an offset in one of the first partitions of a topic.
-func (c *Client) HasCommitted(ctx context.Context, group, topic string, partitions int) (bool, error) {
-	request := &kafka.OffsetFetchRequest{GroupID: group, Topics: map[string][]int{topic: nil}}
-	for i := range partitions {
-		request.Topics[topic] = append(request.Topics[topic], i)
-	}
-	response, err := c.client.OffsetFetch(ctx, request)
-	if err == nil {
-		err = response.Error
-	}
-	if err != nil {
-		return false, fmt.Errorf("read what group %s has committed: %w", group, err)
-	}
-	for _, p := range response.Topics[topic] {
-		if p.Error != nil {
-			return false, fmt.Errorf("read what group %s has committed in %s/%d: %w", group, topic, p.Partition, p.Error)
-		}
-		if p.CommittedOffset >= 0 {
-			return true, nil
-		}
-	}
-	return false, nil
 }
 
 // LeaveGroup takes a member out of a group. That it is no member is fine.
@@ -215,9 +162,9 @@ func (c *Client) Retention(ctx context.Context, topics []string) (map[string]Ret
 	return all, nil
 }
 
-// isStale says whether an error means that what kafka-go knows of the cluster is out of date, or that its
-// connections are: a broker that went away, or wants clients to log in again, has broken all of them.
-func isStale(err error) bool {
+// IsStale returns true for an error that means that another broker may lead the partition by now, or none
+// may.
+func IsStale(err error) bool {
 	var code kafka.Error
 	if !errors.As(err, &code) {
 		return true
@@ -229,15 +176,4 @@ func isStale(err error) bool {
 		}
 	}
 	return false
-}
-
-// refresh makes kafka-go ask for metadata on its next use; by itself it asks every few seconds. It has
-// no call for that, but it forgets what it knows together with its idle connections.
-func (c *Client) refresh() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if now := time.Now(); now.Sub(c.refreshed) >= refreshInterval {
-		c.refreshed = now
-		c.transport.CloseIdleConnections()
-	}
 }

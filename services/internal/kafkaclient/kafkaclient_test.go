@@ -11,8 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 )
 
-// TestClusterTriesEachTime: an error is of this attempt and not of one before, so that those who wait for a broker, or for
-// its certificate to be put right, find it as soon as they ask again.
+// TestClusterTriesEachTime: an error is of this attempt and not of one before, so that those who
+// wait for a broker, or for its certificate to be put right, find it as soon as they ask again.
 func TestClusterTriesEachTime(t *testing.T) {
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -42,7 +42,8 @@ func TestClusterTriesEachTime(t *testing.T) {
 	}
 }
 
-// expiringConn is a connection that a broker ends with the next request, as it does when a client should have logged in again.
+// expiringConn is a connection that a broker ends with the next request, as it does when a client
+// should have logged in again.
 type expiringConn struct {
 	net.Conn
 	expired *atomic.Bool
@@ -77,7 +78,8 @@ func (l *expiringListener) expire() {
 	l.expired = new(atomic.Bool)
 }
 
-// TestOneBrokenConnectionTellsOfAll: a fetch on a broken connection fails, and the next one does not meet another of them.
+// TestOneBrokenConnectionTellsOfAll: a fetch on a broken connection fails, and the next one does
+// not meet another of them.
 func TestOneBrokenConnectionTellsOfAll(t *testing.T) {
 	listener := &expiringListener{expired: new(atomic.Bool)}
 	cluster := newFake(t, kfake.ListenFn(func(network, address string) (net.Listener, error) {
@@ -103,5 +105,33 @@ func TestOneBrokenConnectionTellsOfAll(t *testing.T) {
 	}
 	if _, err := client.Fetch(t.Context(), request); err != nil {
 		t.Error("the fetch after the one that failed:", err)
+	}
+}
+
+// TestOffsetsOfALeaderThatMoved asks the broker that led the partition, and then the one that does.
+func TestOffsetsOfALeaderThatMoved(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(2), kfake.SeedTopics(1, "t"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Close()
+	client := New(cluster.ListenAddrs(), "test", Access{})
+	defer client.Close()
+	for name, ask := range map[string]func() error{
+		"Offsets":  func() error { _, _, err := client.Offsets(t.Context(), "t", 0); return err },
+		"OffsetAt": func() error { _, err := client.OffsetAt(t.Context(), "t", 0, time.Now()); return err },
+	} {
+		if err := ask(); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := cluster.MoveTopicPartition("t", 0, 1-cluster.LeaderFor("t", 0)); err != nil {
+			t.Fatal(err)
+		}
+		if err := ask(); err == nil {
+			t.Errorf("%s: the old leader answers, so this is no test", name)
+		}
+		if err := ask(); err != nil {
+			t.Errorf("%s does not find the new leader: %v", name, err)
+		}
 	}
 }

@@ -56,14 +56,20 @@ func text(v string) protocol.Record {
 
 // read returns what Each yields as "offset=value", and where it goes on.
 func read(f *Fetched) (got []string, next int64, err error) {
+	got, _, next, err = readAll(f)
+	return got, next, err
+}
+
+func readAll(f *Fetched) (got, reasons []string, next int64, err error) {
 	next, err = f.Each(func(offset int64, r *recordbatch.Record) error {
 		got = append(got, fmt.Sprintf("%d=%s", offset, r.Value))
 		return nil
-	}, func(offset, size int64) error {
-		got = append(got, fmt.Sprintf("%d is huge", offset))
+	}, func(first, next int64, reason string) error {
+		got = append(got, fmt.Sprintf("[%d,%d) is bad", first, next))
+		reasons = append(reasons, reason)
 		return nil
 	})
-	return got, next, err
+	return got, reasons, next, err
 }
 
 func TestEach(t *testing.T) {
@@ -206,7 +212,7 @@ func TestHugeRecordIsNotHeldInMemory(t *testing.T) {
 	set := encode(t, compress.Zstd, 3, text("a"), zeros, text("b"))
 	f := &Fetched{position: 3, set: set}
 	got, next, err := read(f)
-	if want := []string{"3=a", "4 is huge", "5=b"}; !slices.Equal(got, want) || next != 6 || err != nil {
+	if want := []string{"3=a", "[4,5) is bad", "5=b"}; !slices.Equal(got, want) || next != 6 || err != nil {
 		t.Errorf("got %q, then %d, %v; want %q", got, next, err, want)
 	}
 	if c := cap(f.reader.window); c > 1<<20 {
@@ -222,18 +228,39 @@ func TestDamageIsNamed(t *testing.T) {
 	flipped := slices.Clone(good)
 	flipped[len(flipped)-2] ^= 1
 	for name, set := range map[string][]byte{
-		"flipped bit":     flipped,
-		"too few records": change(good, func(b []byte) { binary.BigEndian.PutUint32(b[57:], 3) }),
-		"bad length":      change(good, func(b []byte) { b[headerBytes] = 0x7f }),
-		"negative delta":  change(good, func(b []byte) { binary.BigEndian.PutUint32(b[23:], 1<<31) }),
-		"unknown codec":   change(good, func(b []byte) { b[22] |= 7 }),
-		"not compressed":  change(good, func(b []byte) { b[22] |= byte(compress.Zstd) }),
-		"no whole batch":  good[:68],
-		"version 3":       change(good, func(b []byte) { b[magicAt] = 3 }),
+		"flipped bit":    flipped,
+		"negative delta": change(good, func(b []byte) { binary.BigEndian.PutUint32(b[23:], 1<<31) }),
+		"no whole batch": good[:68],
+		"version 3":      change(good, func(b []byte) { b[magicAt] = 3 }),
 	} {
 		got, next, err := read(&Fetched{position: 10, set: set})
 		if err == nil || next > 12 {
 			t.Errorf("%s: got %q, then %d, without an error", name, got, next)
+		}
+	}
+}
+
+// TestWhatCannotBeOpenedIsPassed: a batch with the right checksum comes again as it is, so what
+// is wrong in it is reported once, and what comes before and after it counts.
+func TestWhatCannotBeOpenedIsPassed(t *testing.T) {
+	good := encode(t, compress.None, 10, text("a"), text("b"))
+	after := encode(t, compress.None, 12, text("c"))
+	for name, test := range map[string]struct {
+		set  []byte
+		want string
+	}{
+		"too few records":   {change(good, func(b []byte) { binary.BigEndian.PutUint32(b[57:], 3) }), "10=a 11=b [12,12) is bad"},
+		"bad length":        {change(good, func(b []byte) { b[headerBytes] = 0x7f }), "[10,12) is bad"},
+		"second bad length": {change(good, func(b []byte) { b[len(b)-8] = 0x7f }), "10=a [11,12) is bad"},
+		"unknown codec":     {change(good, func(b []byte) { b[22] |= 7 }), "[10,12) is bad"},
+		"not compressed":    {change(good, func(b []byte) { b[22] |= byte(compress.Zstd) }), "[10,12) is bad"},
+		"offsets go back":   {change(good, func(b []byte) { b[len(b)-8+3] = 0 }), "10=a [11,12) is bad"},
+		"offset after last": {change(good, func(b []byte) { b[len(b)-8+3] = 20 }), "10=a [11,12) is bad"},
+	} {
+		got, reasons, next, err := readAll(&Fetched{position: 10, set: slices.Concat(test.set, after)})
+		want := strings.ReplaceAll(test.want, " [12,12) is bad", "") + " 12=c"
+		if s := strings.Join(got, " "); s != want || next != 13 || err != nil {
+			t.Errorf("%s: got %q, then %d, %v, %q; want %q", name, s, next, err, reasons, want)
 		}
 	}
 }
@@ -248,7 +275,5 @@ func FuzzEach(f *testing.F) {
 			set = change(set, func([]byte) {})
 		}
 		_, _, _ = read(&Fetched{position: from, set: set})
-		fetched := &Fetched{}
-		_, _ = fetched.parse(set, 11)
 	})
 }

@@ -1,6 +1,7 @@
 // Package recordbatch writes and reads the payload of a batch: the wire form of
-// spillway.v1.RecordBatch (proto/spillway/v1/record.proto) without the message structs, so that no
-// record costs an allocation. The generated code reads what Encoder writes and the other way round.
+// spillway.v1.RecordBatch (proto/spillway/v1/record.proto) without the message structs, so that
+// no record costs an allocation. The generated code reads what Encoder writes and the other way
+// round.
 package recordbatch
 
 import (
@@ -13,6 +14,14 @@ import (
 
 // MaxRecordBytes bounds key, value and headers of one record. Larger ones are dead-lettered.
 const MaxRecordBytes = 16 << 20
+
+// MaxHeaders bounds the headers of one record, each of which takes 48 bytes of memory however short
+// its encoding is. Records with more are dead-lettered before they are written, and malformed for a
+// Reader.
+const MaxHeaders = 256 << 10
+
+// keptHeaders is how many headers a Reader keeps room for from one record to the next.
+const keptHeaders = 1 << 10
 
 // ErrMalformed is wrapped by every decoding error.
 var ErrMalformed = errors.New("malformed record batch")
@@ -106,7 +115,8 @@ func appendBytes(b []byte, field protowire.Number, v []byte) []byte {
 	return protowire.AppendBytes(protowire.AppendTag(b, field, protowire.BytesType), v)
 }
 
-// recordSize is the size of the encoded record without its own tag and length. All tags are one byte.
+// recordSize is the size of the encoded record without its own tag and length. All tags are one
+// byte.
 func recordSize(r *Record) int {
 	n := 2 + protowire.SizeVarint(uint64(r.OffsetDelta)) + protowire.SizeVarint(uint64(r.TimestampMs))
 	if r.Key != nil {
@@ -129,8 +139,8 @@ func headerSize(h *Header) int {
 	return n
 }
 
-// Reader reads the records of an uncompressed payload one after the other. The zero Reader is empty;
-// Reset makes it reusable.
+// Reader reads the records of an uncompressed payload one after the other. The zero Reader is
+// empty; Reset makes it reusable.
 type Reader struct {
 	rest   []byte
 	record Record
@@ -168,8 +178,8 @@ func (r *Reader) Next() bool {
 	return false
 }
 
-// Record is the current record, valid until the next call of Next. Its slices point into the payload,
-// but the Headers slice itself is reused.
+// Record is the current record, valid until the next call of Next. Its slices point into the
+// payload, but the Headers slice itself is reused.
 func (r *Reader) Record() *Record { return &r.record }
 
 // Err is why Next returned false; nil at the end of the payload.
@@ -181,7 +191,11 @@ func (r *Reader) fail(what string, code int) {
 
 func (r *Reader) parse(b []byte) bool {
 	rec := &r.record
-	*rec = Record{Headers: rec.Headers[:0]}
+	headers := rec.Headers[:0]
+	if cap(headers) > keptHeaders {
+		headers = nil
+	}
+	*rec = Record{Headers: headers}
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
@@ -242,11 +256,16 @@ func (r *Reader) parseHeader(b []byte) bool {
 		}
 		b = b[n:]
 	}
+	if len(r.record.Headers) == MaxHeaders {
+		r.err = fmt.Errorf("%w: record has more than %d headers", ErrMalformed, MaxHeaders)
+		return false
+	}
 	r.record.Headers = append(r.record.Headers, h)
 	return true
 }
 
-// consumeBytes is protowire.ConsumeBytes with a present but empty field as an empty slice, never nil.
+// consumeBytes is protowire.ConsumeBytes with a present but empty field as an empty slice, never
+// nil.
 func consumeBytes(b []byte) ([]byte, int) {
 	v, n := protowire.ConsumeBytes(b)
 	if v == nil && n >= 0 {

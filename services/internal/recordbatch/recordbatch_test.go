@@ -3,9 +3,11 @@ package recordbatch
 import (
 	"bytes"
 	"errors"
+	"runtime"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 
@@ -147,4 +149,33 @@ func BenchmarkReadAndAppend200Bytes(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.N)*1000/b.Elapsed().Seconds(), "records/s")
+}
+
+// TestHeaderBomb: a header takes two bytes of a payload and 48 of memory. A record may have no more
+// than so many, and the room for them is not kept for the records after it.
+func TestHeaderBomb(t *testing.T) {
+	record := func(headers int) (b []byte) {
+		body := bytes.Repeat([]byte{fieldHeaders<<3 | 2, 0}, headers)
+		b = protowire.AppendTag(nil, fieldRecords, protowire.BytesType)
+		return protowire.AppendBytes(b, body)
+	}
+	var r Reader
+	bomb := record(16 << 20) // a payload of 32 MiB
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	r.Reset(bomb)
+	if r.Next() || !errors.Is(r.Err(), ErrMalformed) {
+		t.Errorf("%d headers, %v", len(r.Record().Headers), r.Err())
+	}
+	runtime.ReadMemStats(&after)
+	if taken := after.TotalAlloc - before.TotalAlloc; taken > 80<<20 {
+		t.Errorf("%d MiB were allocated", taken>>20)
+	}
+	r.Reset(append(record(MaxHeaders), record(1)...))
+	if !r.Next() || len(r.Record().Headers) != MaxHeaders {
+		t.Errorf("as many as there may be: %d headers, %v", len(r.Record().Headers), r.Err())
+	}
+	if !r.Next() || len(r.Record().Headers) != 1 || cap(r.Record().Headers) > keptHeaders {
+		t.Errorf("a record later: %d headers in %d, %v", len(r.Record().Headers), cap(r.Record().Headers), r.Err())
+	}
 }

@@ -14,11 +14,12 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 )
 
-// payloadCodec is gRPC's protobuf codec, but for messages that carry a batch: it does not copy the payload into
-// the encoded message, and takes it out of the received bytes in one copy. What is on the wire is the same.
+// payloadCodec is gRPC's protobuf codec, but for messages that carry a batch: it does not copy
+// the payload into the encoded message, and takes it out of the received bytes in one copy. What
+// is on the wire is the same.
 //
-// A payload that is sent must not change afterwards, which gRPC asks of messages anyway. A payload that was
-// received keeps the bytes of its message alive, which are little more.
+// A payload that is sent must not change afterwards, which gRPC asks of messages anyway. A
+// payload that was received keeps the bytes of its message alive, which are little more.
 type payloadCodec struct{ encoding.CodecV2 }
 
 var codec = payloadCodec{encoding.GetCodecV2(protocodec.Name)}
@@ -51,17 +52,46 @@ func routeOf(v any) (protoreflect.Message, route) {
 	return r, routes[r.Descriptor().FullName()]
 }
 
+// Tracked is a message that can be sent in place of one of its type, with SendMsg. Sent is called
+// once its payload is written to the network, or copied. It may not be called when the stream
+// ends before that.
+type Tracked struct {
+	Message proto.Message
+	Sent    func()
+}
+
+// sentPool is a pool to which only one buffer is given back.
+type sentPool func()
+
+// Get implements mem.BufferPool. It is never called.
+func (sentPool) Get(n int) *[]byte {
+	b := make([]byte, n)
+	return &b
+}
+
+// Put implements mem.BufferPool.
+func (p sentPool) Put(*[]byte) { p() }
+
 // Marshal implements encoding.CodecV2.
 func (c payloadCodec) Marshal(v any) (mem.BufferSlice, error) {
+	var pool mem.BufferPool
+	if t, ok := v.(*Tracked); ok {
+		v = t.Message
+		pool = sentPool(t.Sent)
+	}
 	m, p := routeOf(v)
 	if payload := p.payload(m); len(payload) >= splitBytes {
 		head, err := p.marshalHead(m, len(payload))
 		if err != nil {
 			return nil, fmt.Errorf("marshal %T: %w", v, err)
 		}
-		return mem.BufferSlice{mem.SliceBuffer(head), mem.SliceBuffer(payload)}, nil
+		return mem.BufferSlice{mem.SliceBuffer(head), mem.NewBuffer(&payload, pool)}, nil
 	}
-	return c.CodecV2.Marshal(v)
+	b, err := c.CodecV2.Marshal(v)
+	if pool != nil && err == nil {
+		pool.Put(nil)
+	}
+	return b, err
 }
 
 // payload is what the route leads to; nil when there is nothing.
@@ -106,7 +136,7 @@ func (p route) marshalHead(m protoreflect.Message, payload int) ([]byte, error) 
 // Unmarshal implements encoding.CodecV2.
 func (c payloadCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	m, p := routeOf(v)
-	if p == nil || data.Len() < splitBytes {
+	if m == nil || data.Len() < splitBytes {
 		return c.CodecV2.Unmarshal(data, v)
 	}
 	chunks := make([][]byte, len(data))
@@ -114,11 +144,18 @@ func (c payloadCodec) Unmarshal(data mem.BufferSlice, v any) error {
 		chunks[i] = b.ReadOnlyData()
 	}
 	b := bytes.Join(chunks, nil) // does not clear the memory first, as make would
-	rest, payload, ok := p.cut(b)
-	if !ok {
-		return proto.Unmarshal(b, m.Interface())
+	rest, payload, ok := b, []byte(nil), false
+	if p != nil {
+		if rest, payload, ok = p.cut(b); !ok {
+			rest = b
+		}
 	}
-	if err := proto.Unmarshal(rest, m.Interface()); err != nil {
+	if problem := bounded(m.Descriptor(), rest); problem != "" {
+		proto.Reset(m.Interface())
+		markOversize(m, problem)
+		return nil
+	}
+	if err := proto.Unmarshal(rest, m.Interface()); err != nil || !ok {
 		return err
 	}
 	for _, f := range p[:len(p)-1] {
@@ -128,8 +165,8 @@ func (c payloadCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	return nil
 }
 
-// cut takes the payload out of an encoded message. Not ok is a message without one, or with fields that are
-// repeated or malformed: protobuf has rules for those.
+// cut takes the payload out of an encoded message. Not ok is a message without one, or with
+// fields that are repeated or malformed: protobuf has rules for those.
 func (p route) cut(b []byte) (rest, payload []byte, ok bool) {
 	var inner []byte
 	for at := b; len(at) > 0; {

@@ -15,8 +15,8 @@ import (
 // Domain is ErrorInfo.domain of every error of Spillway.
 const Domain = "spillway.io"
 
-// Error is a status with ErrorInfo{reason, Domain} and, when retryAfter is positive, RetryInfo. The
-// reason is stable and in UPPER_SNAKE_CASE; the message is for people.
+// Error is a status with ErrorInfo{reason, Domain} and, when retryAfter is positive, RetryInfo.
+// The reason is stable and in UPPER_SNAKE_CASE; the message is for people.
 func Error(code codes.Code, reason string, retryAfter time.Duration, format string, args ...any) error {
 	st := status.New(code, fmt.Sprintf(format, args...))
 	details := []protoadapt.MessageV1{&errdetails.ErrorInfo{Reason: reason, Domain: Domain}}
@@ -28,6 +28,16 @@ func Error(code codes.Code, reason string, retryAfter time.Duration, format stri
 		return st.Err()
 	}
 	return detailed.Err()
+}
+
+// Reason is the reason of an Error, also when it came over the wire or is wrapped; "" of others.
+func Reason(err error) string {
+	for _, detail := range status.Convert(err).Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.Domain == Domain {
+			return info.Reason
+		}
+	}
+	return ""
 }
 
 // StatusError is the error a status stands for: nil for an absent one and for OK.

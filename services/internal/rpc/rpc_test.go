@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -18,6 +19,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 )
@@ -49,11 +51,12 @@ func (e *echo) Append(stream grpc.BidiStreamingServer[spillwayv1.AppendRequest, 
 }
 
 type fixture struct {
-	server *Server
-	echo   *echo
-	conn   *grpc.ClientConn
-	stop   context.CancelFunc
-	served chan error
+	server  *Server
+	echo    *echo
+	conn    *grpc.ClientConn
+	address string
+	stop    context.CancelFunc
+	served  chan error
 }
 
 func start(t *testing.T) *fixture {
@@ -62,7 +65,7 @@ func start(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{server: NewServer(slog.New(slog.DiscardHandler)), echo: &echo{ended: make(chan error, 1)}, served: make(chan error, 1)}
+	f := &fixture{server: NewServer(slog.New(slog.DiscardHandler)), echo: &echo{ended: make(chan error, 1)}, served: make(chan error, 1), address: lis.Addr().String()}
 	spillwayv1.RegisterBufferServiceServer(f.server.GRPC, f.echo)
 	ctx, cancel := context.WithCancel(context.Background())
 	f.stop = cancel
@@ -102,6 +105,29 @@ func TestHealthFollowsSetServing(t *testing.T) {
 	expect(healthv1.HealthCheckResponse_SERVING)
 	f.server.SetServing(false)
 	expect(healthv1.HealthCheckResponse_NOT_SERVING)
+}
+
+// TestHealthOfEachService asks as Kubernetes' gRPC probe does that names a service.
+func TestHealthOfEachService(t *testing.T) {
+	f := start(t)
+	client := healthv1.NewHealthClient(f.conn)
+	expect := func(want healthv1.HealthCheckResponse_ServingStatus) {
+		t.Helper()
+		for name := range f.server.GRPC.GetServiceInfo() {
+			response, err := client.Check(t.Context(), &healthv1.HealthCheckRequest{Service: name})
+			if err != nil || response.Status != want {
+				t.Errorf("health of %s is %v, %v; want %v", name, response.GetStatus(), err, want)
+			}
+		}
+	}
+	expect(healthv1.HealthCheckResponse_NOT_SERVING)
+	f.server.SetServing(true)
+	expect(healthv1.HealthCheckResponse_SERVING)
+	f.server.SetServing(false)
+	expect(healthv1.HealthCheckResponse_NOT_SERVING)
+	if _, err := client.Check(t.Context(), &healthv1.HealthCheckRequest{Service: "nobody's"}); status.Code(err) != codes.NotFound {
+		t.Errorf("health of a service that is not there: %v", err)
+	}
 }
 
 func TestReflectionListsServices(t *testing.T) {
@@ -273,5 +299,35 @@ func TestError(t *testing.T) {
 	}
 	if err := StatusError(nil); err != nil {
 		t.Errorf("no status is %v", err)
+	}
+}
+
+// TestPageHasABoundInBytes pages through items of 1 MiB, and one that is larger than a page.
+func TestPageHasABoundInBytes(t *testing.T) {
+	var all []*spillwayv1.Subscription
+	for i := range 10 {
+		all = append(all, &spillwayv1.Subscription{Name: fmt.Sprintf("%02d%s", i, strings.Repeat("x", 1<<20))})
+	}
+	all = append(all, &spillwayv1.Subscription{Name: "large" + strings.Repeat("x", 2*PageBytes)})
+	seen, token := 0, ""
+	for {
+		page, next, err := Page(all, (*spillwayv1.Subscription).GetName, 0, 100, token)
+		if err != nil || len(page) == 0 {
+			t.Fatalf("a page of %d items: %v", len(page), err)
+		}
+		bytes := 0
+		for _, s := range page {
+			bytes += proto.Size(s)
+		}
+		if len(page) > 1 && bytes > PageBytes {
+			t.Errorf("a page of %d items has %d bytes", len(page), bytes)
+		}
+		if seen += len(page); next == "" {
+			break
+		}
+		token = next
+	}
+	if seen != len(all) {
+		t.Errorf("%d items in all pages, want %d", seen, len(all))
 	}
 }

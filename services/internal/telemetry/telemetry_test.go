@@ -7,7 +7,10 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
@@ -125,5 +128,54 @@ func TestNewLogger(t *testing.T) {
 		if strings.Contains(out.String(), test.not) {
 			t.Errorf("level %s: %q has %q", test.level, out.String(), test.not)
 		}
+	}
+}
+
+// scraped is a collector that keeps those who ask waiting.
+type scraped struct {
+	running, most atomic.Int32
+	release       chan struct{}
+}
+
+func (s *scraped) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(s, ch) }
+
+func (s *scraped) Collect(chan<- prometheus.Metric) {
+	n := s.running.Add(1)
+	for most := s.most.Load(); n > most && !s.most.CompareAndSwap(most, n); most = s.most.Load() {
+	}
+	<-s.release
+	s.running.Add(-1)
+}
+
+// TestFewScrapesAtATime: what many scrapers ask for at once is made for a few at a time, and the
+// others wait.
+func TestFewScrapesAtATime(t *testing.T) {
+	s := &scraped{release: make(chan struct{})}
+	h := NewHTTP()
+	open := make(chan struct{})
+	close(open)
+	all := s.release
+	s.release = open // for Register, which collects once
+	h.Registry.MustRegister(s)
+	s.release = all
+	s.most.Store(0)
+	get := serve(t, h)
+	var wg sync.WaitGroup
+	for range 3 * maxScrapes {
+		wg.Go(func() {
+			if code, _ := get("/metrics"); code != http.StatusOK {
+				t.Errorf("status %d", code)
+			}
+		})
+	}
+	for end := time.Now().Add(time.Minute); s.running.Load() < maxScrapes; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("nobody is answered")
+		}
+	}
+	close(all)
+	wg.Wait()
+	if n := s.most.Load(); n != maxScrapes {
+		t.Errorf("%d answers were made at a time", n)
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/spillwayio/spillway/services/internal/tlsconfig/tlstest"
 )
 
-// handshake connects a client to a server that wants a certificate of an authority, and returns whom
-// the server took the client for.
+// handshake connects a client to a server that wants a certificate of an authority, and returns
+// whom the server took the client for.
 func handshake(t *testing.T, client *tls.Config, server tls.Certificate, clients *tlstest.Authority) (string, error) {
 	t.Helper()
 	a, b := net.Pipe()

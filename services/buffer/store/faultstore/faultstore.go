@@ -14,12 +14,13 @@ type When int
 const (
 	// Before fails without appending.
 	Before When = iota
-	// After fails when the group is already durable: until the store is opened again, nobody can tell.
+	// After fails when the group is already durable: until the store is opened again, nobody can
+	// tell.
 	After
 )
 
-// Faults is the script. The stores that a test opens one after the other can share it, and it may be
-// changed while they are in use. The zero Faults has no fault.
+// Faults is the script. The stores that a test opens one after the other can share it, and it may
+// be changed while they are in use. The zero Faults has no fault.
 type Faults struct {
 	mu          sync.Mutex
 	appends     []*appendFault

@@ -50,7 +50,7 @@ func (h *harness) open(t *testing.T) (s queue.Store, batches []string) {
 			}
 			return nil
 		},
-		Snapshot: func() []byte { return nil },
+		Snapshot: func() queue.Snapshot { return whole([]byte{}) },
 		Damage:   func(string) {},
 	})
 	if err != nil {
@@ -128,4 +128,9 @@ func TestBlocks(t *testing.T) {
 			t.Errorf("later %s: %v", name, err)
 		}
 	}
+}
+
+func whole(b []byte) queue.Snapshot {
+	s := queue.WholeSnapshot(b)
+	return &s
 }

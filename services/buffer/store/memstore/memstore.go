@@ -22,7 +22,8 @@ var (
 
 // Memory is what stores write to: the disk, as it were.
 type Memory struct {
-	// SegmentBytes is where a segment ends: meta and payload bytes. Set it before the first Reopen.
+	// SegmentBytes is where a segment ends: meta and payload bytes. Set it before the first
+	// Reopen.
 	SegmentBytes int64
 
 	mu       sync.Mutex
@@ -32,6 +33,8 @@ type Memory struct {
 }
 
 type segment struct {
+	parts  [][]byte // of the snapshot that it begins with
+	whole  bool     // these are all
 	groups []storedGroup
 	bytes  int64
 	live   map[queue.Ref]struct{}
@@ -45,8 +48,8 @@ type storedGroup struct {
 // New returns an empty memory. Reopen makes a store of it.
 func New() *Memory { return &Memory{SegmentBytes: DefaultSegmentBytes, next: 1} }
 
-// Reopen opens a store on what has been appended so far. The store that was open before, if any, is
-// dead, as if its process had been killed: its methods fail.
+// Reopen opens a store on what has been appended so far. The store that was open before, if any,
+// is dead, as if its process had been killed: its methods fail.
 func (m *Memory) Reopen(opts queue.StoreOptions) (*Store, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -55,17 +58,17 @@ func (m *Memory) Reopen(opts queue.StoreOptions) (*Store, error) {
 		m.open.dead = errReopened
 	}
 	m.open = nil
-	snapshot := uint64(0)
-	for _, seg := range m.segments {
-		for _, g := range seg.groups {
-			if g.entries[0].Kind == queue.SnapshotEntry {
-				snapshot = g.number
+	newest := m.newestSnapshotLocked()
+	for i, seg := range m.segments {
+		if i == newest {
+			for _, part := range seg.parts {
+				if err := opts.Recover(queue.Recovered{Kind: queue.SnapshotEntry, Meta: bytes.Clone(part)}); err != nil {
+					return nil, fmt.Errorf("recover snapshot: %w", err)
+				}
 			}
 		}
-	}
-	for _, seg := range m.segments {
 		for _, g := range seg.groups {
-			if err := g.recover(seg, snapshot, opts.Recover); err != nil {
+			if err := g.recover(seg, i >= newest, opts.Recover); err != nil {
 				return nil, fmt.Errorf("recover group %d: %w", g.number, err)
 			}
 		}
@@ -74,7 +77,17 @@ func (m *Memory) Reopen(opts queue.StoreOptions) (*Store, error) {
 	return s, nil
 }
 
-func (g *storedGroup) recover(seg *segment, snapshot uint64, tell func(queue.Recovered) error) error {
+// newestSnapshotLocked is the index of the last segment with a whole snapshot, or 0.
+func (m *Memory) newestSnapshotLocked() int {
+	for i := len(m.segments) - 1; i > 0; i-- {
+		if m.segments[i].whole {
+			return i
+		}
+	}
+	return 0
+}
+
+func (g *storedGroup) recover(seg *segment, changes bool, tell func(queue.Recovered) error) error {
 	for i, e := range g.entries {
 		ref := refOf(g.number, i, e)
 		switch e.Kind {
@@ -82,12 +95,8 @@ func (g *storedGroup) recover(seg *segment, snapshot uint64, tell func(queue.Rec
 			continue
 		case queue.BatchEntry:
 			seg.live[ref] = struct{}{}
-		case queue.SnapshotEntry:
-			if g.number != snapshot {
-				continue
-			}
 		case queue.ChangeEntry:
-			if g.number < snapshot {
+			if !changes {
 				continue
 			}
 		}
@@ -121,12 +130,19 @@ type Store struct {
 	m    *Memory
 	opts queue.StoreOptions
 
-	fresh bool  // nothing was appended since it was opened
-	dead  error // why it is no longer usable
+	fresh    bool  // nothing was appended since it was opened
+	dead     error // why it is no longer usable
+	snapshot queue.Snapshot
+	begun    *segment // of snapshot; nil: none goes on
 }
 
 // Append implements queue.Store.
 func (s *Store) Append(entries []queue.Entry) ([]queue.Ref, error) {
+	for i, e := range entries {
+		if e.Kind != queue.BatchEntry && (e.Kind != queue.ChangeEntry || len(e.Payload) > 0) {
+			return nil, fmt.Errorf("append entry %d: kind %d cannot be stored, or not with a payload", i, e.Kind)
+		}
+	}
 	s.m.mu.Lock()
 	if s.dead != nil {
 		s.m.mu.Unlock()
@@ -134,10 +150,18 @@ func (s *Store) Append(entries []queue.Entry) ([]queue.Ref, error) {
 	}
 	n := len(s.m.segments)
 	begins := s.fresh || s.m.segments[n-1].bytes >= s.m.SegmentBytes
+	snapshots := begins && s.begun == nil
 	s.m.mu.Unlock()
-	var snapshot []byte
-	if begins { // without the lock: Snapshot takes the queue's, and Release comes with it held
-		snapshot = s.opts.Snapshot()
+	var parts [][]byte
+	whole := false
+	if snapshots { // without the lock: Snapshot takes the queue's, and Release comes with it held
+		s.snapshot = s.opts.Snapshot()
+		for n := 0; !whole && (s.fresh || n < 2); n++ {
+			part := s.snapshot.Next()
+			if whole = part == nil; !whole {
+				parts = append(parts, bytes.Clone(part))
+			}
+		}
 	}
 
 	s.m.mu.Lock()
@@ -147,15 +171,15 @@ func (s *Store) Append(entries []queue.Entry) ([]queue.Ref, error) {
 	}
 	g := storedGroup{number: s.m.next}
 	if begins {
-		s.m.segments = append(s.m.segments, &segment{live: make(map[queue.Ref]struct{})})
-		g.entries = append(g.entries, queue.Entry{Kind: queue.SnapshotEntry, Meta: bytes.Clone(snapshot)})
+		seg := &segment{live: make(map[queue.Ref]struct{}), parts: parts, whole: whole}
+		s.m.segments = append(s.m.segments, seg)
+		if snapshots && !whole {
+			s.begun = seg
+		}
 	}
 	seg := s.m.segments[len(s.m.segments)-1]
 	refs := make([]queue.Ref, len(entries))
 	for i, e := range entries {
-		if e.Kind != queue.BatchEntry && (e.Kind != queue.ChangeEntry || len(e.Payload) > 0) {
-			return nil, fmt.Errorf("append entry %d: kind %d cannot be stored, or not with a payload", i, e.Kind)
-		}
 		e.Meta, e.Payload = bytes.Clone(e.Meta), bytes.Clone(e.Payload)
 		refs[i] = refOf(g.number, len(g.entries), e)
 		g.entries = append(g.entries, e)
@@ -171,15 +195,36 @@ func (s *Store) Append(entries []queue.Entry) ([]queue.Ref, error) {
 	return refs, nil
 }
 
-// dropReleasedLocked drops segments without a live batch, and of those with few the rest, but for the
-// newest one, which has the snapshot and the changes after it.
+// Continue implements queue.Store.
+func (s *Store) Continue() (more bool, err error) {
+	if s.begun == nil {
+		return false, nil
+	}
+	part := s.snapshot.Next()
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	if s.dead != nil {
+		return false, fmt.Errorf("continue snapshot: %w", s.dead)
+	}
+	if part == nil {
+		s.begun.whole, s.begun = true, nil
+		s.m.dropReleasedLocked()
+		return false, nil
+	}
+	s.begun.parts = append(s.begun.parts, bytes.Clone(part))
+	return true, nil
+}
+
+// dropReleasedLocked drops segments without a live batch, and of those with few the rest, but for
+// the one that has the newest snapshot, and those with the changes after it.
 func (m *Memory) dropReleasedLocked() {
 	var kept []*segment
+	newest := m.newestSnapshotLocked()
 	for i, seg := range m.segments {
-		if len(seg.live) > 0 || i == len(m.segments)-1 {
+		if len(seg.live) > 0 || i >= newest {
 			kept = append(kept, seg)
 		}
-		if i < len(m.segments)-1 {
+		if i < newest {
 			seg.dropReleased()
 		}
 	}
@@ -195,7 +240,7 @@ func (s *segment) dropReleased() {
 	if live > s.bytes/4 {
 		return
 	}
-	s.bytes = 0
+	s.bytes, s.parts = 0, nil
 	for _, g := range s.groups {
 		for i := range g.entries {
 			e := &g.entries[i]

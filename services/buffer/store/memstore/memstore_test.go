@@ -27,11 +27,13 @@ func (h harness) Settle(queue.Store)                                {}
 
 func TestConformance(t *testing.T) { storetest.Run(t, newHarness) }
 
+func TestTakeover(t *testing.T) { storetest.RunTakeover(t, newHarness) }
+
 func open(t *testing.T, m *memstore.Memory) (s *memstore.Store, recovered int) {
 	t.Helper()
 	s, err := m.Reopen(queue.StoreOptions{
 		Recover:  func(queue.Recovered) error { recovered++; return nil },
-		Snapshot: func() []byte { return []byte("snapshot") },
+		Snapshot: func() queue.Snapshot { return whole([]byte("snapshot")) },
 		Damage:   func(d string) { t.Errorf("damage reported: %s", d) },
 	})
 	if err != nil {
@@ -75,4 +77,9 @@ func TestWipeLosesEverything(t *testing.T) {
 	if _, recovered := open(t, m); recovered != 0 {
 		t.Errorf("recovered %d entries after a wipe", recovered)
 	}
+}
+
+func whole(b []byte) queue.Snapshot {
+	s := queue.WholeSnapshot(b)
+	return &s
 }

@@ -32,8 +32,8 @@ func openBacklog(dir string) (*queue.Queue, error) {
 	return queue.Open(cfg, func(o queue.StoreOptions) (queue.Store, error) { return Open(dir, Config{}, o) })
 }
 
-// TestBacklog measures how a queue is opened that has not been consumed for a long time: below 5 s and
-// 100 MB of heap for 20 GiB.
+// TestBacklog measures how a queue is opened that has not been consumed for a long time: below 5
+// s and 100 MB of heap for 20 GiB.
 func TestBacklog(t *testing.T) {
 	gib, err := strconv.ParseInt(os.Getenv(backlogVariable), 10, 64)
 	if err != nil {

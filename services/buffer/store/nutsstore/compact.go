@@ -13,10 +13,10 @@ import (
 	"github.com/spillwayio/spillway/services/buffer/queue"
 )
 
-// A segment of which little is live is rewritten in its place: batches that are released go, and so do
-// its snapshots and changes, which two newer segments supersede. Groups keep their numbers and rows,
-// so that every Ref stays what it is; those that are empty now remain as a header, so that no number is
-// missing. On a crash, the old file or the new one is there.
+// A segment of which little is live is rewritten in its place: batches that are released go, and
+// so do its snapshots and changes, which two newer segments supersede. Groups keep their numbers
+// and rows, so that every Ref stays what it is; those that are empty now remain as a header, so
+// that no number is missing. On a crash, the old file or the new one is there.
 
 // goneEntry is the kind of an entry of which only its row is left.
 const goneEntry queue.EntryKind = 0
@@ -30,8 +30,8 @@ type movedGroup struct {
 
 var errNotSound = errors.New("it is damaged, and stays as it is")
 
-// takeSparse returns a segment that is worth rewriting, or nil. As long as there is space, it is one
-// that others have overtaken: one that is being drained will be gone soon.
+// takeSparse returns a segment that is worth rewriting, or nil. As long as there is space, it is
+// one that others have overtaken: one that is being drained will be gone soon.
 func (s *Store) takeSparse() *segment {
 	quarters := int64(1) // of its size may be live
 	if s.short.Load() {
@@ -65,7 +65,8 @@ func (s *Store) takeSparse() *segment {
 	return best
 }
 
-// compact rewrites a segment. When it cannot, the segment stays as it is until more of it is released.
+// compact rewrites a segment. When it cannot, the segment stays as it is until more of it is
+// released.
 func (s *Store) compact(seg *segment) error {
 	s.mu.Lock()
 	live := seg.batches.bytes
@@ -103,8 +104,8 @@ func (s *Store) compact(seg *segment) error {
 	return errors.Join(err, s.forgetAll(keys))
 }
 
-// rewrite writes what is live of a segment to a new file, and syncs it. It also returns the file when
-// it fails.
+// rewrite writes what is live of a segment to a new file, and syncs it. It also returns the file
+// when it fails.
 func (s *Store) rewrite(seg *segment) (moved []movedGroup, tmp *newFile, err error) {
 	data, err := os.Open(segmentPath(s.dir, seg.id, dataSuffix))
 	if err != nil {
@@ -186,8 +187,8 @@ func (s *Store) liveEntries(seg *segment, g *group) (entries []queue.Entry, refs
 	return entries, refs
 }
 
-// replace puts a rewritten file in the place of a segment's. Its sidecars go first: those of the old
-// file must not be found beside the new one.
+// replace puts a rewritten file in the place of a segment's. Its sidecars go first: those of the
+// old file must not be found beside the new one.
 func (s *Store) replace(seg *segment, tmp *newFile, moved []movedGroup) error {
 	seg.reading.Lock()
 	defer seg.reading.Unlock()
@@ -215,6 +216,9 @@ func (s *Store) replace(seg *segment, tmp *newFile, moved []movedGroup) error {
 	s.mu.Lock()
 	seg.snapshot = 0
 	s.mu.Unlock()
+	if err := os.Remove(segmentPath(s.dir, seg.id, ledgerSuffix)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove ledger: %w", err)
+	}
 	if err := syncDir(s.dir); err != nil {
 		return err
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/spillwayio/spillway/services/buffer/queue"
 )
 
-// sparseStore is a closed store whose first segment has few live batches, and more segments. It was
-// not rewritten yet. The live batches are those of names.
+// sparseStore is a closed store whose first segment has few live batches, and more segments. It
+// was not rewritten yet. The live batches are those of names.
 func sparseStore(t *testing.T) (h *harness, live map[string]queue.Ref, released []queue.Ref) {
 	t.Helper()
 	h = newHarness(t, 256<<10)
@@ -60,8 +60,8 @@ func (h *harness) wantLive(live map[string]queue.Ref) {
 	}
 }
 
-// TestRewriteCutShort: a crash between any two steps of rewriting a segment leaves the old file or the
-// new one, and nothing is missing.
+// TestRewriteCutShort: a crash between any two steps of rewriting a segment leaves the old file
+// or the new one, and nothing is missing.
 func TestRewriteCutShort(t *testing.T) {
 	h, live, released := sparseStore(t)
 	before := t.TempDir()

@@ -78,7 +78,7 @@ type ledger struct {
 
 func (l *ledger) options() queue.StoreOptions {
 	l.batches = make(map[uint64][]queue.Ref)
-	return queue.StoreOptions{Recover: l.recover, Snapshot: func() []byte { return strconv.AppendUint(nil, l.state, 10) },
+	return queue.StoreOptions{Recover: l.recover, Snapshot: func() queue.Snapshot { return whole(strconv.AppendUint(nil, l.state, 10)) },
 		Damage: func(d string) { l.damage = append(l.damage, d) }}
 }
 
@@ -105,7 +105,8 @@ func (l *ledger) recover(e queue.Recovered) error {
 	return nil
 }
 
-// appendForEver is the child: it does one step after the other, and prints it once it is acknowledged.
+// appendForEver is the child: it does one step after the other, and prints it once it is
+// acknowledged.
 func appendForEver(dir string) error {
 	var l ledger
 	s, err := open(dir, Config{SegmentBytes: crashSegmentBytes}, l.options())
@@ -189,8 +190,8 @@ func (l *ledger) check(dir string, acked, atMost uint64) (err error) {
 	return nil
 }
 
-// TestKilled kills a writer at random moments: while it opens and recovers, writes, begins segments
-// and removes old ones.
+// TestKilled kills a writer at random moments: while it opens and recovers, writes, begins
+// segments and removes old ones.
 func TestKilled(t *testing.T) {
 	const kills = 60
 	dir, acked, begun := t.TempDir(), uint64(0), uint64(0)

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/spillwayio/spillway/services/buffer/queue"
+	"github.com/spillwayio/spillway/services/internal/race"
 )
 
 const damageSegmentBytes = 32 << 10
@@ -52,7 +53,7 @@ func newPristine(t *testing.T) *pristine {
 	payload := func(n int) []byte { seed++; return noise(seed, n) }
 	for segment := range 3 {
 		opts := new(recovery).options()
-		opts.Snapshot = func() []byte { return fmt.Appendf(nil, "snapshot of segment %d", segment+1) }
+		opts.Snapshot = func() queue.Snapshot { return whole(fmt.Appendf(nil, "snapshot of segment %d", segment+1)) }
 		s, err := h.open(opts)
 		if err != nil {
 			t.Fatal(err)
@@ -271,8 +272,10 @@ func (p *pristine) damage(t *testing.T, segment, from, to int64, sealed bool, ed
 	p.check(h, segment, from, to)
 }
 
-// TestBitsOfAGroup flips one bit in every second byte of a group's headers and of nutsdb's before it.
+// TestBitsOfAGroup flips one bit in every second byte of a group's headers and of nutsdb's before
+// it.
 func TestBitsOfAGroup(t *testing.T) {
+	race.Apart(t)
 	p := newPristine(t)
 	g := p.groups[8] // the third segment's first: snapshot, batch, change, batch
 	for at := g.from; at < g.to; at += 2 {

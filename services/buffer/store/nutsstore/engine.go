@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
+	"os"
+	"reflect"
 
 	"github.com/nutsdb/nutsdb"
 )
@@ -16,13 +18,13 @@ const (
 	keySize    = 8
 	// entryOverhead is at least what nutsdb adds to a value: its largest header, and our key.
 	entryOverhead = nutsdb.MaxEntryHeaderSize + keySize
-	// ledgerKey is the key of every group without a batch: such a group is read only when a store is
-	// opened, by the scanner, so that nutsdb need not remember each.
+	// ledgerKey is the key of every group without a batch: such a group is read only when a store
+	// is opened, by the scanner, so that nutsdb need not remember each.
 	ledgerKey = 0
 )
 
-// engine is nutsdb as this package uses it: one entry per transaction, never View, Update or Merge,
-// and every panic an error.
+// engine is nutsdb as this package uses it: one entry per transaction, never View, Update or
+// Merge, and every panic an error.
 type engine struct {
 	db      *nutsdb.DB
 	nominal int64 // nutsdb's SegmentSize
@@ -44,10 +46,11 @@ func openEngine(dir string, nominal, active int64) (e *engine, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open nutsdb: %w", err)
 	}
+	e = &engine{db: db, nominal: nominal}
 	if db.MaxFileID != active {
-		return nil, errors.Join(fmt.Errorf("open nutsdb: active file is %d, not %d", db.MaxFileID, active), db.Close())
+		return nil, errors.Join(fmt.Errorf("open nutsdb: active file is %d, not %d", db.MaxFileID, active), e.close())
 	}
-	return &engine{db: db, nominal: nominal}, nil
+	return e, nil
 }
 
 func recovered(err *error, what string) {
@@ -152,6 +155,20 @@ func (e *engine) close() (err error) {
 	defer recovered(&err, "close")
 	if err := e.db.Close(); err != nil {
 		return fmt.Errorf("close nutsdb: %w", err)
+	}
+	return endLeaks(e.db)
+}
+
+// endLeaks closes the descriptor that nutsdb leaves open when it is closed. The goroutine that it
+// leaves behind cannot be ended.
+func endLeaks(db *nutsdb.DB) error {
+	field := func(v reflect.Value, name string) reflect.Value {
+		f := v.FieldByName(name)
+		return reflect.NewAt(f.Type(), f.Addr().UnsafePointer()).Elem()
+	}
+	buckets := field(reflect.ValueOf(db).Elem(), "bm").Elem()
+	if err := field(buckets, "fd").Interface().(*os.File).Close(); err != nil {
+		return fmt.Errorf("close nutsdb's bucket file: %w", err)
 	}
 	return nil
 }

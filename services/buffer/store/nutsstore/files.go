@@ -24,10 +24,11 @@ const (
 	engineLockName = "nutsdb-flock"        // nutsdb's name
 	mergeManifest  = "merge_manifest.json" // nutsdb's name
 
-	dataSuffix  = ".dat"  // nutsdb's name
-	hintSuffix  = ".hint" // nutsdb's name
-	indexSuffix = ".index"
-	tmpSuffix   = ".tmp"
+	dataSuffix   = ".dat"  // nutsdb's name
+	hintSuffix   = ".hint" // nutsdb's name
+	indexSuffix  = ".index"
+	ledgerSuffix = ".ledger"
+	tmpSuffix    = ".tmp"
 )
 
 func segmentPath(dir string, id int64, suffix string) string {
@@ -70,7 +71,7 @@ func listDir(dir string) (listing, error) {
 		case suffix == dataSuffix || name == mergeManifest:
 			// nutsdb would read these files, and may delete others because of them.
 			return l, fmt.Errorf("list store: %s is not a file of this store", filepath.Join(dir, name))
-		case (suffix == hintSuffix || suffix == indexSuffix) && ours:
+		case (suffix == hintSuffix || suffix == indexSuffix || suffix == ledgerSuffix) && ours:
 			sidecars = append(sidecars, name)
 			indexes[id] = indexes[id] || suffix == indexSuffix
 		}
@@ -90,15 +91,22 @@ func listDir(dir string) (listing, error) {
 	return l, nil
 }
 
-// createData makes an empty data file durable: all zero, so that nothing in it can be mistaken for an
-// entry. After an error there is none.
+// createData makes an empty data file durable: all zero, so that nothing in it can be mistaken
+// for an entry. After an error there is none.
 func (s *Store) createData(id, size int64) (*dataFile, error) {
 	path := segmentPath(s.dir, id, dataSuffix)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("create segment: %w", err)
 	}
-	if err = f.Truncate(size); err == nil {
+	info, err := f.Stat()
+	if err == nil {
+		err = f.Truncate(size)
+	}
+	if err == nil { // a disk that cannot write is to be met before nutsdb is opened, which leaves a goroutine behind
+		_, err = f.WriteAt(make([]byte, 4096), 0)
+	}
+	if err == nil {
 		err = f.Sync()
 	}
 	if err == nil {
@@ -107,14 +115,14 @@ func (s *Store) createData(id, size int64) (*dataFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create segment %d: %w", id, errors.Join(err, f.Close(), os.Remove(path)))
 	}
-	return &dataFile{File: f, size: size, step: min(allocStep, max(s.segmentEnd/4, smallAllocStep))}, nil
+	return &dataFile{File: f, info: info, size: size, step: min(allocStep, max(s.segmentEnd/4, smallAllocStep))}, nil
 }
 
 // removeData removes a segment's files. The data file is emptied first, which frees its space even
 // though nutsdb may hold it open for long.
 func removeData(dir string, id int64) error {
 	var errs []error
-	for _, suffix := range []string{indexSuffix, hintSuffix} {
+	for _, suffix := range []string{indexSuffix, hintSuffix, ledgerSuffix} {
 		errs = append(errs, os.Remove(segmentPath(dir, id, suffix)))
 	}
 	data := segmentPath(dir, id, dataSuffix)
@@ -129,7 +137,7 @@ func removeData(dir string, id int64) error {
 // diskBytes is what a segment's files use, by allocated blocks: data files are sparse.
 func diskBytes(dir string, id int64) int64 {
 	var n int64
-	for _, suffix := range []string{dataSuffix, hintSuffix, indexSuffix} {
+	for _, suffix := range []string{dataSuffix, hintSuffix, indexSuffix, ledgerSuffix} {
 		if info, err := os.Stat(segmentPath(dir, id, suffix)); err == nil {
 			n += allocatedBytes(info)
 		}

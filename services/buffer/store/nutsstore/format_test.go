@@ -13,8 +13,9 @@ import (
 	"github.com/nutsdb/nutsdb"
 )
 
-// TestFormat holds every byte that this store and nutsdb write to what docs/storage-format.md says. When
-// it fails after a new version of nutsdb was taken, the stores that exist cannot be read by it.
+// TestFormat holds every byte that this store and nutsdb write to what docs/storage-format.md
+// says. When it fails after a new version of nutsdb was taken, the stores that exist cannot be
+// read by it.
 func TestFormat(t *testing.T) {
 	h := newHarness(t, 1<<20)
 	s, _ := h.mustOpen()

@@ -118,7 +118,8 @@ func groupExtent(b []byte) (size, tableEnd int64, err error) {
 	return size, tableEnd, nil
 }
 
-// decodeTable decodes the header and the table of a group, which must be all of b; its entries have sizes only.
+// decodeTable decodes the header and the table of a group, which must be all of b; its entries
+// have sizes only.
 func decodeTable(b []byte) (group, error) {
 	if len(b) < headerSize || binary.BigEndian.Uint32(b[12:]) != crc32.Checksum(b[16:], castagnoli) {
 		return group{}, errors.New("group has a wrong header checksum")

@@ -53,9 +53,9 @@ type summary struct {
 	hintCRC     uint32
 }
 
-// seal reads a segment and writes its sidecars. Damage is both told and kept in the index. What it
-// finds is on disk: a group can be in the kernel's cache only, when its writer was killed before its
-// fsync or the fsync failed.
+// seal reads a segment and writes its sidecars. Damage is both told and kept in the index. What
+// it finds is on disk: a group can be in the kernel's cache only, when its writer was killed
+// before its fsync or the fsync failed.
 func seal(dir string, id int64, damage func(string)) (summary, error) {
 	return sealWith(dir, id, damage, func(s *scanner, data *os.File) (end int64, err error) {
 		if err := data.Sync(); err != nil {
@@ -148,7 +148,8 @@ func sealWith(dir string, id int64, damage func(string), scan func(*scanner, *os
 	return sum, syncDir(dir)
 }
 
-// writeIndexGroup writes the readable entries of a group, and says whether a snapshot is among them.
+// writeIndexGroup writes the readable entries of a group, and says whether a snapshot is among
+// them.
 func writeIndexGroup(w *bufio.Writer, g *group) (snapshot bool) {
 	readable := uint32(0)
 	for i := range g.entries {
@@ -163,7 +164,7 @@ func writeIndexGroup(w *bufio.Writer, g *group) (snapshot bool) {
 		if !e.inIndex() {
 			continue
 		}
-		snapshot = snapshot || e.kind == queue.SnapshotEntry
+		snapshot = snapshot || isSnapshot(e)
 		ref := entryRef(g.number, i, e.payloadSize)
 		b := binary.BigEndian.AppendUint32([]byte{byte(e.kind)}, uint32(len(e.meta)))
 		b = binary.BigEndian.AppendUint32(b, ref.Offset)
@@ -184,7 +185,8 @@ func (s *summary) encode() []byte {
 	return binary.BigEndian.AppendUint32(b, s.hintCRC)
 }
 
-// readSummary checks both sidecars of a segment against their checksums, and the data file's length.
+// readSummary checks both sidecars of a segment against their checksums, and the data file's
+// length.
 func readSummary(dir string, id int64) (summary, error) {
 	crc, tail, err := checksumFile(segmentPath(dir, id, indexSuffix), indexTrailerSize)
 	if err != nil {

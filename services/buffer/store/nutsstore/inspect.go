@@ -10,9 +10,9 @@ import (
 	"github.com/spillwayio/spillway/services/buffer/queue"
 )
 
-// Inspection is what lies in the directory of a store that nobody has open. It implements queue.Store
-// so that a queue can rebuild its ledger from it, but it writes nothing: what is appended is dropped,
-// what is released only counts. The directory is locked until Close.
+// Inspection is what lies in the directory of a store that nobody has open. It implements
+// queue.Store so that a queue can rebuild its ledger from it, but it writes nothing: what is
+// appended is dropped, what is released only counts. The directory is locked until Close.
 type Inspection struct {
 	Dir      string
 	Segments []SegmentReport
@@ -48,6 +48,8 @@ type SegmentReport struct {
 
 	live    batches
 	through uint64 // the last group that was complete when it was sealed
+	// noLedger says that it has a ledger file that is not readable.
+	noLedger bool
 }
 
 // Damage is bytes that are wrong, or groups that are missing.
@@ -56,8 +58,8 @@ type Damage struct {
 	From    int64  `json:"from,omitempty"`    // bytes of its data file
 	To      int64  `json:"to,omitempty"`
 	What    string `json:"what"`
-	// Unfinished says that it ends a segment and no group is missing after it: most likely it is a write
-	// that was never acknowledged.
+	// Unfinished says that it ends a segment and no group is missing after it: most likely it is
+	// a write that was never acknowledged.
 	Unfinished bool `json:"unfinished_write,omitempty"`
 }
 
@@ -78,8 +80,19 @@ func IsStore(dir string) bool {
 	return false
 }
 
-// Inspect reads all of a store: every byte of its segments, which Open does not. It writes nothing, and
-// fails with ErrLocked when the store is open.
+// DiskBytes is what the files of a store's directory take on disk.
+func DiskBytes(dir string) (bytes int64) {
+	files, _ := os.ReadDir(dir) // of a directory that cannot be read it is nothing
+	for _, f := range files {
+		if info, err := f.Info(); err == nil && info.Mode().IsRegular() {
+			bytes += allocatedBytes(info)
+		}
+	}
+	return bytes
+}
+
+// Inspect reads all of a store: every byte of its segments, which Open does not. It writes
+// nothing, and fails with ErrLocked when the store is open.
 func Inspect(dir string) (_ *Inspection, err error) {
 	in := &Inspection{Dir: dir}
 	if in.lock, err = os.Open(filepath.Join(dir, lockName)); err == nil {
@@ -153,11 +166,12 @@ func (in *Inspection) segment(id int64) error {
 			return nil
 		}
 		in.lost(span{in.groups + 1, f.number - 1})
-		in.groups, in.tail, damaged = f.number, 0, len(in.Damage)
+		in.groups, in.tail = f.number, 0
 		r.group(&f.group)
 		for i := range f.entries {
-			in.entry(&f.group, i)
+			in.entry(&r, &f.group, i)
 		}
+		damaged = len(in.Damage)
 		return nil
 	}, func(from, to int64, what string) {
 		in.Damage = append(in.Damage, Damage{Segment: id, From: from, To: to, What: what})
@@ -190,26 +204,59 @@ func (r *SegmentReport) group(g *group) {
 			r.live.add(entryRef(g.number, i, e.payloadSize))
 		case queue.ChangeEntry:
 			r.Changes++
-		case queue.SnapshotEntry:
+		case queue.SnapshotEntry, wholeEntry:
 			r.Snapshots++
 		}
 	}
 }
 
 // entry keeps what a queue is told: all batches, the newest snapshot, and the changes after it.
-func (in *Inspection) entry(g *group, i int) {
+func (in *Inspection) entry(r *SegmentReport, g *group, i int) {
 	e := &g.entries[i]
 	if !e.inIndex() {
 		return
 	}
-	told := queue.Recovered{Kind: e.kind, Meta: slices.Clone(e.meta)}
 	switch e.kind {
-	case queue.BatchEntry:
-		told.Ref = entryRef(g.number, i, e.payloadSize)
 	case queue.SnapshotEntry:
-		in.told = slices.DeleteFunc(in.told, func(r queue.Recovered) bool { return r.Kind != queue.BatchEntry })
+		in.snapshot([][]byte{slices.Clone(e.meta)})
+	case wholeEntry:
+		ledger, err := readWhole(in.Dir, r.Segment, e.meta)
+		in.ledger(r, [][]byte{ledger}, err)
+	case ledgerEntry:
+		if _, err := os.Stat(segmentPath(in.Dir, r.Segment, ledgerSuffix)); errors.Is(err, os.ErrNotExist) && !isSnapshot(e) {
+			return // it was not finished
+		}
+		var parts [][]byte
+		err := readLedger(in.Dir, r.Segment, g.number, func(part []byte) error { parts = append(parts, part); return nil })
+		if err == nil {
+			r.Snapshots++
+		}
+		in.ledger(r, parts, err)
+	default:
+		told := queue.Recovered{Kind: e.kind, Meta: slices.Clone(e.meta)}
+		if e.kind == queue.BatchEntry {
+			told.Ref = entryRef(g.number, i, e.payloadSize)
+		}
+		in.told = append(in.told, told)
 	}
-	in.told = append(in.told, told)
+}
+
+// ledger takes a snapshot from a file that may not be readable.
+func (in *Inspection) ledger(r *SegmentReport, parts [][]byte, err error) {
+	if err != nil {
+		r.noLedger = true
+		in.Damage = append(in.Damage, Damage{Segment: r.Segment, What: fmt.Sprintf("its ledger file is not readable: %v", err)})
+		return
+	}
+	in.snapshot(parts)
+}
+
+// snapshot replaces the snapshot and the changes before it.
+func (in *Inspection) snapshot(parts [][]byte) {
+	in.told = slices.DeleteFunc(in.told, func(r queue.Recovered) bool { return r.Kind != queue.BatchEntry })
+	for _, part := range parts {
+		in.told = append(in.told, queue.Recovered{Kind: queue.SnapshotEntry, Meta: part})
+	}
 }
 
 // Damaged says whether there is more than an unfinished write.
@@ -231,6 +278,9 @@ func (in *Inspection) Open(opts queue.StoreOptions) (queue.Store, error) {
 func (in *Inspection) Append(entries []queue.Entry) ([]queue.Ref, error) {
 	return make([]queue.Ref, len(entries)), nil
 }
+
+// Continue implements queue.Store.
+func (in *Inspection) Continue() (more bool, err error) { return false, nil }
 
 // Read implements queue.Store.
 func (in *Inspection) Read(queue.Ref) ([]byte, error) {
@@ -273,8 +323,8 @@ func (in *Inspection) Close() error {
 	return lock.Close()
 }
 
-// scanSegment scans the data file of a segment, and returns where its data ends. Groups up to through
-// are known to have been complete.
+// scanSegment scans the data file of a segment, and returns where its data ends. Groups up to
+// through are known to have been complete.
 func scanSegment(dir string, id int64, through uint64, found func(found) error, damage func(from, to int64, what string)) (int64, error) {
 	data, err := os.Open(segmentPath(dir, id, dataSuffix))
 	if err != nil {

@@ -125,8 +125,8 @@ func TestInspectUnfinishedWrite(t *testing.T) {
 	}
 }
 
-// TestRepair: after any damage, the repaired store opens without a word, has what it had before, and
-// the quarantine has the old bytes and names what was lost.
+// TestRepair: after any damage, the repaired store opens without a word, has what it had before,
+// and the quarantine has the old bytes and names what was lost.
 func TestRepair(t *testing.T) {
 	p := newPristine(t)
 	for name, test := range map[string]struct {

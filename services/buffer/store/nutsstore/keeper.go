@@ -8,12 +8,13 @@ import (
 const (
 	// forgetAtOnce bounds how long the keeper keeps Append from writing.
 	forgetAtOnce = 4096
-	// snapshotsAhead is how many newer segments have a readable snapshot when a segment's changes go.
+	// snapshotsAhead is how many newer segments have a readable snapshot when a segment's changes
+	// go.
 	snapshotsAhead = 2
 )
 
-// keep is the keeper: it removes segments that are done with, seals those that are full, and rewrites
-// those of which little is left.
+// keep is the keeper: it removes segments that are done with, seals those that are full, and
+// rewrites those of which little is left.
 func (s *Store) keep() {
 	defer close(s.done)
 	for {
@@ -61,8 +62,8 @@ func (s *Store) tidy() (more bool) {
 	return false
 }
 
-// takeRetired takes a segment out that is not needed any more: all its batches are released, and the
-// ledger can be rebuilt from either of two newer snapshots.
+// takeRetired takes a segment out that is not needed any more: all its batches are released, and
+// the ledger can be rebuilt from either of two newer snapshots.
 func (s *Store) takeRetired() *segment {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,8 +115,8 @@ func (s *Store) remove(seg *segment) error {
 	seg.reading.Lock()
 	seg.removed = true
 	seg.reading.Unlock()
-	// On disk before the files go, so that their groups are not told as missing. A full disk must not
-	// stand in the way of making room: then it is written afterwards.
+	// On disk before the files go, so that their groups are not told as missing. A full disk must
+	// not stand in the way of making room: then it is written afterwards.
 	s.tellNumbers()
 	if err := removeData(s.dir, seg.id); err != nil {
 		return err
@@ -159,8 +160,8 @@ func (s *Store) forget(keys []uint64) error {
 	return nil
 }
 
-// tellNumbers writes down which groups there are, when that changed. Without it, groups may be told
-// as missing that were removed on purpose, and nothing else happens.
+// tellNumbers writes down which groups there are, when that changed. Without it, groups may be
+// told as missing that were removed on purpose, and nothing else happens.
 func (s *Store) tellNumbers() {
 	s.mu.Lock()
 	for _, seg := range s.segments {

@@ -13,7 +13,8 @@ import (
 // ErrLocked means that another store, in this process or another, has the directory open.
 var ErrLocked = errors.New("store is in use")
 
-// lockDir takes the directory's lock until the file is closed or the process ends. It does not wait.
+// lockDir takes the directory's lock until the file is closed or the process ends. It does not
+// wait.
 func lockDir(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
@@ -34,7 +35,7 @@ func takeLock(f *os.File) error {
 	err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		holder, _ := io.ReadAll(io.LimitReader(f, 32)) // only to tell
-		return fmt.Errorf("%w: process %s has %s open", ErrLocked, holder, f.Name())
+		return fmt.Errorf("%w: process %s has %s open; a data directory is one buffer's, so buffers cannot be scaled, and another one needs another directory", ErrLocked, holder, f.Name())
 	}
 	if err != nil {
 		return fmt.Errorf("lock %s: %w", f.Name(), err)

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spillwayio/spillway/services/buffer/queue"
 )
@@ -28,6 +29,9 @@ func open(dir string, cfg Config, opts queue.StoreOptions) (*Store, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if _, err := os.Stat(filepath.Join(dir, lockName)); cfg.Existing && errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("open store: %w: put %s back, or restart the buffer to begin with an empty one", ErrGone, dir)
+	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
@@ -36,7 +40,7 @@ func open(dir string, cfg Config, opts queue.StoreOptions) (*Store, error) {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	s := &Store{dir: dir, cfg: cfg, opts: opts, lock: lock,
-		kick: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+		reads: make(chan struct{}, readsAtOnce), kick: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
 	total, err := fileSystemBytes(dir)
 	if err == nil {
 		if opts.DiskBytes > 0 { // what is released must make room long before the queue's bound is reached
@@ -70,7 +74,8 @@ func (s *Store) recover() error {
 			return fmt.Errorf("remove what a crash left: %w", err)
 		}
 	}
-	// Under our own lock nutsdb's cannot be held, but for one left by an Open that failed in this process.
+	// Under our own lock nutsdb's cannot be held, but for one left by an Open that failed in this
+	// process.
 	if err := os.Remove(filepath.Join(s.dir, engineLockName)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove nutsdb's lock: %w", err)
 	}
@@ -118,7 +123,8 @@ func (s *Store) recover() error {
 	return nil
 }
 
-// recoverSegment makes sure that a segment is sealed, and removes one in which nothing was written.
+// recoverSegment makes sure that a segment is sealed, and removes one in which nothing was
+// written.
 func (s *Store) recoverSegment(id int64) error {
 	sum, err := readSummary(s.dir, id)
 	if err != nil { // not sealed yet, or a sidecar is damaged: both are written anew
@@ -133,6 +139,13 @@ func (s *Store) recoverSegment(id int64) error {
 	if sum.dataEnd == 0 {
 		return removeData(s.dir, id)
 	}
+	group, err := ledgerGroup(s.dir, id)
+	if err != nil {
+		return err
+	}
+	if group != 0 && group == sum.first {
+		sum.snapshot = group
+	}
 	s.segments = append(s.segments, &segment{id: id, groups: span{sum.first, sum.last}, snapshot: sum.snapshot, sealed: true,
 		diskBytes: diskBytes(s.dir, id)})
 	return nil
@@ -141,9 +154,9 @@ func (s *Store) recoverSegment(id int64) error {
 // tell hands all segments to the queue, and returns the number of the last group. The indexes have
 // the damage that was found when the segments were sealed.
 func (s *Store) tell() (last uint64, err error) {
-	snapshot := uint64(0)
-	for _, seg := range s.segments {
-		snapshot = max(snapshot, seg.snapshot)
+	snapshot, ledger, err := s.newestSnapshot()
+	if err != nil {
+		return 0, err
 	}
 	if snapshot == 0 && len(s.segments) > 0 {
 		s.opts.Damage("no snapshot of the ledger is readable: it is rebuilt from the changes that are left")
@@ -164,11 +177,14 @@ func (s *Store) tell() (last uint64, err error) {
 			switch e.Kind {
 			case queue.BatchEntry:
 				seg.batches.add(e.Ref)
-			case queue.SnapshotEntry:
+			case queue.SnapshotEntry, wholeEntry, ledgerEntry:
 				if last != snapshot {
 					return nil
 				}
 				behind = true
+				if ledger != nil {
+					return ledger(func(part []byte) error { return s.opts.Recover(queue.Recovered{Kind: queue.SnapshotEntry, Meta: part}) })
+				}
 			case queue.ChangeEntry:
 				if !behind {
 					return nil
@@ -182,6 +198,26 @@ func (s *Store) tell() (last uint64, err error) {
 	}
 	s.tellMissing(span{last + 1, s.numbers.known})
 	return last, nil
+}
+
+// newestSnapshot returns the group with the newest readable snapshot, 0 when there is none, and
+// what reads the snapshot when it has a file of its own.
+func (s *Store) newestSnapshot() (group uint64, ledger teller, err error) {
+	for _, seg := range slices.Backward(s.segments) {
+		if seg.snapshot == 0 {
+			continue
+		}
+		ledger, err = ledgerOf(s.dir, seg)
+		if err == nil {
+			return seg.snapshot, ledger, nil
+		}
+		if !errors.Is(err, queue.ErrDamaged) {
+			return 0, nil, err
+		}
+		s.opts.Damage(fmt.Sprintf("segment %d: its ledger file is not readable: %v", seg.id, err))
+		seg.snapshot = 0
+	}
+	return 0, nil, nil
 }
 
 func (s *Store) tellMissing(numbers span) {

@@ -18,10 +18,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/spillwayio/spillway/services/internal/race"
 )
 
-// writer is a child that appends, with its output in a file: what it acknowledged is there the moment
-// it is stopped.
+// writer is a child that appends, with its output in a file: what it acknowledged is there the
+// moment it is stopped.
 type writer struct {
 	t   *testing.T
 	cmd *exec.Cmd
@@ -120,8 +122,8 @@ func checkInChild(t *testing.T, dir string, acked uint64) {
 	}
 }
 
-// copyStill copies an image of which nothing changes meanwhile, as two equal reads show: the kernel's
-// own threads may still write although the writer stands still.
+// copyStill copies an image of which nothing changes meanwhile, as two equal reads show: the
+// kernel's own threads may still write although the writer stands still.
 func copyStill(t *testing.T, image, to string) {
 	t.Helper()
 	for range 20 {
@@ -152,9 +154,10 @@ func copyStill(t *testing.T, image, to string) {
 	t.Fatal("the image does not come to rest although the writer is stopped")
 }
 
-// TestPowerCuts copies the image of a mounted file system while the writer on it stands still: that is
-// what a disk has when the power goes. What was acknowledged is in every copy.
+// TestPowerCuts copies the image of a mounted file system while the writer on it stands still:
+// that is what a disk has when the power goes. What was acknowledged is in every copy.
 func TestPowerCuts(t *testing.T) {
+	race.Apart(t)
 	if os.Getuid() != 0 {
 		notRun(t, "only root can mount a file system")
 	}
@@ -193,8 +196,9 @@ func TestPowerCuts(t *testing.T) {
 	t.Logf("%d power cuts in %s, %d steps acknowledged", cuts, time.Since(begun).Round(time.Second), acked)
 }
 
-// TestFailedFsync: the file system fails at some moment, and every fsync from then on. The store stops
-// for good, and when it is opened on the file system mounted anew, all that was acknowledged is there.
+// TestFailedFsync: the file system fails at some moment, and every fsync from then on. The store
+// stops for good, and when it is opened on the file system mounted anew, all that was
+// acknowledged is there.
 func TestFailedFsync(t *testing.T) {
 	if os.Getuid() != 0 {
 		notRun(t, "only root can mount a file system")

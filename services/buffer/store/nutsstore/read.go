@@ -11,8 +11,12 @@ import (
 	"github.com/spillwayio/spillway/services/buffer/queue"
 )
 
-// cacheBytes bounds the memory of groups that were read lately.
-const cacheBytes = 8 << 20
+const (
+	// cacheBytes bounds the memory of groups that were read lately.
+	cacheBytes = 8 << 20
+	// readsAtOnce bounds the groups that are being read, each as a whole.
+	readsAtOnce = 4
+)
 
 // Read implements queue.Store.
 func (s *Store) Read(ref queue.Ref) ([]byte, error) {
@@ -24,11 +28,15 @@ func (s *Store) Read(ref queue.Ref) ([]byte, error) {
 	}
 	g, ok := s.cache.get(ref.Group)
 	if !ok {
-		var err error
-		if g, err = s.readGroup(seg, ref.Group); err != nil {
-			return nil, fmt.Errorf("read group %d of segment %d: %w", ref.Group, seg.id, err)
+		s.reads <- struct{}{}
+		defer func() { <-s.reads }()
+		if g, ok = s.cache.get(ref.Group); !ok { // another may have read it
+			var err error
+			if g, err = s.readGroup(seg, ref.Group); err != nil {
+				return nil, fmt.Errorf("read group %d of segment %d: %w", ref.Group, seg.id, err)
+			}
+			s.cache.put(g)
 		}
-		s.cache.put(g)
 	}
 	payload, err := g.payload(ref)
 	if err != nil {

@@ -16,10 +16,10 @@ import (
 
 const quarantineName = "quarantine"
 
-// Repair makes a store free of the damage that was found in it, so that it opens without a word. The
-// files as they were are moved to a directory of their own below "quarantine", with a note of what was
-// lost. What is readable stays, under the Refs it has. It returns that directory, or "" when there was
-// nothing to do. The Inspection is over then, but for Close.
+// Repair makes a store free of the damage that was found in it, so that it opens without a word.
+// The files as they were are moved to a directory of their own below "quarantine", with a note of
+// what was lost. What is readable stays, under the Refs it has. It returns that directory, or ""
+// when there was nothing to do. The Inspection is over then, but for Close.
 func (in *Inspection) Repair() (quarantine string, err error) {
 	if len(in.Damage)+len(in.Files) == 0 {
 		return "", nil
@@ -84,9 +84,9 @@ func (in *Inspection) writeNote(path string) error {
 	return ensureFile(path, []byte(note.String()))
 }
 
-// cure writes a segment without what is damaged, and puts it in the place of the old one, which is
-// linked to the quarantine before: at any moment, the segment is there whole or cured. The group before
-// it is last.
+// cure writes a segment without what is damaged, and puts it in the place of the old one, which
+// is linked to the quarantine before: at any moment, the segment is there whole or cured. The
+// group before it is last.
 func (in *Inspection) cure(r *SegmentReport, last uint64, quarantine string) error {
 	id := r.Segment
 	path := segmentPath(in.Dir, id, dataSuffix)
@@ -104,7 +104,7 @@ func (in *Inspection) cure(r *SegmentReport, last uint64, quarantine string) err
 			return nil
 		}
 		last = f.number
-		_, err := tmp.Write(curedEntry(id, &f))
+		_, err := tmp.Write(curedEntry(id, &f, r.noLedger))
 		return err
 	}, func(int64, int64, string) {})
 	if err == nil {
@@ -119,7 +119,11 @@ func (in *Inspection) cure(r *SegmentReport, last uint64, quarantine string) err
 	if err := os.Link(path, filepath.Join(quarantine, filepath.Base(path))); err != nil {
 		return fmt.Errorf("move segment %d: %w", id, err)
 	}
-	for _, suffix := range []string{indexSuffix, hintSuffix} {
+	suffixes := []string{indexSuffix, hintSuffix}
+	if r.noLedger {
+		suffixes = append(suffixes, ledgerSuffix)
+	}
+	for _, suffix := range suffixes {
 		sidecar := segmentPath(in.Dir, id, suffix)
 		if err := os.Rename(sidecar, filepath.Join(quarantine, filepath.Base(sidecar))); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("move sidecar: %w", err)
@@ -135,13 +139,14 @@ func (in *Inspection) cure(r *SegmentReport, last uint64, quarantine string) err
 	return err
 }
 
-// curedEntry is a nutsdb entry with what is readable of a group.
-func curedEntry(segment int64, f *found) []byte {
+// curedEntry is a nutsdb entry with what is readable of a group, and without its ledger when that
+// is not.
+func curedEntry(segment int64, f *found, noLedger bool) []byte {
 	key := uint64(ledgerKey)
 	entries := make([]queue.Entry, len(f.entries))
 	for i := range f.entries {
 		e := &f.entries[i]
-		if e.inIndex() {
+		if e.inIndex() && !(noLedger && (e.kind == wholeEntry || e.kind == ledgerEntry)) {
 			entries[i] = queue.Entry{Kind: e.kind, Meta: e.meta, Payload: e.payload}
 			if e.kind == queue.BatchEntry {
 				key = f.number

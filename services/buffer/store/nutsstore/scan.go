@@ -25,22 +25,22 @@ const (
 type found struct {
 	group
 	raw []byte // what it was decoded from
-	// at is where nutsdb's entry begins, and head and key are what it consists of. They are only set
-	// when the whole entry is intact, so that nutsdb can read it.
+	// at is where nutsdb's entry begins, and head and key are what it consists of. They are only
+	// set when the whole entry is intact, so that nutsdb can read it.
 	intact bool
 	at     int64
 	head   dataEntry
 	key    []byte
 }
 
-// scanner reads a nutsdb data file without nutsdb, which would give up, panic or lose entries at the
-// first wrong byte. Damage is bounded: after it, the scan goes on at the next group.
+// scanner reads a nutsdb data file without nutsdb, which would give up, panic or lose entries at
+// the first wrong byte. Damage is bounded: after it, the scan goes on at the next group.
 type scanner struct {
 	segment int64
 	w       window
-	// through is the last group that is known to have been complete. A later one at the end of the data
-	// may be an unfinished write and counts whole or not at all; of groups before it, which were
-	// acknowledged, every readable entry counts.
+	// through is the last group that is known to have been complete. A later one at the end of
+	// the data may be an unfinished write and counts whole or not at all; of groups before it,
+	// which were acknowledged, every readable entry counts.
 	through uint64
 	found   func(found) error // may return errStop
 	damage  func(from, to int64, what string)
@@ -95,8 +95,9 @@ func (s *scanner) step(at, end int64) (next int64, err error) {
 // errUnexpected ends a skim.
 var errUnexpected = errors.New("not what was written")
 
-// skim is scan for a file of which this process wrote all bytes up to end and knows that they are on disk. It
-// reads headers, tables and metas, but no payload, and fails at whatever it does not expect.
+// skim is scan for a file of which this process wrote all bytes up to end and knows that they are
+// on disk. It reads headers, tables and metas, but no payload, and fails at whatever it does not
+// expect.
 func (s *scanner) skim(end int64) error {
 	s.w.chunk = skimChunk
 	for at := int64(0); at < end; {
@@ -195,8 +196,8 @@ func (s *scanner) resync(from, end int64) (next int64, err error) {
 	}
 }
 
-// salvage takes what is readable of the group at p, in a damaged entry that begins at or after from.
-// It returns 0 when there is no group.
+// salvage takes what is readable of the group at p, in a damaged entry that begins at or after
+// from. It returns 0 when there is no group.
 func (s *scanner) salvage(from, p, end int64) (next int64, err error) {
 	b, err := s.w.bytes(p, headerSize)
 	if err != nil {

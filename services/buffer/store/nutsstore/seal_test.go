@@ -10,7 +10,8 @@ import (
 	"github.com/spillwayio/spillway/services/buffer/queue"
 )
 
-// TestSealWithoutPayloads has the keeper write the same sidecars as one that reads all of a segment.
+// TestSealWithoutPayloads has the keeper write the same sidecars as one that reads all of a
+// segment.
 func TestSealWithoutPayloads(t *testing.T) {
 	h := newHarness(t, 64<<10)
 	s, _ := h.mustOpen()
@@ -51,7 +52,8 @@ func TestSealWithoutPayloads(t *testing.T) {
 	}
 }
 
-// TestSkimNoticesWhatItDoesNotExpect changes headers and tables: then the segment is read as a whole.
+// TestSkimNoticesWhatItDoesNotExpect changes headers and tables: then the segment is read as a
+// whole.
 func TestSkimNoticesWhatItDoesNotExpect(t *testing.T) {
 	value := appendGroup(nil, 1, 7, []queue.Entry{batch("meta", []byte("payload"))})
 	e := dataEntry{status: 1, flag: 1, structure: 2, bucket: bucketID}

@@ -15,6 +15,7 @@ type segment struct {
 	// Guarded by Store.mu.
 	groups     span   // 0 to 0 when it has none
 	snapshot   uint64 // the last group with a readable snapshot, 0 when there is none
+	begun      bool   // a snapshot in a file was begun, and may be complete
 	sealed     bool   // it has its sidecars
 	sealFailed bool   // and is sealed when the store is opened again
 	batches    batches

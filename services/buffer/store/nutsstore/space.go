@@ -10,18 +10,18 @@ import (
 	"syscall"
 )
 
-// nutsdb must never meet a full file system: what it leaves behind then would have to be scanned. So
-// the blocks that a write needs are allocated before nutsdb hears of it, in steps, and when there are
-// none, nothing was written. Where fallocate does not exist, or promises nothing (copy on write), a
-// full file system fails the store, which is then opened again.
+// nutsdb must never meet a full file system: what it leaves behind then would have to be scanned.
+// So the blocks that a write needs are allocated before nutsdb hears of it, in steps, and when
+// there are none, nothing was written. Where fallocate does not exist, or promises nothing (copy
+// on write), a full file system fails the store, which is then opened again.
 
 const (
-	// DefaultReserveBytes is the size of the reserve when the Config has none; on a small file system
-	// it is an eighth of it.
+	// DefaultReserveBytes is the size of the reserve when the Config has none; on a small file
+	// system it is an eighth of it.
 	DefaultReserveBytes = 16 << 20
 
-	// segmentShare is the part of the file system that a segment may take up, so that there are always
-	// some to give back.
+	// segmentShare is the part of the file system that a segment may take up, so that there are
+	// always some to give back.
 	segmentShare = 32
 
 	allocStep      = 4 << 20  // the most that a segment grows by
@@ -36,6 +36,7 @@ func isNoSpace(err error) bool {
 // dataFile is the file of the active segment, open to allocate its blocks.
 type dataFile struct {
 	*os.File
+	info      os.FileInfo // tells whether it is the file of that name
 	size      int64
 	step      int64 // what is allocated at once
 	allocated int64 // from its beginning
@@ -164,8 +165,8 @@ func (s *Store) setShort(why error) {
 	}
 }
 
-// worthRotating says whether a segment of which much is released cannot be given back only because there are
-// not two newer ones yet. It is never one of those that come of rotating.
+// worthRotating says whether a segment of which much is released cannot be given back only
+// because there are not two newer ones yet. It is never one of those that come of rotating.
 func (s *Store) worthRotating() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -180,7 +181,7 @@ func (s *Store) worthRotating() bool {
 		if used >= worth && seg.batches.bytes <= used/4*3 {
 			return true
 		}
-		if seg.snapshot > 0 {
+		if seg.snapshot > 0 || seg.begun { // not again and again, when there is no space for one
 			newer++
 		}
 	}

@@ -127,9 +127,9 @@ func wantBatches(t *testing.T, s *Store, refs []queue.Ref) {
 	}
 }
 
-// TestFullDiskTakesAcksAndRestarts: with not one block free, changes are durable and the store can be
-// opened, again and again; batches are refused, and nothing is lost. When space comes back from
-// somewhere else, it goes on by itself.
+// TestFullDiskTakesAcksAndRestarts: with not one block free, changes are durable and the store
+// can be opened, again and again; batches are refused, and nothing is lost. When space comes back
+// from somewhere else, it goes on by itself.
 func TestFullDiskTakesAcksAndRestarts(t *testing.T) {
 	onFullFileSystems(t, func(t *testing.T, dir string) {
 		h, s, refs := fullStore(t, dir)
@@ -212,8 +212,8 @@ func TestFullDiskIsEmptiedByReleases(t *testing.T) {
 	})
 }
 
-// TestFullDiskIsRewritten: batches that stay pending, one in each segment and more, do not hold the
-// space of those that are released.
+// TestFullDiskIsRewritten: batches that stay pending, one in each segment and more, do not hold
+// the space of those that are released.
 func TestFullDiskIsRewritten(t *testing.T) {
 	onFullFileSystems(t, func(t *testing.T, dir string) {
 		h, s, refs := fullStore(t, dir)
@@ -252,7 +252,8 @@ func TestFullDiskIsRewritten(t *testing.T) {
 	})
 }
 
-// TestReserveEnds: when the reserve is used up, changes are refused, too, and the store still goes on.
+// TestReserveEnds: when the reserve is used up, changes are refused, too, and the store still
+// goes on.
 func TestReserveEnds(t *testing.T) {
 	dir := mount(t, "-t", "tmpfs", "-o", fmt.Sprintf("size=%d", fullBytes), "spillway")
 	h, s, refs := fullStore(t, dir)
@@ -279,8 +280,8 @@ func TestReserveEnds(t *testing.T) {
 	h.mustClose(s)
 }
 
-// TestReleasesMakeRoomUnderALimit fills a store up to a small limit and releases all: hardly anything may be left, since
-// the queue takes nothing more as long as the limit is reached.
+// TestReleasesMakeRoomUnderALimit fills a store up to a small limit and releases all: hardly
+// anything may be left, since the queue takes nothing more as long as the limit is reached.
 func TestReleasesMakeRoomUnderALimit(t *testing.T) {
 	const limit = 30 << 20
 	h := newHarness(t, DefaultSegmentBytes)

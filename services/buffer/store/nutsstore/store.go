@@ -12,16 +12,17 @@
 // file ("segment") that exists when the store is opened was scanned by this package and is opened
 // through a hint file that this package wrote; writing always goes to a file that began empty.
 //
-// Segments are removed as a whole, and rewritten when little in them is live (compact.go). Each one's first group begins with a snapshot of the ledger. A
-// segment may go when all its batches are released and two newer segments have a readable snapshot:
-// one of them can then still be damaged, and all changes since the other one are there.
+// Segments are removed as a whole, and rewritten when little in them is live (compact.go). Each one
+// begins with a snapshot of the ledger, a large one in a file that is written while groups go on
+// (ledger.go). A segment may go when all its batches are released and two newer segments have a
+// readable snapshot: one of them can then still be damaged, and all changes since the other one are
+// there.
 //
 // A full file system is met before nutsdb writes: then batches are refused, and changes go on, into
 // space kept in reserve (space.go).
 //
 // One goroutine, the keeper, seals segments that are no longer written to, rewrites those of which little is
-// left, and removes those that are done with. It ends with Close. nutsdb leaves one goroutine and one
-// descriptor behind per Open.
+// left, and removes those that are done with. It ends with Close. nutsdb leaves a goroutine behind for each Open.
 //
 // Lock order: writing, then mu; a segment's reading, then mu. Neither mu nor the cache's lock is
 // held during I/O, so that Release never waits for the disk, and Snapshot may call it.
@@ -41,7 +42,8 @@ import (
 const (
 	// DefaultSegmentBytes is the size of a segment when the Config has none.
 	DefaultSegmentBytes = 128 << 20
-	// MinSegmentBytes is the smallest size of a segment. It leaves room for a group of 48 MiB and a snapshot.
+	// MinSegmentBytes is the smallest size of a segment. It leaves room for a group of 48 MiB and
+	// a snapshot.
 	MinSegmentBytes = 64 << 20
 
 	// groupsPerSegment bounds the changes that are replayed when a store is opened.
@@ -55,15 +57,20 @@ var (
 	ErrClosed = errors.New("store is closed")
 	// ErrTooLarge means that a group does not fit into a segment. Nothing was written.
 	ErrTooLarge = errors.New("group is larger than a segment")
+	// ErrGone means that the directory is not what it was: it was removed, replaced or unmounted.
+	ErrGone = errors.New("the store's directory was removed, replaced or unmounted while it was in use")
 )
 
 // Config is how a store lays out its files. It may differ from one Open to the next.
 type Config struct {
-	// SegmentBytes is where a segment ends; 0 is DefaultSegmentBytes. On a small file system most of
-	// them end earlier. Space is used in steps of 4 MiB.
+	// SegmentBytes is where a segment ends; 0 is DefaultSegmentBytes. On a small file system most
+	// of them end earlier. Space is used in steps of 4 MiB.
 	SegmentBytes int64
 	// ReserveBytes is kept for changes and restarts on a full disk; 0 is DefaultReserveBytes.
 	ReserveBytes int64
+	// Existing says that the directory was a store before. Without one in it, Open fails with
+	// ErrGone instead of beginning anew.
+	Existing bool
 	// Log takes what the keeper cannot return; nil discards.
 	Log *slog.Logger
 }
@@ -74,10 +81,11 @@ type Store struct {
 	cfg  Config
 	opts queue.StoreOptions
 	lock *os.File
-	// segmentEnd is where a segment ends, unless its snapshot is large; the last group may go beyond.
+	// segmentEnd is where a segment ends, unless its snapshot is large; the last group may go
+	// beyond.
 	segmentEnd int64
 
-	writing sync.Mutex // held for every write through nutsdb; guards the next six
+	writing sync.Mutex // held for every write through nutsdb; guards the next eight
 	engine  *engine
 	data    *dataFile // of the active segment
 	next    uint64    // number of the next group
@@ -85,6 +93,8 @@ type Store struct {
 	buf     []byte
 	// snapshotBytes is the size of the last snapshot.
 	snapshotBytes int64
+	ledger        *ledgerWriter // the snapshot that goes on
+	opened        bool          // the first snapshot since Open is on disk
 
 	reserve *reserve
 	short   atomic.Bool // the file system was full; set while writing is held
@@ -94,15 +104,16 @@ type Store struct {
 	numbers  groupNumbers
 
 	cache cache
-	told  groupNumbers // what the file says; only for the keeper
+	reads chan struct{} // has room for readsAtOnce
+	told  groupNumbers  // what the file says; only for the keeper
 
 	kick chan struct{} // has room for one: there is work for the keeper
 	stop chan struct{} // closed to end the keeper
 	done chan struct{} // closed when it ended
 }
 
-// Append implements queue.Store. After an error that is neither ErrTooLarge nor queue.ErrNoSpace, every
-// further call fails. Groups without batches may use the reserve.
+// Append implements queue.Store. After an error that is neither ErrTooLarge nor queue.ErrNoSpace,
+// every further call fails. Groups without batches may use the reserve.
 func (s *Store) Append(entries []queue.Entry) ([]queue.Ref, error) {
 	batches := false
 	for i := range entries {
@@ -140,16 +151,21 @@ func (s *Store) Append(entries []queue.Entry) ([]queue.Ref, error) {
 }
 
 // appendGroup is Append with space for it, or not. The caller holds writing.
-func (s *Store) appendGroup(entries []queue.Entry, batches bool) ([]queue.Ref, error) {
+func (s *Store) appendGroup(entries []queue.Entry, batches bool) (_ []queue.Ref, err error) {
 	active := s.active()
 	rotate := s.full(groupSize(entries)) || s.short.Load() && s.worthRotating()
 	snapshots := 0
-	if rotate || active.groups.last == 0 {
-		snapshot := s.opts.Snapshot()
-		s.snapshotBytes = int64(len(snapshot))
-		entries = append([]queue.Entry{{Kind: queue.SnapshotEntry, Meta: snapshot}}, entries...)
+	var ledger *ledgerWriter
+	if s.ledger == nil && (rotate || active.groups.last == 0) {
+		if entries, rotate, ledger, err = s.newSnapshot(rotate, entries); err != nil {
+			return nil, err
+		}
 		snapshots = 1
-		rotate = rotate || s.full(groupSize(entries)) // an active segment without groups can have tombstones
+		defer func() {
+			if err != nil && ledger != nil {
+				ledger.abandon()
+			}
+		}()
 	}
 	size := groupSize(entries)
 	if size+entryOverhead > s.cfg.SegmentBytes {
@@ -164,7 +180,7 @@ func (s *Store) appendGroup(entries []queue.Entry, batches bool) ([]queue.Ref, e
 			key = number
 		}
 	}
-	err := s.write(rotate, size+entryOverhead, !batches, func(id int64) error {
+	err = s.write(rotate, size+entryOverhead, !batches, func(id int64) error {
 		s.buf = appendGroup(s.buf[:0], id, number, entries)
 		return s.engine.put(key, s.buf, rotate)
 	})
@@ -172,6 +188,10 @@ func (s *Store) appendGroup(entries []queue.Entry, batches bool) ([]queue.Ref, e
 		s.buf = nil
 	}
 	if err != nil {
+		return nil, err
+	}
+	if err := s.here(); err != nil { // on disk it may be, but nobody will find it
+		s.failed = err
 		return nil, err
 	}
 	s.next++
@@ -184,8 +204,11 @@ func (s *Store) appendGroup(entries []queue.Entry, batches bool) ([]queue.Ref, e
 		s.wake() // its snapshot may make an old segment removable
 	}
 	active.groups.last = number
-	if snapshots > 0 {
-		active.snapshot = number
+	if ledger != nil && s.opened {
+		ledger.segment, active.begun = active, true
+		s.ledger = ledger
+	} else if snapshots > 0 {
+		active.snapshot, s.opened = number, true
 	}
 	for _, ref := range refs {
 		if ref.Group != 0 {
@@ -193,6 +216,28 @@ func (s *Store) appendGroup(entries []queue.Entry, batches bool) ([]queue.Ref, e
 		}
 	}
 	return refs[snapshots:], nil
+}
+
+// Check implements queue.Checker. After an error every further call of Append fails.
+func (s *Store) Check() error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if s.failed == nil {
+		s.failed = s.here()
+	}
+	return s.failed
+}
+
+// here checks that the active segment is still found where it was made. The caller holds writing.
+func (s *Store) here() error {
+	info, err := os.Stat(s.data.Name())
+	switch {
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("look for the active segment: %w", err)
+	case err != nil || !os.SameFile(info, s.data.info):
+		return fmt.Errorf("%w: %s is not there, or another one", ErrGone, s.data.Name())
+	}
+	return nil
 }
 
 func (s *Store) active() *segment {
@@ -315,6 +360,10 @@ func (s *Store) Close() error {
 	s.writing.Lock()
 	closed := errors.Is(s.failed, ErrClosed)
 	s.failed = ErrClosed
+	if s.ledger != nil {
+		s.ledger.abandon()
+		s.ledger = nil
+	}
 	s.writing.Unlock()
 	if closed {
 		return nil

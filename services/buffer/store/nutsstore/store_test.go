@@ -19,8 +19,8 @@ import (
 	"github.com/spillwayio/spillway/services/buffer/store/storetest"
 )
 
-// TestMain is also the main function of the children that tests start. Each Open of nutsdb leaves a
-// goroutine behind (docs/storage-format.md).
+// TestMain is also the main function of the children that tests start. Each Open of nutsdb leaves
+// a goroutine behind (docs/storage-format.md).
 func TestMain(m *testing.M) {
 	if child := os.Getenv(childVariable); child != "" {
 		os.Exit(runChild(child))
@@ -61,8 +61,8 @@ func (h *harness) open(opts queue.StoreOptions) (*Store, error) {
 	return s, nil
 }
 
-// Crash leaves all files as they are, whatever the keeper still had to do. nutsdb is closed only when
-// the test ends; that neither writes nor syncs.
+// Crash leaves all files as they are, whatever the keeper still had to do. nutsdb is closed only
+// when the test ends; that neither writes nor syncs.
 func (h *harness) Crash(store queue.Store) {
 	s := store.(*Store)
 	s.writing.Lock()
@@ -107,7 +107,7 @@ func (r *recovery) options() queue.StoreOptions {
 	snapshots := 0
 	return queue.StoreOptions{
 		Recover:  func(e queue.Recovered) error { r.recovered = append(r.recovered, e); return nil },
-		Snapshot: func() []byte { snapshots++; return fmt.Appendf(nil, "snapshot %d", snapshots) },
+		Snapshot: func() queue.Snapshot { snapshots++; return whole(fmt.Appendf(nil, "snapshot %d", snapshots)) },
 		Damage: func(d string) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -248,4 +248,9 @@ func TestSegmentSizeMayChange(t *testing.T) {
 		}
 		h.mustClose(s)
 	}
+}
+
+func whole(b []byte) queue.Snapshot {
+	s := queue.WholeSnapshot(b)
+	return &s
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -17,11 +18,12 @@ import (
 	"github.com/spillwayio/spillway/services/buffer/queue"
 )
 
-// Ways in which nutsdb v1.1.0 by itself loses data, hangs or dies, each seen, and that this store does
-// not fall into. Others have tests elsewhere or cannot happen; docs/storage-format.md lists them all.
+// Ways in which nutsdb v1.1.0 by itself loses data, hangs or dies, each seen, and that this store
+// does not fall into. Others have tests elsewhere or cannot happen; docs/storage-format.md lists
+// them all.
 
-// TestTrapTornDelete: the one transaction with several entries is the one that makes nutsdb forget keys.
-// When it is torn, nutsdb drops the first entry of the transaction after it.
+// TestTrapTornDelete: the one transaction with several entries is the one that makes nutsdb
+// forget keys. When it is torn, nutsdb drops the first entry of the transaction after it.
 func TestTrapTornDelete(t *testing.T) {
 	h := newHarness(t, 1<<20)
 	s, _ := h.mustOpen()
@@ -57,8 +59,8 @@ func TestTrapTornDelete(t *testing.T) {
 	}
 }
 
-// TestTrapPanicKeepsTheLock: a damaged header makes nutsdb panic in a read, inside its View with the lock
-// held for ever.
+// TestTrapPanicKeepsTheLock: a damaged header makes nutsdb panic in a read, inside its View with
+// the lock held for ever.
 func TestTrapPanicKeepsTheLock(t *testing.T) {
 	h := newHarness(t, 1<<20)
 	s, _ := h.mustOpen()
@@ -111,7 +113,8 @@ func TestTrapSizesThatLie(t *testing.T) {
 	}
 }
 
-// TestTrapKeysAreKept: nutsdb's index keeps the slice of a key, so that one used again changes the index.
+// TestTrapKeysAreKept: nutsdb's index keeps the slice of a key, so that one used again changes
+// the index.
 func TestTrapKeysAreKept(t *testing.T) {
 	h := newHarness(t, 1<<20)
 	s, _ := h.mustOpen()
@@ -130,8 +133,8 @@ func TestTrapKeysAreKept(t *testing.T) {
 	}
 }
 
-// TestTrapDescriptors: nutsdb keeps at most 256 descriptors, and panics when its bookkeeping of them is
-// wrong, as with small limits.
+// TestTrapDescriptors: nutsdb keeps at most 256 descriptors, and panics when its bookkeeping of
+// them is wrong, as with small limits.
 func TestTrapDescriptors(t *testing.T) {
 	const segments = 300
 	h := newHarness(t, 4<<10)
@@ -162,8 +165,8 @@ func TestTrapDescriptors(t *testing.T) {
 	}
 }
 
-// TestTrapLockOfAFailedOpen: a failed Open of nutsdb keeps its lock until the garbage is collected, and the
-// next one fails because of it.
+// TestTrapLockOfAFailedOpen: a failed Open of nutsdb keeps its lock until the garbage is
+// collected, and the next one fails because of it.
 func TestTrapLockOfAFailedOpen(t *testing.T) {
 	h := newHarness(t, 1<<20)
 	s, _ := h.mustOpen()
@@ -228,18 +231,21 @@ func TestTrapMergeFiles(t *testing.T) {
 	}
 }
 
-// TestTrapOpenLeaks: every Open and Close of nutsdb leaves a goroutine and a descriptor behind, but no more.
+func descriptors(t *testing.T) int {
+	t.Helper()
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Skip("no /proc/self/fd to count")
+	}
+	return len(files)
+}
+
+// TestTrapOpenLeaks: every Open and Close of nutsdb leaves a goroutine behind, but no more: the
+// descriptor is closed here.
 func TestTrapOpenLeaks(t *testing.T) {
 	h := newHarness(t, 1<<20)
-	descriptors := func() int {
-		files, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Skip("no /proc/self/fd to count")
-		}
-		return len(files)
-	}
-	const opens, other = 20, 10 // the runtime and the tests before have some of their own
-	goroutines, before := runtime.NumGoroutine(), descriptors()
+	const opens, other = 40, 10 // the runtime and the tests before have some of their own
+	goroutines, before := runtime.NumGoroutine(), descriptors(t)
 	for i := range opens {
 		s, _ := h.mustOpen()
 		h.mustAppend(s, batch(fmt.Sprint(i), noise(1, 100)))
@@ -248,13 +254,73 @@ func TestTrapOpenLeaks(t *testing.T) {
 	if n := runtime.NumGoroutine() - goroutines; n > opens+other {
 		t.Errorf("%d goroutines are left of %d opens", n, opens)
 	}
-	if n := descriptors() - before; n > opens+other {
+	if n := descriptors(t) - before; n > other {
 		t.Errorf("%d descriptors are left of %d opens", n, opens)
 	}
 }
 
-// TestTrapMemoryMap: a store on a full disk ends with an error; nutsdb's memory maps would end the process
-// with SIGBUS, and its Sync of them does nothing. The mode is not to be had by mistake.
+// TestFailedOpenLeaksNothing opens stores that cannot be opened, or not be written to, again and
+// again.
+func TestFailedOpenLeaksNothing(t *testing.T) {
+	broken := errors.New("broken")
+	options := func(recover error) queue.StoreOptions {
+		return queue.StoreOptions{Recover: func(queue.Recovered) error { return recover }, Snapshot: func() queue.Snapshot { return whole([]byte{}) }, Damage: func(string) {}}
+	}
+	h := newHarness(t, 1<<20)
+	s, _ := h.mustOpen()
+	h.mustAppend(s, batch("a", noise(1, 100)))
+	locked := func() (*Store, error) { return open(h.dir, Config{SegmentBytes: 1 << 20}, options(nil)) }
+	attempts := map[string]func() (*Store, error){
+		"what is in it cannot be decoded": func() (*Store, error) { return open(h.dir, Config{SegmentBytes: 1 << 20}, options(broken)) },
+		"it is gone": func() (*Store, error) {
+			return open(filepath.Join(t.TempDir(), "none"), Config{SegmentBytes: 1 << 20, Existing: true}, options(nil))
+		},
+		"nothing can be written": func() (*Store, error) {
+			var old syscall.Rlimit
+			if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
+				t.Fatal(err)
+			}
+			small := old
+			small.Cur = 1 << 10 // a file of a segment's size cannot be made
+			if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &small); err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
+					t.Fatal(err)
+				}
+			}()
+			return open(filepath.Join(t.TempDir(), "new"), Config{SegmentBytes: 1 << 20}, options(nil))
+		},
+	}
+	signal.Ignore(syscall.SIGXFSZ)
+	defer signal.Reset(syscall.SIGXFSZ)
+	for what, attempt := range map[string]func() (*Store, error){"it is locked": locked} {
+		failsWithoutLeak(t, what, attempt)
+	}
+	h.mustClose(s)
+	for what, attempt := range attempts {
+		failsWithoutLeak(t, what, attempt)
+	}
+}
+
+func failsWithoutLeak(t *testing.T, what string, attempt func() (*Store, error)) {
+	t.Helper()
+	const opens, other = 40, 5
+	goroutines, before := runtime.NumGoroutine(), descriptors(t)
+	for range opens {
+		if s, err := attempt(); err == nil {
+			t.Fatalf("%s: opened: %v", what, s.Close())
+		}
+	}
+	if g, d := runtime.NumGoroutine()-goroutines, descriptors(t)-before; g > other || d > other {
+		t.Errorf("%s: %d goroutines and %d descriptors are left of %d attempts", what, g, d, opens)
+	}
+}
+
+// TestTrapMemoryMap: a store on a full disk ends with an error; nutsdb's memory maps would end
+// the process with SIGBUS, and its Sync of them does nothing. The mode is not to be had by
+// mistake.
 func TestTrapMemoryMap(t *testing.T) {
 	h := newHarness(t, 1<<20)
 	s, _ := h.mustOpen()

@@ -6,7 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/spillwayio/spillway/services/delivery/filesink"
 )
@@ -18,22 +21,30 @@ type FS struct {
 	Dir string
 	// Read returns the bytes of the file at path.
 	Read func(path string) ([]byte, error)
+	// Shorten takes the last bytes of a closed file away, as a crash may; nil where none can.
+	Shorten func(path string, length int64) error
 }
 
-// Run checks the file system that open makes; it is called once a subtest, and closes it in the end.
+// Run checks the file system that open makes; it is called once a subtest, and closes it in the
+// end.
 func Run(t *testing.T, open func(t *testing.T) FS) {
 	for _, c := range []struct {
 		name  string
 		check func(*suite)
 	}{
-		{"WriteAppends", (*suite).writeAppends},
-		{"WriteNeedsTheLength", (*suite).writeNeedsTheLength},
-		{"WriteOverwritesNothing", (*suite).writeOverwritesNothing},
+		{"CommitAppends", (*suite).commitAppends},
+		{"CreateOverwritesNothing", (*suite).createOverwritesNothing},
+		{"CloseWithoutCommit", (*suite).closeWithoutCommit},
+		{"EndedTakesNothing", (*suite).endedTakesNothing},
 		{"TakeCuts", (*suite).takeCuts},
+		{"TakeFromAnOpenFile", (*suite).takeFromAnOpenFile},
 		{"TakeRepeats", (*suite).takeRepeats},
 		{"TakeFromAlias", (*suite).takeFromAlias},
 		{"TakeRefuses", (*suite).takeRefuses},
 		{"TakeShutsOutTheWriter", (*suite).takeShutsOutTheWriter},
+		{"TakeMends", (*suite).takeMends},
+		{"RemoveShutsOutTheWriter", (*suite).removeShutsOutTheWriter},
+		{"ManyOpen", (*suite).manyOpen},
 		{"Rename", (*suite).rename},
 		{"RenameOverwritesNothing", (*suite).renameOverwritesNothing},
 		{"Remove", (*suite).remove},
@@ -62,10 +73,52 @@ type suite struct {
 
 func (s *suite) path(name string) string { return s.fs.Dir + "/" + name }
 
-func (s *suite) write(path string, length int64, data string) {
+// patience is how long Take may say that it is not done yet.
+const patience = time.Minute
+
+// create begins a file with what is committed to it, and abandons it with the test.
+func (s *suite) create(path string, commits ...string) filesink.File {
 	s.Helper()
-	if err := s.fs.Write(s.ctx, path, length, []byte(data)); err != nil {
-		s.Fatalf("Write %s at %d: %v", path, length, err)
+	f, err := s.fs.Create(s.ctx, path, func() {})
+	if err != nil {
+		s.Fatalf("Create %s: %v", path, err)
+	}
+	s.Cleanup(f.Abandon)
+	for _, data := range commits {
+		s.commit(f, data)
+	}
+	return f
+}
+
+func (s *suite) commit(f filesink.File, data string) {
+	s.Helper()
+	if err := f.Commit(s.ctx, []byte(data)); err != nil {
+		s.Fatalf("Commit %d bytes: %v", len(data), err)
+	}
+}
+
+// write makes a closed file.
+func (s *suite) write(path string, commits ...string) {
+	s.Helper()
+	if err := s.create(path, commits...).Close(s.ctx); err != nil {
+		s.Fatalf("Close %s: %v", path, err)
+	}
+}
+
+// take is Take until it is done.
+func (s *suite) take(from, alias string, length int64, tail []byte) error {
+	s.Helper()
+	t := filesink.Taking{From: from, Alias: alias, Spare: alias + ".spare", Length: length, Tail: tail, Since: time.Now()}
+	for began := time.Now(); ; {
+		err := s.fs.Take(s.ctx, t)
+		if !errors.Is(err, filesink.ErrWait) || time.Since(began) > patience {
+			return err
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-s.ctx.Done():
+			return s.ctx.Err()
+		}
 	}
 }
 
@@ -91,47 +144,72 @@ func (s *suite) gone(path string) {
 	}
 }
 
-func (s *suite) writeAppends() {
+func (s *suite) commitAppends() {
 	p := s.path("a/b=c/file.1-1.log.tmp")
 	s.gone(p)
-	s.write(p, 0, "one\n")
-	s.has(p, "one\n")
-	s.write(p, 4, "two\n")
-	big := bytes.Repeat([]byte("0123456789abcdef"), 3<<16)
-	s.write(p, 8, string(big))
-	s.write(p, 8+int64(len(big)), "end")
-	s.has(p, "one\ntwo\n"+string(big)+"end")
-}
-
-func (s *suite) writeNeedsTheLength() {
-	p := s.path("file")
-	s.write(p, 0, "0123456789")
-	for _, length := range []int64{9, 11} {
-		if err := s.fs.Write(s.ctx, p, length, []byte("x")); err == nil {
-			s.Errorf("a write at %d of a file of 10 bytes succeeded", length)
+	f := s.create(p)
+	want := ""
+	for _, n := range []int{1, 100, 411, 700, 5, 300_001, 3, 511, 513, 1, 262_144, 77, 0} {
+		data := strings.Repeat(string(rune('a'+n%26)), n)
+		s.commit(f, data)
+		want += data
+		if tail := string(f.Tail()); !strings.HasSuffix(want, tail) || len(tail) > 511 {
+			s.Errorf("after %d bytes the tail is %q", len(want), tail)
 		}
 	}
-	s.has(p, "0123456789")
-	if err := s.fs.Write(s.ctx, s.path("none"), 5, []byte("x")); err == nil {
-		s.Error("a write at 5 of no file succeeded")
+	if err := f.Close(s.ctx); err != nil {
+		s.Fatalf("Close: %v", err)
 	}
-	s.gone(s.path("none"))
+	s.has(p, want)
 }
 
-func (s *suite) writeOverwritesNothing() {
+func (s *suite) createOverwritesNothing() {
 	p := s.path("file")
-	s.write(p, 0, "first")
-	if err := s.fs.Write(s.ctx, p, 0, []byte("second")); !errors.Is(err, filesink.ErrExist) {
-		s.Errorf("creating a file that is there: %v, want ErrExist", err)
+	s.write(p, "first")
+	open := s.path("open")
+	s.create(open)
+	for _, taken := range []string{p, open} {
+		if _, err := s.fs.Create(s.ctx, taken, func() {}); !errors.Is(err, filesink.ErrExist) {
+			s.Errorf("creating a file that is there: %v, want ErrExist", err)
+		}
 	}
 	s.has(p, "first")
+}
+
+func (s *suite) closeWithoutCommit() {
+	p := s.path("d/_SUCCESS")
+	s.write(p)
+	s.has(p, "")
+}
+
+// endedTakesNothing: after Close or Abandon a file takes nothing, and says so.
+func (s *suite) endedTakesNothing() {
+	closed, abandoned := s.create(s.path("closed"), "0123"), s.create(s.path("abandoned"), "0123")
+	if closed.Err() != nil || abandoned.Err() != nil {
+		s.Errorf("open files have ended: %v, %v", closed.Err(), abandoned.Err())
+	}
+	if err := closed.Close(s.ctx); err != nil {
+		s.Fatal(err)
+	}
+	abandoned.Abandon()
+	abandoned.Abandon()
+	for _, f := range []filesink.File{closed, abandoned} {
+		if err := f.Commit(s.ctx, []byte("late")); err == nil || f.Err() == nil {
+			s.Errorf("a file that is not open took something; its Err is %v", f.Err())
+		}
+		if err := f.Close(s.ctx); err == nil {
+			s.Error("a file that is not open was closed")
+		}
+		f.Abandon()
+	}
+	s.has(s.path("closed"), "0123")
 }
 
 func (s *suite) takeCuts() {
 	for _, length := range []int64{10, 4, 0} {
 		from, alias := s.path(fmt.Sprintf("d%d/file.tmp", length)), s.path(fmt.Sprintf("d%d/file.taken.tmp", length))
-		s.write(from, 0, "0123456789")
-		if err := s.fs.Take(s.ctx, from, alias, length); err != nil {
+		s.write(from, "0123456789")
+		if err := s.take(from, alias, length, nil); err != nil {
 			s.Fatalf("Take %d bytes: %v", length, err)
 		}
 		s.has(alias, "0123456789"[:length])
@@ -139,11 +217,28 @@ func (s *suite) takeCuts() {
 	}
 }
 
+// takeFromAnOpenFile: a writer is gone, and left its file open with more than was settled.
+func (s *suite) takeFromAnOpenFile() {
+	from, alias := s.path("d/file.tmp"), s.path("d/file.taken.tmp")
+	f := s.create(from, "0123456789", "abcdefghij")
+	f.Abandon()
+	if err := s.take(from, alias, 10, []byte("0123456789")); err != nil {
+		s.Fatalf("Take: %v", err)
+	}
+	s.has(alias, "0123456789")
+	s.gone(from)
+	to := s.path("d/file")
+	if err := s.fs.Rename(s.ctx, alias, to); err != nil {
+		s.Errorf("Rename: %v", err)
+	}
+	s.has(to, "0123456789")
+}
+
 func (s *suite) takeRepeats() {
 	from, alias := s.path("file.tmp"), s.path("file.taken.tmp")
-	s.write(from, 0, "0123456789")
+	s.write(from, "0123456789")
 	for range 3 {
-		if err := s.fs.Take(s.ctx, from, alias, 6); err != nil {
+		if err := s.take(from, alias, 6, nil); err != nil {
 			s.Fatalf("Take: %v", err)
 		}
 		s.has(alias, "012345")
@@ -152,16 +247,16 @@ func (s *suite) takeRepeats() {
 
 func (s *suite) takeFromAlias() {
 	from, first, second := s.path("file.tmp"), s.path("file.1.tmp"), s.path("file.2.tmp")
-	s.write(from, 0, "0123456789")
-	if err := s.fs.Take(s.ctx, from, first, 6); err != nil {
+	s.write(from, "0123456789")
+	if err := s.take(from, first, 6, nil); err != nil {
 		s.Fatalf("Take: %v", err)
 	}
-	if err := s.fs.Take(s.ctx, first, second, 6); err != nil {
+	if err := s.take(first, second, 6, nil); err != nil {
 		s.Fatalf("Take the alias: %v", err)
 	}
 	s.has(second, "012345")
 	s.gone(first)
-	if err := s.fs.Take(s.ctx, from, first, 6); !errors.Is(err, filesink.ErrNotExist) {
+	if err := s.take(from, first, 6, nil); !errors.Is(err, filesink.ErrNotExist) {
 		s.Errorf("Take of a file that another took: %v, want ErrNotExist", err)
 	}
 	s.has(second, "012345")
@@ -169,28 +264,97 @@ func (s *suite) takeFromAlias() {
 
 func (s *suite) takeRefuses() {
 	from, alias := s.path("file.tmp"), s.path("file.taken.tmp")
-	if err := s.fs.Take(s.ctx, from, alias, 0); !errors.Is(err, filesink.ErrNotExist) {
+	if err := s.take(from, alias, 0, nil); !errors.Is(err, filesink.ErrNotExist) {
 		s.Errorf("Take of nothing: %v, want ErrNotExist", err)
 	}
-	s.write(from, 0, "0123")
+	s.write(from, "0123")
 	for range 2 {
-		if err := s.fs.Take(s.ctx, from, alias, 5); err == nil || errors.Is(err, filesink.ErrNotExist) || errors.Is(err, filesink.ErrExist) {
+		if err := s.take(from, alias, 5, nil); err == nil || errors.Is(err, filesink.ErrNotExist) || errors.Is(err, filesink.ErrExist) || errors.Is(err, filesink.ErrWait) {
 			s.Errorf("Take of 5 bytes of 4: %v, want an error that says so", err)
 		}
 	}
 }
 
+// takeShutsOutTheWriter: the writer does not know that it is no longer one.
 func (s *suite) takeShutsOutTheWriter() {
-	from, alias := s.path("file.tmp"), s.path("file.taken.tmp")
-	s.write(from, 0, "0123")
-	if err := s.fs.Take(s.ctx, from, alias, 4); err != nil {
-		s.Fatalf("Take: %v", err)
+	for _, commits := range [][]string{{"0123"}, {"0123", strings.Repeat("x", 1000)}} {
+		from, alias := s.path(fmt.Sprintf("file%d.tmp", len(commits))), s.path(fmt.Sprintf("file%d.taken.tmp", len(commits)))
+		f := s.create(from, commits...)
+		if err := s.take(from, alias, 4, nil); err != nil {
+			s.Fatalf("Take: %v", err)
+		}
+		if err := f.Commit(s.ctx, []byte("late")); err == nil {
+			s.Error("a commit to a file that was taken succeeded")
+		}
+		if err := f.Close(s.ctx); err == nil {
+			s.Error("a file that was taken was closed")
+		}
+		s.has(alias, "0123")
+		s.gone(from)
 	}
-	if err := s.fs.Write(s.ctx, from, 4, []byte("late")); err == nil {
-		s.Error("a write to a file that was taken succeeded")
+}
+
+// takeMends: what the tail has of bytes that are gone is written again.
+func (s *suite) takeMends() {
+	if s.fs.Shorten == nil {
+		s.Log("nothing shortens a file here")
+		return
 	}
-	s.has(alias, "0123")
-	s.gone(from)
+	content := strings.Repeat("0123456789", 130)
+	for _, test := range []struct{ length, left int64 }{{1300, 1024}, {1300, 1299}, {700, 512}, {300, 0}, {511, 0}, {511, 510}} {
+		from, alias := s.path(fmt.Sprintf("%d-%d.tmp", test.length, test.left)), s.path(fmt.Sprintf("%d-%d.taken.tmp", test.length, test.left))
+		f := s.create(from, content[:test.length])
+		tail := []byte(content[test.length/chunkBytes*chunkBytes : test.length])
+		if kept := f.Tail(); len(kept) > 0 && !bytes.Equal(kept, tail) {
+			s.Errorf("after %d bytes the tail is %q", test.length, kept)
+		}
+		if err := f.Close(s.ctx); err != nil {
+			s.Fatal(err)
+		}
+		if err := s.fs.Shorten(from, test.left); err != nil {
+			s.Fatal(err)
+		}
+		for range 2 {
+			if err := s.take(from, alias, test.length, tail); err != nil {
+				s.Fatalf("Take %d bytes where %d are left: %v", test.length, test.left, err)
+			}
+		}
+		s.has(alias, content[:test.length])
+		s.gone(alias + ".spare")
+	}
+}
+
+func (s *suite) removeShutsOutTheWriter() {
+	p := s.path("file.tmp")
+	f := s.create(p, "0123")
+	if err := s.fs.Remove(s.ctx, p); err != nil {
+		s.Fatalf("Remove: %v", err)
+	}
+	if err := f.Close(s.ctx); err == nil {
+		s.Error("a file that was removed was closed")
+	}
+	s.gone(p)
+}
+
+// manyOpen has files open side by side.
+func (s *suite) manyOpen() {
+	var wg sync.WaitGroup
+	for i := range 20 {
+		p := s.path(fmt.Sprintf("d%d/file%d", i%3, i))
+		f := s.create(p)
+		wg.Go(func() {
+			for n := range 5 {
+				if err := f.Commit(s.ctx, fmt.Appendf(nil, "%d-%d\n", i, n)); err != nil {
+					s.Errorf("commit to %s: %v", p, err)
+				}
+			}
+			if err := f.Close(s.ctx); err != nil {
+				s.Errorf("close %s: %v", p, err)
+			}
+		})
+	}
+	wg.Wait()
+	s.has(s.path("d1/file7"), "7-0\n7-1\n7-2\n7-3\n7-4\n")
 }
 
 func (s *suite) rename() {
@@ -198,7 +362,7 @@ func (s *suite) rename() {
 	if err := s.fs.Rename(s.ctx, from, to); !errors.Is(err, filesink.ErrNotExist) {
 		s.Errorf("Rename of nothing: %v, want ErrNotExist", err)
 	}
-	s.write(from, 0, "0123")
+	s.write(from, "0123")
 	if err := s.fs.Rename(s.ctx, from, to); err != nil {
 		s.Fatalf("Rename: %v", err)
 	}
@@ -208,8 +372,8 @@ func (s *suite) rename() {
 
 func (s *suite) renameOverwritesNothing() {
 	from, to := s.path("file.tmp"), s.path("file")
-	s.write(from, 0, "new")
-	s.write(to, 0, "old")
+	s.write(from, "new")
+	s.write(to, "old")
 	if err := s.fs.Rename(s.ctx, from, to); !errors.Is(err, filesink.ErrExist) {
 		s.Errorf("Rename to a name that is taken: %v, want ErrExist", err)
 	}
@@ -222,7 +386,7 @@ func (s *suite) remove() {
 	if err := s.fs.Remove(s.ctx, p); err != nil {
 		s.Errorf("Remove of nothing: %v", err)
 	}
-	s.write(p, 0, "x")
+	s.write(p, "x")
 	if err := s.fs.Remove(s.ctx, p); err != nil {
 		s.Errorf("Remove: %v", err)
 	}
@@ -232,7 +396,7 @@ func (s *suite) remove() {
 func (s *suite) names() {
 	for i, name := range []string{"with space", "100%25", "ünï=cödé", "a,b;c&d", "[x]{y}*?", `back\slash`} {
 		p := s.path(name + "/" + name + ".tmp")
-		s.write(p, 0, name)
+		s.write(p, name)
 		to := s.path(fmt.Sprintf("%s/%s-%d", name, name, i))
 		if err := s.fs.Rename(s.ctx, p, to); err != nil {
 			s.Errorf("Rename to %s: %v", to, err)
@@ -245,9 +409,12 @@ func (s *suite) names() {
 func (s *suite) contextEnded() {
 	ctx, cancel := context.WithCancel(s.ctx)
 	cancel()
-	p := s.path("file")
-	if err := s.fs.Write(ctx, p, 0, []byte("x")); err == nil {
-		s.Error("a write succeeded after its context had ended")
+	if _, err := s.fs.Create(ctx, s.path("file"), func() {}); err == nil {
+		s.Error("a file was created after its context had ended")
+	}
+	f := s.create(s.path("other"))
+	if err := f.Commit(ctx, []byte("x")); err == nil {
+		s.Error("a commit succeeded after its context had ended")
 	}
 }
 

@@ -11,11 +11,14 @@ import (
 	"time"
 
 	"github.com/colinmarc/hdfs/v2"
+
+	"github.com/spillwayio/spillway/services/internal/kerberos"
 )
 
 const dialTimeout = 10 * time.Second
 
-// nameNodes has the one that was active last first, so that one that is away costs the time to find that out once.
+// nameNodes has the one that was active last first, so that one that is away costs the time to
+// find that out once.
 func (f *FS) nameNodes() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -32,14 +35,14 @@ func (f *FS) connect(ctx context.Context) (*client, error) {
 	options.Addresses = f.nameNodes()
 	at := strings.Join(options.Addresses, ",")
 
-	c := &client{cluster: f.cluster, holders: f.holders, since: time.Now(), cutting: make(chan struct{}), conns: make(map[net.Conn]struct{})}
-	options.NamenodeDialFunc, options.DatanodeDialFunc = c.dialNameNode, c.dial
+	c := &client{cluster: f.cluster, since: time.Now(), cutting: make(chan struct{}), conns: make(map[net.Conn]struct{})}
+	options.NamenodeDialFunc, options.DatanodeDialFunc = c.dialNameNode, c.dialDataNode
 	var loginErr error
 	if login := f.cluster.login; login != nil {
-		if c.tickets, loginErr = login.get(); c.tickets == nil {
+		if c.tickets, loginErr = login.Get(); c.tickets == nil {
 			return nil, fmt.Errorf("connect to HDFS at %s: %w", at, loginErr)
 		}
-		options.KerberosClient = c.tickets.client
+		options.KerberosClient = c.tickets.Client
 	}
 	stop := context.AfterFunc(ctx, c.cut)
 	defer stop()
@@ -47,11 +50,14 @@ func (f *FS) connect(ctx context.Context) (*client, error) {
 	if c.Client, err = hdfs.NewClient(options); err != nil {
 		// Whatever of the login may be the reason, the next one begins with the files.
 		if c.tickets != nil && strings.Contains(err.Error(), "SASL") {
-			f.cluster.login.suspect(c.tickets)
+			f.cluster.login.Suspect(c.tickets)
 		}
 		c.close()
 		return nil, fmt.Errorf("connect to HDFS at %s: %w", at, errors.Join(ctx.Err(), err, loginErr))
 	}
+	// The library would renew leases each second, under a name that has no files. Its own Close
+	// would do this again.
+	hidden(hidden(c.Client, "namenode").Interface(), "done").Close()
 	return c, nil
 }
 
@@ -72,16 +78,18 @@ func (f *FS) put(c *client) {
 	}
 }
 
-// client is a hdfs.Client whose connections can be cut under it: it knows no contexts.
+// client is a hdfs.Client whose connections can be cut under it: it knows no contexts. One
+// goroutine uses it at a time.
 type client struct {
 	*hdfs.Client
 	cluster *cluster
-	holders *holders
-	tickets *tickets // nil without Kerberos
+	tickets *kerberos.Tickets // nil without Kerberos
 	since   time.Time
 	used    time.Time // when an operation ended last
 
 	cutting chan struct{} // closed by cut
+	// dialed takes what the library calls DataNodes with, from within its call; see dialBlock.
+	dialed func()
 
 	mu    sync.Mutex
 	isCut bool
@@ -129,14 +137,10 @@ func (c *client) cut() {
 	}
 }
 
-// close also ends the renewing of leases.
 func (c *client) close() {
 	c.cut()
-	if c.Client != nil {
-		_ = c.Client.Close() // its connection is closed already
-	}
 	if c.tickets != nil {
-		c.cluster.login.release(c.tickets)
+		c.cluster.login.Release(c.tickets)
 	}
 }
 

@@ -3,6 +3,8 @@ package hdfsfs
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"math"
 	"net/url"
 	"os"
 	"os/user"
@@ -10,25 +12,30 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/colinmarc/hdfs/v2"
 	"github.com/colinmarc/hdfs/v2/hadoopconf"
 
 	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/kerberos"
 )
 
 // cluster is all that is known of an HDFS before it is connected to.
 type cluster struct {
 	options     hdfs.ClientOptions // without Kerberos' client and dialers
-	login       *login             // nil: no authentication
+	login       *kerberos.Login    // nil: no authentication
 	replication int                // 0: the NameNode's default
 	blockSize   int64              // 0: the NameNode's default
 	fileMode    os.FileMode
 	dirMode     os.FileMode
+	sync        bool          // commits are on the DataNodes' disks
+	heartbeat   time.Duration // after which idle DataNodes hear something
+	staleAfter  time.Duration // after a DataNode's last heartbeat, the NameNode leaves it out of recoveries
 }
 
 // newCluster reads Hadoop's files, where the configuration names or needs them.
-func newCluster(h *config.HDFS) (*cluster, error) {
+func newCluster(h *config.HDFS, log *slog.Logger) (*cluster, error) {
 	authority, err := authorityOf(h.URL)
 	if err != nil {
 		return nil, err
@@ -47,11 +54,14 @@ func newCluster(h *config.HDFS) (*cluster, error) {
 	if err := c.setFileDefaults(h, conf); err != nil {
 		return nil, err
 	}
+	if err := c.setTimes(conf); err != nil {
+		return nil, err
+	}
 	wanted := c.options.KerberosClient != nil
 	c.options.KerberosClient = nil
 	switch {
 	case h.Kerberos != nil:
-		if c.login, err = newLogin(*h.Kerberos, &c.options, conf["dfs.namenode.kerberos.principal"]); err != nil {
+		if c.login, err = newLogin(*h.Kerberos, &c.options, conf["dfs.namenode.kerberos.principal"], log); err != nil {
 			return nil, err
 		}
 	case wanted:
@@ -62,7 +72,8 @@ func newCluster(h *config.HDFS) (*cluster, error) {
 	return c, err
 }
 
-// authorityOf is what stands between hdfs:// and the next slash; url.Parse refuses several hosts with ports.
+// authorityOf is what stands between hdfs:// and the next slash; url.Parse refuses several hosts
+// with ports.
 func authorityOf(rawURL string) (string, error) {
 	rest, ok := strings.CutPrefix(rawURL, "hdfs://")
 	authority, directory, slash := strings.Cut(rest, "/")
@@ -86,9 +97,10 @@ func userName(configured string) (string, error) {
 	return current.Username, nil
 }
 
-// setFileDefaults is about what files are created with: what the configuration says, else Hadoop's files.
+// setFileDefaults is about what files are created with: what the configuration says, else
+// Hadoop's files.
 func (c *cluster) setFileDefaults(h *config.HDFS, conf hadoopConf) error {
-	c.replication, c.blockSize = h.Replication, int64(h.BlockSize)
+	c.replication, c.blockSize, c.sync = h.Replication, int64(h.BlockSize), h.Sync == "disk"
 	if text := conf["dfs.replication"]; text != "" && c.replication == 0 {
 		n, err := strconv.ParseUint(text, 10, 9)
 		if err != nil {
@@ -118,6 +130,34 @@ func (c *cluster) setFileDefaults(h *config.HDFS, conf hadoopConf) error {
 	return nil
 }
 
+// setTimes is about how soon DataNodes give a silent writer up, and the NameNode a silent
+// DataNode.
+func (c *cluster) setTimes(conf hadoopConf) error {
+	timeout, err := conf.milliseconds("dfs.client.socket-timeout", time.Minute)
+	if err != nil {
+		return err
+	}
+	c.heartbeat = heartbeatAfter
+	if timeout > 0 {
+		c.heartbeat = min(c.heartbeat, max(timeout/3, 100*time.Millisecond))
+	}
+	c.staleAfter, err = conf.milliseconds("dfs.namenode.stale.datanode.interval", 30*time.Second)
+	return err
+}
+
+// milliseconds is a property in milliseconds.
+func (c hadoopConf) milliseconds(key string, otherwise time.Duration) (time.Duration, error) {
+	text := c[key]
+	if text == "" {
+		return otherwise, nil
+	}
+	ms, err := strconv.ParseInt(strings.TrimSuffix(text, "ms"), 10, 64)
+	if err != nil || ms < 0 || ms > int64(math.MaxInt64/time.Millisecond) {
+		return 0, c.bad(key, text, "milliseconds")
+	}
+	return time.Duration(ms) * time.Millisecond, nil
+}
+
 // parseSize is Hadoop's long with a binary prefix: 134217728, 128m, 1g.
 func parseSize(text string) (int64, error) {
 	unit := int64(1)
@@ -135,11 +175,12 @@ func parseSize(text string) (int64, error) {
 	return n * unit, err
 }
 
-// hadoopConf is what core-site.xml and hdfs-site.xml say, without variables and white space. It is empty where
-// they are not used.
+// hadoopConf is what core-site.xml and hdfs-site.xml say, without variables and white space. It
+// is empty where they are not used.
 type hadoopConf map[string]string
 
-// confDir is the key of the directory that a hadoopConf was read from, for messages; no property is called so.
+// confDir is the key of the directory that a hadoopConf was read from, for messages; no property
+// is called so.
 const confDir = "/"
 
 // loadConf reads dir. Without one it reads $HADOOP_CONF_DIR where the authority is no address.
@@ -166,7 +207,8 @@ func loadConf(dir, authority string) (hadoopConf, error) {
 
 var variable = regexp.MustCompile(`\$\{[^}$\s]+\}`)
 
-// expand replaces ${name} by the property of that name, as often as there is one, within limits as Hadoop has them.
+// expand replaces ${name} by the property of that name, as often as there is one, within limits
+// as Hadoop has them.
 func (c hadoopConf) expand() error {
 	for name := range c {
 		for range 20 {
@@ -196,9 +238,10 @@ func (c hadoopConf) bad(key, value, want string) error {
 	return fmt.Errorf("%s is %.100q; want %s", key, value, want)
 }
 
-// library is what hdfs.ClientOptionsFromConf makes options from: the NameNodes' addresses apart, which it takes
-// from all nameservices together. That function alone can tell the library to do without SASL on a DataNode's privileged
-// port, as Hadoop's clients do where connections are not encrypted.
+// library is what hdfs.ClientOptionsFromConf makes options from: the NameNodes' addresses apart,
+// which it takes from all nameservices together. That function alone can tell the library to do
+// without SASL on a DataNode's privileged port, as Hadoop's clients do where connections are not
+// encrypted.
 func (c hadoopConf) library(h *config.HDFS) hadoopconf.HadoopConf {
 	get := func(key, otherwise string) string {
 		if v := c[key]; v != "" {
@@ -219,7 +262,8 @@ func (c hadoopConf) library(h *config.HDFS) hadoopconf.HadoopConf {
 	return conf
 }
 
-// least is the least of a list of protections. The library takes the most, and refuses DataNodes that offer less first.
+// least is the least of a list of protections. The library takes the most, and refuses DataNodes
+// that offer less first.
 func least(list string) string {
 	levels := strings.Split(strings.ToLower(list), ",")
 	for i := range levels {

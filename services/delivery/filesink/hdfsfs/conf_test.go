@@ -2,11 +2,13 @@ package hdfsfs
 
 import (
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
+
+	"github.com/colinmarc/hdfs/v2"
 
 	"github.com/spillwayio/spillway/services/internal/config"
 )
@@ -145,21 +147,22 @@ func TestWhatComesFirst(t *testing.T) {
 func TestServicePrincipal(t *testing.T) {
 	dir := writeConf(t, "hadoop.security.authentication kerberos", "dfs.namenode.kerberos.principal hdfs/_HOST@PROD")
 	for _, test := range []struct {
-		key, dir, want, realm string
-		hosts                 []string
+		key, dir, want string
+		realms         map[string]string
 	}{
-		{"", dir, "hdfs/_HOST", "PROD", []string{"nn1", "nn2"}},
-		{"nn/_HOST", dir, "nn/_HOST", "", []string{"nn1", "nn2"}},
-		{"nn/vip@TEST", "", "nn/vip", "TEST", []string{"vip"}},
+		{"", dir, "hdfs/_HOST", map[string]string{"nn1": "PROD", "nn2": "PROD"}},
+		{"nn/_HOST", dir, "nn/_HOST", nil},
+		{"nn/vip@TEST", "", "nn/vip", map[string]string{"vip": "TEST"}},
 	} {
-		f, err := newTestFS(&config.HDFS{URL: "hdfs://nn1:8020,nn2:8020", ConfDir: test.dir, Kerberos: &config.Kerberos{Principal: "a@B", Keytab: "/none", ServicePrincipal: test.key}})
+		conf, err := loadConf(test.dir, "")
 		if err != nil {
 			t.Error(err)
 			continue
 		}
-		l := f.cluster.login
-		if got := f.cluster.options.KerberosServicePrincipleName; got != test.want || l.serviceRealm != test.realm || !slices.Equal(l.hosts, test.hosts) {
-			t.Errorf("%q, %q: %q in realm %q of %q; want %+v", test.key, test.dir, got, l.serviceRealm, l.hosts, test)
+		options := hdfs.ClientOptions{Addresses: []string{"nn1:8020", "nn2:8020"}}
+		realms, err := nameNodeRealms(config.Kerberos{ServicePrincipal: test.key}, &options, conf["dfs.namenode.kerberos.principal"])
+		if got := options.KerberosServicePrincipleName; err != nil || got != test.want || !maps.Equal(realms, test.realms) {
+			t.Errorf("%q, %q: %q in realms %v, %v; want %+v", test.key, test.dir, got, realms, err, test)
 		}
 	}
 }

@@ -1,13 +1,16 @@
 // Package hdfsfs is a filesink.FS on HDFS.
 //
-// What it rests on, measured with colinmarc/hdfs v2.4.0 against HDFS 3.4: only a FileWriter's Close says
-// that bytes are written; Close may be repeated after ErrReplicating, but after any other error a
-// second one can complete a file with bytes that never were. Repeated, it no longer says which block is the
-// last, and the NameNode did not hear of it before when it was still waiting for the block before that; so no
-// FileWriter writes more than one block. A Client renews the leases of its files for as long as it lives. So
-// every operation has a client to itself, and a client that saw an error is closed: then the NameNode takes the
-// lease away after its soft limit, a minute, and Take gets the file. What the library's appends lack is in append.go;
-// packets.go writes the data itself.
+// A file is created once, stays open under a lease while it is in use, and is closed once. Its
+// blocks are written by code of this package (file.go, block.go, packets.go), since
+// colinmarc/hdfs knows neither barriers nor heartbeats that can be told apart, nor DataNodes to
+// leave out; the library has the connections to the NameNode, login and SASL (client.go,
+// dial.go), and its messages (rpc.go). No pipeline is ever repaired or shrunk, so each of its
+// DataNodes has every byte that was acknowledged, and whichever of them HDFS finishes a file
+// from, these are there. What fails ends the file, and Take (take.go) finishes it.
+//
+// Goroutines: a reader of acks for each open block; two for the lease while there are open files
+// (lease.go); some that look after DataNodes that failed (exclude.go). Close waits for them.
+// Locks: FS.mu before file.mu; openBlock.send before openBlock.mu; exclusions.mu takes none.
 package hdfsfs
 
 import (
@@ -19,149 +22,90 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/colinmarc/hdfs/v2"
 
 	"github.com/spillwayio/spillway/services/delivery/filesink"
 	"github.com/spillwayio/spillway/services/internal/config"
-	"github.com/spillwayio/spillway/services/internal/failpoint"
 )
 
 const (
-	// operationTimeout bounds one operation, Take's waiting apart. What hangs longer is cut.
+	// operationTimeout bounds one operation, requestTimeout one request of those that are
+	// repeated. What hangs longer is cut.
 	operationTimeout = time.Minute
+	requestTimeout   = 15 * time.Second
 	// maxIdle is how many clients are kept for the next operation.
-	maxIdle = 8
+	maxIdle = 16
 	// maxAge is how long a client is used: what the NameNode gave it to encrypt with expires.
 	maxAge = 10 * time.Minute
 	// trustFor is how long a client is taken to work after an operation that did.
 	trustFor = time.Second
-	// takePoll is the time between two attempts to get a file that a writer still holds.
-	takePoll = time.Second
 )
 
 // FS is an HDFS. All its methods but New and Close need the NameNode.
 type FS struct {
-	cluster *cluster
-	log     *slog.Logger
+	cluster    *cluster
+	log        *slog.Logger
+	excluded   exclusions
+	recoveries recoveries
+	wg         sync.WaitGroup
 
-	holders *holders
-
-	mu     sync.Mutex
-	idle   []*client
-	active string // the NameNode that answered last; the first one is asked first
-	closed bool
+	mu         sync.Mutex
+	idle       []*client
+	active     string // the NameNode that answered last; the first one is asked first
+	closed     bool
+	lease      *lease    // of open files; nil: none
+	shortSince time.Time // since when blocks have too few replicas; zero: they have not
 }
 
 // New reads Hadoop's files where they are to be used, and connects to nothing yet.
 func New(h *config.HDFS, log *slog.Logger) (*FS, error) {
-	c, err := newCluster(h)
+	c, err := newCluster(h, log)
 	if err != nil {
 		return nil, err
 	}
-	if c.login != nil {
-		c.login.log = log
-	}
-	return &FS{cluster: c, log: log, holders: newHolders()}, nil
+	return &FS{cluster: c, log: log, excluded: exclusions{nodes: make(map[string]*excludedNode)},
+		recoveries: recoveries{staleAfter: c.staleAfter, livenessOf: livenessOf}}, nil
 }
 
-// Close implements filesink.FS.
+// Close implements filesink.FS. Files that are open are given up.
 func (f *FS) Close() error {
 	f.mu.Lock()
+	f.closed = true
+	l := f.lease
+	f.mu.Unlock()
+	if l != nil {
+		for _, x := range f.filesOf(l) {
+			x.Abandon()
+		}
+	}
+	f.wg.Wait()
+	f.excluded.wg.Wait()
+	f.mu.Lock()
 	idle := f.idle
-	f.idle, f.closed = nil, true
+	f.idle = nil
 	f.mu.Unlock()
 	for _, c := range idle {
 		c.close()
 	}
 	if f.cluster.login != nil {
-		f.cluster.login.close()
+		f.cluster.login.Close()
 	}
 	return nil
 }
 
-// Take implements filesink.FS. The rename does not shut out a writer, since the NameNode goes by the
-// file's id; the truncate does: it needs the lease.
-func (f *FS) Take(ctx context.Context, from, alias string, length int64) error {
-	f.holders.forget(from)
-	return f.with(ctx, 0, func(ctx context.Context, c *client) error {
-		if err := c.rename(from, alias); err != nil {
-			return fmt.Errorf("take %s: %w", from, err)
-		}
-		failpoint.At(failpoint.FSRenamed)
-		for said := false; ; {
-			hung := time.AfterFunc(operationTimeout, c.cut)
-			done, err := c.Truncate(alias, length)
-			hung.Stop()
-			switch {
-			case done:
-				return nil
-			case err == nil || isHeld(err):
-				if !said {
-					f.log.Info("waiting for the lease of a file's last writer", "file", alias, "length", length)
-				}
-				said = true
-			case errors.Is(err, os.ErrInvalid):
-				return fmt.Errorf("take %s: %s has fewer than %d bytes: %w", from, alias, length, err)
-			default:
-				return fmt.Errorf("take %s: %w", from, errOf(err))
-			}
-			if err := sleep(ctx, takePoll); err != nil {
-				return fmt.Errorf("take %s: %w", from, err)
-			}
-		}
-	})
-}
-
-// rename is the first half of Take. A file at from beside one at alias comes from a writer that created
-// it again after it had been taken; nothing of it was ever acknowledged.
-func (c *client) rename(from, alias string) error {
-	_, err := c.Stat(alias)
-	switch {
-	case err == nil:
-		err = c.Remove(from)
-		if errors.Is(err, os.ErrNotExist) {
-			err = nil
-		}
-	case errors.Is(err, os.ErrNotExist):
-		err = c.Rename(from, alias)
-	}
-	return errOf(err)
-}
-
-// isHeld says whether a truncate has to wait for a lease or for a block's recovery.
-func isHeld(err error) bool {
-	var remote hdfs.Error
-	if !errors.As(err, &remote) {
-		return false
-	}
-	switch remote.Exception() {
-	case "org.apache.hadoop.hdfs.protocol.AlreadyBeingCreatedException", "org.apache.hadoop.hdfs.protocol.RecoveryInProgressException":
-		return true
-	}
-	return false
-}
-
 // Rename implements filesink.FS.
 func (f *FS) Rename(ctx context.Context, from, to string) error {
-	f.holders.forget(from)
 	return f.with(ctx, operationTimeout, func(_ context.Context, c *client) error {
-		if _, err := c.Stat(to); err == nil {
-			return fmt.Errorf("rename %s: %s: %w", from, to, filesink.ErrExist)
-		} else if !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("rename %s: %w", from, errOf(err))
-		}
-		if _, err := c.Stat(from); err != nil {
-			return fmt.Errorf("rename %s: %w", from, errOf(err))
-		}
 		if path.Dir(to) != path.Dir(from) {
-			if err := c.MkdirAll(path.Dir(to), c.cluster.dirMode); err != nil {
+			if err := c.makeDirs(path.Dir(to)); err != nil {
 				return fmt.Errorf("rename %s: %w", from, err)
 			}
 		}
-		if err := c.Rename(from, to); err != nil {
-			return fmt.Errorf("rename %s to %s: %w", from, to, errOf(err))
+		if err := c.rename(from, to, false); err != nil {
+			return fmt.Errorf("rename %s to %s: %w", from, to, placeErr(err))
 		}
 		return nil
 	})
@@ -172,7 +116,7 @@ func (f *FS) Size(ctx context.Context, name string) (size int64, err error) {
 	err = f.with(ctx, operationTimeout, func(_ context.Context, c *client) error {
 		info, err := c.Stat(name)
 		if err != nil {
-			return fmt.Errorf("stat %s: %w", name, errOf(err))
+			return fmt.Errorf("stat %s: %w", name, placeErr(err))
 		}
 		size = info.Size()
 		return nil
@@ -182,17 +126,16 @@ func (f *FS) Size(ctx context.Context, name string) (size int64, err error) {
 
 // Remove implements filesink.FS.
 func (f *FS) Remove(ctx context.Context, name string) error {
-	f.holders.forget(name)
 	return f.with(ctx, operationTimeout, func(_ context.Context, c *client) error {
 		if err := c.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("remove %s: %w", name, err)
+			return fmt.Errorf("remove %s: %w", name, placeErr(err))
 		}
 		return nil
 	})
 }
 
-// Probe implements filesink.FS. The NameNode refuses to rename even what does not exist while it is
-// in safe mode.
+// Probe implements filesink.FS. The NameNode refuses to rename even what does not exist while it
+// is in safe mode.
 func (f *FS) Probe(ctx context.Context) error {
 	return f.with(ctx, operationTimeout, func(_ context.Context, c *client) error {
 		err := c.Rename("/.spillway-probe", "/.spillway-probed")
@@ -218,17 +161,50 @@ func isDenied(err error) bool {
 	if errors.Is(err, os.ErrPermission) {
 		return true
 	}
-	var remote hdfs.Error
-	if !errors.As(err, &remote) {
-		return false
-	}
-	switch _, name, _ := strings.Cut(remote.Exception(), "org.apache.hadoop."); name {
+	switch exceptionOf(err) {
 	case "hdfs.protocol.NSQuotaExceededException", "hdfs.protocol.DSQuotaExceededException", "hdfs.protocol.QuotaByStorageTypeExceededException",
 		"hdfs.protocol.FSLimitException$PathComponentTooLongException", "hdfs.protocol.FSLimitException$MaxDirectoryItemsExceededException",
 		"fs.ParentNotDirectoryException", "fs.InvalidPathException":
 		return true
 	}
 	return false
+}
+
+// refusesPlace says whether a NameNode that works refuses what was asked of the namespace (to
+// make, rename, remove or look at a file) because of the name or the place. There is no complete
+// list of such exceptions: authorization providers have their own. So every exception counts but
+// those that are about the cluster or the caller.
+func refusesPlace(err error) bool {
+	if errors.Is(err, os.ErrInvalid) || errors.Is(err, syscall.ENOTEMPTY) || isDenied(err) { // the first is a reserved name
+		return true
+	}
+	var remote hdfs.Error
+	if !errors.As(err, &remote) {
+		return false // the NameNode did not answer
+	}
+	class := remote.Exception()
+	switch class {
+	case "java.io.IOException":
+		return strings.Contains(remote.Message(), "Pathname too long") // in all, or too deep
+	case "org.apache.hadoop.hdfs.protocol.AlreadyBeingCreatedException", "org.apache.hadoop.hdfs.protocol.RecoveryInProgressException",
+		"org.apache.hadoop.hdfs.protocol.UnregisteredNodeException":
+		return false
+	}
+	for _, cluster := range []string{"java.", "javax.", "org.apache.hadoop.ipc.", "org.apache.hadoop.security.", "org.apache.hadoop.hdfs.server.",
+		"org.apache.hadoop.ha.", "org.apache.hadoop.net.", "org.apache.hadoop.util."} {
+		if strings.HasPrefix(class, cluster) {
+			return false
+		}
+	}
+	return class != ""
+}
+
+// placeErr is errOf for what is asked of the namespace.
+func placeErr(err error) error {
+	if !errors.Is(err, os.ErrExist) && refusesPlace(err) {
+		return fmt.Errorf("%w: %w", filesink.ErrDenied, explain(err))
+	}
+	return errOf(err)
 }
 
 // errOf translates the errors that FS promises.
@@ -269,7 +245,7 @@ func (f *FS) with(ctx context.Context, timeout time.Duration, operate func(conte
 		}
 		return err
 	}
-	if err == nil || errors.Is(err, filesink.ErrExist) || errors.Is(err, filesink.ErrNotExist) || errors.Is(err, filesink.ErrEnded) {
+	if err == nil || exceptionOf(err) != "" || errors.Is(err, os.ErrNotExist) { // the connection is as it was
 		f.put(c)
 	} else {
 		c.close()

@@ -9,8 +9,8 @@ import (
 	"net"
 	"os"
 	"path"
+	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -24,13 +24,10 @@ import (
 
 var _ filesink.FS = (*FS)(nil)
 
-// TestMain: the library leaves a goroutine behind for each block whose connection broke while its own writer was at it, as it is
-// in some tests.
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/colinmarc/hdfs/v2/internal/transfer.(*blockWriteStream).ackPackets"))
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// hdfsConf is that of a running HDFS, a secure one where E2E_KEYTAB is set; without one the test is skipped.
+// hdfsConf is that of a running HDFS, a secure one where E2E_KEYTAB is set; without one the test
+// is skipped.
 func hdfsConf(t testing.TB) *config.HDFS {
 	t.Helper()
 	h := &config.HDFS{URL: os.Getenv("E2E_HDFS")}
@@ -60,12 +57,12 @@ func other(t *testing.T, f *FS) *hdfs.Client {
 	t.Helper()
 	options := f.cluster.options
 	if login := f.cluster.login; login != nil {
-		tickets, err := login.get()
+		tickets, err := login.Get()
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { login.release(tickets) })
-		options.KerberosClient = tickets.client
+		t.Cleanup(func() { login.Release(tickets) })
+		options.KerberosClient = tickets.Client
 	}
 	c, err := hdfs.NewClient(options)
 	if err != nil {
@@ -93,92 +90,122 @@ func TestConformance(t *testing.T) {
 				t.Errorf("close client: %v", err)
 			}
 		})
-		return fstest.FS{FS: f, Dir: dir, Read: c.ReadFile}
+		return fstest.FS{FS: f, Dir: dir, Read: c.ReadFile, Shorten: func(p string, length int64) error { return shorten(t, f, p, length) }}
 	})
 }
 
-// A writer that was killed leaves its file open with bytes beyond what was committed. Take waits for the
-// NameNode to take its lease away, which is a minute.
-func TestTakeFromADeadWriter(t *testing.T) {
-	f, dir := newFS(t)
-	defer closeFS(t, f)
-	t.Parallel()
-	c := other(t, f)
-	from, alias := dir+"/file.tmp", dir+"/file.taken.tmp"
-	if err := f.Write(t.Context(), from, 0, []byte("committed")); err != nil {
-		t.Fatal(err)
-	}
-	w, err := c.Append(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Write([]byte("torn")); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Close(); err != nil { // it renews its lease no more, and the file stays open
-		t.Fatal(err)
-	}
-	defer w.Close() // in the end; it fails
-	if err := f.Write(t.Context(), from, int64(len("committed")), []byte("x")); err == nil {
-		t.Error("wrote to a file that somebody else has open")
-	}
-	began := time.Now()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	if err := f.Take(ctx, from, alias, int64(len("committed"))); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("taken after %s", time.Since(began).Round(time.Second))
-	c = other(t, f)
-	defer c.Close()
-	if got, err := c.ReadFile(alias); err != nil || string(got) != "committed" {
-		t.Errorf("%s holds %q, %v", alias, got, err)
-	}
-	if _, err := f.Size(t.Context(), from); !errors.Is(err, filesink.ErrNotExist) {
-		t.Errorf("%s is still there: %v", from, err)
-	}
-	// It is closed and ours: it can be renamed and read, and nobody writes to it.
-	if err := f.Rename(t.Context(), alias, dir+"/file"); err != nil {
-		t.Error(err)
+// shorten cuts a closed file, and waits until HDFS has done it.
+func shorten(t *testing.T, f *FS, name string, length int64) error {
+	return f.with(t.Context(), operationTimeout, func(ctx context.Context, c *client) error {
+		holder := newName()
+		done, err := c.truncate(name, holder, length)
+		for err == nil && !done {
+			if err = sleep(ctx, 100*time.Millisecond); err == nil {
+				done, err = c.recoverLease(name, holder)
+			}
+		}
+		return err
+	})
+}
+
+// take is Take until it is done.
+func take(ctx context.Context, f *FS, t filesink.Taking) error {
+	for {
+		err := f.Take(ctx, t)
+		if !errors.Is(err, filesink.ErrWait) {
+			return err
+		}
+		if sleep(ctx, 200*time.Millisecond) != nil {
+			return err
+		}
 	}
 }
 
-// While a writer lives, Take waits, also when the file has the right length already.
-func TestTakeWaitsForALiveWriter(t *testing.T) {
-	f, dir := newFS(t)
-	defer closeFS(t, f)
-	t.Parallel()
-	c := other(t, f)
-	defer c.Close()
-	from, alias := dir+"/file.tmp", dir+"/file.taken.tmp"
-	if err := f.Write(t.Context(), from, 0, []byte("0123")); err != nil {
-		t.Fatal(err)
-	}
-	w, err := c.Append(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
-	defer cancel()
-	if err := f.Take(ctx, from, alias, 4); !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("Take of a file that is open: %v, want to wait until the context ends", err)
-	}
-	if err := w.Close(); err != nil { // by the file's id: the rename did not shut it out
-		t.Fatal(err)
-	}
-	if err := f.Take(t.Context(), from, alias, 4); err != nil {
-		t.Errorf("Take after the writer closed: %v", err)
-	}
-	if size, err := f.Size(t.Context(), alias); err != nil || size != 4 {
-		t.Errorf("the file has %d bytes, %v; want 4", size, err)
+// TestSync: a commit may have any size, in both modes; what is committed is there after a
+// takeover, byte by byte, and the NameNode knows of the block's length from the first commit on.
+func TestSync(t *testing.T) {
+	for _, mode := range []string{"flush", "disk"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			h := hdfsConf(t)
+			h.Sync, h.BlockSize = mode, config.MiB
+			f, err := New(h, slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer closeFS(t, f)
+			c := other(t, f)
+			defer c.Close()
+			dir := fmt.Sprintf("/hdfsfs-test/sync-%s-%d", mode, time.Now().UnixNano())
+			x, err := f.Create(t.Context(), dir+"/a.tmp", func() {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var want []byte
+			for i, n := range []int{1, 100, 411, 700, 5, 300001, 3, 511, 513, 1, 262144, 77, 2 << 20, 1, 0} {
+				data := bytes.Repeat([]byte{byte('a' + i), byte(n), '\n'}, n/3+1)[:n]
+				if err := x.Commit(t.Context(), data); err != nil {
+					t.Fatalf("commit %d bytes at %d: %v", n, len(want), err)
+				}
+				want = append(want, data...)
+				if i == 0 {
+					if size, err := f.Size(t.Context(), dir+"/a.tmp"); err != nil || size != 1 {
+						t.Errorf("after the first commit the NameNode knows of %d bytes, %v", size, err)
+					}
+				}
+			}
+			tail := bytes.Clone(x.Tail())
+			if !bytes.HasSuffix(want, tail) || len(tail) != len(want)%chunkBytes {
+				t.Errorf("a tail of %d bytes after %d", len(tail), len(want))
+			}
+			if err := x.Commit(t.Context(), []byte("not settled")); err != nil {
+				t.Fatal(err)
+			}
+			x.Abandon()
+			began := time.Now()
+			if err := take(t.Context(), f, filesink.Taking{From: dir + "/a.tmp", Alias: dir + "/b.tmp", Spare: dir + "/c.tmp", Length: int64(len(want)), Tail: tail, Since: began}); err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("taken after %s", time.Since(began).Round(time.Millisecond))
+			if got, err := c.ReadFile(dir + "/b.tmp"); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("the file has %d bytes of %d, or others: %v", len(got), len(want), err)
+			}
+		})
 	}
 }
 
-// Files are created with what the configuration says; appending leaves it. A file of several blocks is written across
-// their borders.
+// TestLeaseIsNotShared: a client name is there as long as files are open under it, and never
+// again.
+func TestLeaseIsNotShared(t *testing.T) {
+	f, dir := newFS(t)
+	defer closeFS(t, f)
+	holders := make(map[string]int)
+	for round := range 3 {
+		a, err := f.Create(t.Context(), fmt.Sprintf("%s/%d-a", dir, round), func() {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := f.Create(t.Context(), fmt.Sprintf("%s/%d-b", dir, round), func() {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		holders[a.(*file).holder]++
+		holders[b.(*file).holder]++
+		a.Abandon()
+		if err := b.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if f.lease != nil {
+			t.Error("there is a lease without a file")
+		}
+	}
+	if len(holders) != 3 {
+		t.Errorf("three times two files were open under %v", holders)
+	}
+}
+
+// Files are created with what the configuration says; appending leaves it. A file of several
+// blocks is written across their borders.
 func TestModesReplicationAndBlockSize(t *testing.T) {
 	dir := fmt.Sprintf("/hdfsfs-test/%s-%d", t.Name(), time.Now().UnixNano())
 	h := hdfsConf(t)
@@ -196,10 +223,8 @@ func TestModesReplicationAndBlockSize(t *testing.T) {
 		data[i] = byte(i >> 8)
 	}
 	name := dir + "/a/file"
-	for at := 0; at < len(data); at += 700_001 {
-		if err := f.Write(t.Context(), name, int64(at), data[at:min(at+700_001, len(data))]); err != nil {
-			t.Fatal(err)
-		}
+	if err := fstest.WriteFile(t.Context(), f, name, slices.Collect(slices.Chunk(data, 700_001))...); err != nil {
+		t.Fatal(err)
 	}
 	if got, err := c.ReadFile(name); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("read %d bytes, %v; not what was written", len(got), err)
@@ -219,7 +244,8 @@ func TestModesReplicationAndBlockSize(t *testing.T) {
 	}
 }
 
-// TestWriteAcrossBlocks: one write may fill several blocks, end at the end of one, and go on in one that is begun.
+// TestWriteAcrossBlocks: one write may fill several blocks, end at the end of one, and go on in
+// one that is begun.
 func TestWriteAcrossBlocks(t *testing.T) {
 	h := hdfsConf(t)
 	h.BlockSize = 1 << 20
@@ -233,37 +259,20 @@ func TestWriteAcrossBlocks(t *testing.T) {
 	for i := range 5 {
 		name := fmt.Sprintf("/hdfsfs-test/blocks-%d/%d", time.Now().UnixNano(), i)
 		var want []byte
+		var commits [][]byte
 		for _, n := range []int{2<<20 + 500_000 + i, 1<<20 - 500_000 - i, 1 << 20, 1, 3 << 20} {
-			part := bytes.Repeat([]byte{byte('a' + i), byte(n), '\n'}, n/3+1)[:n]
-			if err := f.Write(t.Context(), name, int64(len(want)), part); err != nil {
-				t.Fatalf("write %d bytes at %d: %v", n, len(want), err)
-			}
-			want = append(want, part...)
+			commits = append(commits, bytes.Repeat([]byte{byte('a' + i), byte(n), '\n'}, n/3+1)[:n])
+			want = append(want, commits[len(commits)-1]...)
+		}
+		if i == 0 {
+			commits, want = commits[:3], want[:4<<20] // the last block is full
+		}
+		if err := fstest.WriteFile(t.Context(), f, name, commits...); err != nil {
+			t.Fatal(err)
 		}
 		if got, err := reader.ReadFile(name); err != nil || !bytes.Equal(got, want) {
 			t.Fatalf("%s has %d bytes, want %d: %v", name, len(got), len(want), err)
 		}
-	}
-}
-
-func TestConcurrentWrites(t *testing.T) {
-	f, dir := newFS(t)
-	defer closeFS(t, f)
-	var wg sync.WaitGroup
-	for i := range 12 {
-		wg.Go(func() {
-			p := fmt.Sprintf("%s/d%d/file", dir, i%3) + fmt.Sprint(i)
-			for n := range 5 {
-				if err := f.Write(t.Context(), p, int64(n*1000), make([]byte, 1000)); err != nil {
-					t.Errorf("write %s: %v", p, err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if n := len(f.idle); n == 0 || n > maxIdle {
-		t.Errorf("%d clients are kept, want 1 to %d", n, maxIdle)
 	}
 }
 
@@ -298,8 +307,8 @@ func TestSilentNameNode(t *testing.T) {
 	}
 	defer closeFS(t, f)
 	for name, operate := range map[string]func(context.Context) error{
-		"Write":  func(ctx context.Context) error { return f.Write(ctx, "/a", 0, []byte("x")) },
-		"Take":   func(ctx context.Context) error { return f.Take(ctx, "/a", "/b", 0) },
+		"Create": func(ctx context.Context) error { _, err := f.Create(ctx, "/a", func() {}); return err },
+		"Take":   func(ctx context.Context) error { return f.Take(ctx, filesink.Taking{From: "/a", Alias: "/b"}) },
 		"Rename": func(ctx context.Context) error { return f.Rename(ctx, "/a", "/b") },
 		"Size":   func(ctx context.Context) error { _, err := f.Size(ctx, "/a"); return err },
 		"Remove": func(ctx context.Context) error { return f.Remove(ctx, "/a") },
@@ -320,24 +329,31 @@ func TestSilentNameNode(t *testing.T) {
 	}
 }
 
-// BenchmarkWrite appends 8 MiB to a file on the running HDFS.
-func BenchmarkWrite(b *testing.B) {
-	f, err := New(hdfsConf(b), slog.New(slog.DiscardHandler))
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer f.Close()
-	p := path.Join("/hdfsfs-test", fmt.Sprintf("bench-%d", time.Now().UnixNano()))
-	defer func() {
-		if err := f.Remove(context.Background(), p); err != nil {
-			b.Error(err)
-		}
-	}()
-	data := make([]byte, 8<<20)
-	b.SetBytes(int64(len(data)))
-	for n := range b.N {
-		if err := f.Write(b.Context(), p, int64(n*len(data)), data); err != nil {
-			b.Fatal(err)
-		}
+// BenchmarkCommit commits to a file on the running HDFS.
+func BenchmarkCommit(b *testing.B) {
+	for _, size := range []int{1 << 10, 200 << 10, 1 << 20, 8 << 20} {
+		b.Run(fmt.Sprintf("%dKiB", size>>10), func(b *testing.B) {
+			f, err := New(hdfsConf(b), slog.New(slog.DiscardHandler))
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer f.Close()
+			p := path.Join("/hdfsfs-test", fmt.Sprintf("bench-%d", time.Now().UnixNano()))
+			x, err := f.Create(b.Context(), p, func() {})
+			if err != nil {
+				b.Fatal(err)
+			}
+			data := make([]byte, size)
+			b.SetBytes(int64(size))
+			for b.Loop() {
+				if err := x.Commit(b.Context(), data); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.StopTimer()
+			if err := errors.Join(x.Close(b.Context()), f.Remove(context.Background(), p)); err != nil {
+				b.Error(err)
+			}
+		})
 	}
 }

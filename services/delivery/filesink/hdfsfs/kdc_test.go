@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/spillwayio/spillway/services/internal/kerberos"
 )
 
 // kdcProxy stands before the KDC, so that it can be away.
@@ -58,8 +60,8 @@ func (p *kdcProxy) close() {
 	p.wg.Wait()
 }
 
-// A KDC that is away stops nobody who has tickets, also when the keytab changes or a NameNode was not content with them. Who
-// has none gets an error, and tickets when the KDC is back.
+// A KDC that is away stops nobody who has tickets, also when the keytab changes or a NameNode was
+// not content with them. Who has none gets an error, and tickets when the KDC is back.
 func TestAbsentKDC(t *testing.T) {
 	h := hdfsConf(t)
 	if h.Kerberos == nil {
@@ -105,7 +107,13 @@ func TestAbsentKDC(t *testing.T) {
 	if err := anew(f); err != nil {
 		t.Fatal(err)
 	}
-	first := f.cluster.login.current
+	login := f.cluster.login
+	current := func() *kerberos.Tickets {
+		tickets, _ := login.Get() // an error beside tickets is of a newer login
+		login.Release(tickets)
+		return tickets
+	}
+	first := current()
 	proxy.close()
 	if err := os.Chtimes(h.Kerberos.Keytab, time.Time{}, time.Unix(1, 0)); err != nil {
 		t.Fatal(err)
@@ -113,18 +121,26 @@ func TestAbsentKDC(t *testing.T) {
 	if err := anew(f); err != nil {
 		t.Errorf("the keytab changed while the KDC is away: %v", err)
 	}
-	f.cluster.login.suspect(first)
-	if err := anew(f); err != nil || f.cluster.login.current != first {
+	login.Suspect(first)
+	if err := anew(f); err != nil || current() != first {
 		t.Errorf("a NameNode was not content, and the KDC is away: %v", err)
 	}
 	if err := other.Probe(t.Context()); err == nil || !strings.Contains(err.Error(), "log in to Kerberos as spillway@EXAMPLE.COM") {
 		t.Errorf("no tickets and no KDC: %v", err)
 	}
 	proxy.open(t)
-	if err := anew(f); err != nil || f.cluster.login.current == first {
+	if err := anew(f); err != nil || current() == first {
 		t.Errorf("the KDC is back: %v; or there was no new login", err)
 	}
 	if err := other.Probe(t.Context()); err != nil {
 		t.Errorf("the KDC is back: %v", err)
 	}
+}
+
+func write(t *testing.T, path, text string) string {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }

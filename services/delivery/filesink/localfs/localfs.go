@@ -1,16 +1,17 @@
 // Package localfs is a filesink.FS on a directory of this machine.
 //
 // What is written is synced, and so is every directory that got or lost a name. A file is locked
-// (flock) while it is written and while it is truncated, and changes its name only by atomic steps. So
-// a file has one place at a time, whoever is at work on it: a writer or an adopter that was stopped
-// for an hour finds its file gone, or is waited for. A copy of the file would not have this: two
-// adopters could each finish one.
+// (flock) during a commit and while it is truncated, and changes its name only by atomic steps.
+// So a file has one place at a time, whoever is at work on it: a writer or an adopter that was
+// stopped for an hour finds its file gone, or is waited for. A copy of the file would not have
+// this: two adopters could each finish one.
 //
 // It holds no lock but a file's, and owns no goroutine.
 package localfs
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,9 +19,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/spillwayio/spillway/services/delivery/filesink"
 	"github.com/spillwayio/spillway/services/internal/failpoint"
@@ -29,18 +28,12 @@ import (
 const (
 	dirMode  = 0o755
 	fileMode = 0o644
-
-	// lockTimeout bounds the wait of Take for a writer that does not finish, lockPoll is the time
-	// between two looks at it.
-	lockTimeout = 10 * time.Second
-	lockPoll    = 10 * time.Millisecond
 )
 
 // FS is a directory. Symbolic links that lead out of it are not followed.
 type FS struct {
-	name   string
-	root   *os.Root
-	probes atomic.Uint64
+	name string
+	root *os.Root
 }
 
 // New returns the file system below the directory root, an absolute path, which is made when it is
@@ -59,87 +52,49 @@ func New(root string) (*FS, error) {
 	return &FS{name: root, root: r}, nil
 }
 
-// Write implements filesink.FS.
-func (f *FS) Write(ctx context.Context, name string, length int64, data []byte) error {
+// Create implements filesink.FS.
+func (f *FS) Create(ctx context.Context, name string, _ func()) (filesink.File, error) {
 	if err := ctx.Err(); err != nil {
-		return err
+		return nil, err
 	}
 	name, err := local(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	flags := os.O_WRONLY
-	if length == 0 {
-		flags |= os.O_CREATE | os.O_EXCL
-		if err := f.makeDirs(path.Dir(name)); err != nil {
-			return wrap("write", name, err)
-		}
+	if err := f.makeDirs(path.Dir(name)); err != nil {
+		return nil, wrap("create", name, err)
 	}
-	file, err := f.root.OpenFile(name, flags, fileMode)
+	opened, err := f.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
 	if err != nil {
-		return wrap("write", name, err)
+		return nil, wrap("create", name, err)
+	}
+	if err := f.syncDir(path.Dir(name)); err != nil {
+		return nil, errors.Join(wrap("create", name, err), opened.Close())
 	}
 	failpoint.At(failpoint.FSCreated)
-	err = f.append(file, name, length, data)
-	if closing := file.Close(); err == nil {
-		err = closing
-	}
-	if err == nil && length == 0 {
-		err = f.syncDir(path.Dir(name))
-	}
-	if err != nil {
-		return wrap("write", name, err)
-	}
-	return nil
-}
-
-// append writes to a file that is at name and has length bytes. It has the lock until it is closed.
-func (f *FS) append(file *os.File, name string, length int64, data []byte) error {
-	if held, err := tryLock(file); err != nil {
-		return err
-	} else if !held {
-		return errors.New("somebody else is at work on the file")
-	}
-	info, err := file.Stat()
-	if err != nil {
-		return err
-	}
-	// Whoever takes the file renames it first and locks it then. One that is no longer here when it
-	// is locked has been taken, and is not to be written to.
-	if at, err := f.root.Lstat(name); err != nil {
-		return err
-	} else if !os.SameFile(info, at) {
-		return fmt.Errorf("it was taken: %w", fs.ErrNotExist)
-	}
-	if info.Size() != length {
-		return fmt.Errorf("it has %d bytes, want %d", info.Size(), length)
-	}
-	if _, err := file.WriteAt(data, length); err != nil {
-		return err
-	}
-	failpoint.At(failpoint.FSWritten)
-	return file.Sync()
+	return &file{fs: f, name: name, file: opened}, nil
 }
 
 // Take implements filesink.FS.
-func (f *FS) Take(ctx context.Context, from, alias string, length int64) error {
+func (f *FS) Take(ctx context.Context, t filesink.Taking) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	from, err := local(from)
+	from, err := local(t.From)
 	if err != nil {
 		return err
 	}
-	if alias, err = local(alias); err != nil {
+	alias, err := local(t.Alias)
+	if err != nil {
 		return err
 	}
-	if err := f.take(ctx, from, alias, length); err != nil {
+	if err := f.take(from, alias, t); err != nil {
 		return wrap("take", from, err)
 	}
 	return nil
 }
 
-func (f *FS) take(ctx context.Context, from, alias string, length int64) error {
+func (f *FS) take(from, alias string, t filesink.Taking) error {
 	switch _, err := f.root.Lstat(alias); {
 	case err == nil:
 		// Taken before. What is at from since then is a late writer's beginning.
@@ -164,26 +119,32 @@ func (f *FS) take(ctx context.Context, from, alias string, length int64) error {
 	if err != nil {
 		return err
 	}
-	err = cut(ctx, file, length)
-	if closing := file.Close(); err == nil {
-		err = closing
-	}
-	return err
+	return errors.Join(cut(file, t.Length, t.Tail), file.Close())
 }
 
-// cut leaves the first length bytes, once nobody writes the file any more.
-func cut(ctx context.Context, file *os.File, length int64) error {
-	if err := waitLock(ctx, file); err != nil {
+// cut leaves the first length bytes, once nobody writes the file any more. It writes the tail
+// again where that is gone.
+func cut(file *os.File, length int64, tail []byte) error {
+	if held, err := lock(file); err != nil {
 		return err
+	} else if !held {
+		return fmt.Errorf("%w: its writer is at work", filesink.ErrWait)
 	}
+	failpoint.At(failpoint.FSRecovered)
 	info, err := file.Stat()
 	if err != nil {
 		return err
 	}
-	if info.Size() < length {
+	missing := length - info.Size()
+	if missing > int64(len(tail)) {
 		return fmt.Errorf("it has %d bytes, fewer than the %d committed", info.Size(), length)
 	}
-	if err := file.Truncate(length); err != nil {
+	if missing > 0 {
+		_, err = file.WriteAt(tail[int64(len(tail))-missing:], info.Size())
+	} else {
+		err = file.Truncate(length)
+	}
+	if err != nil {
 		return err
 	}
 	return file.Sync()
@@ -275,12 +236,9 @@ func (f *FS) Remove(ctx context.Context, name string) error {
 
 // Probe implements filesink.FS. It does to a small file what is done to the others.
 func (f *FS) Probe(ctx context.Context) error {
-	name := fmt.Sprintf("/.spillway-probe-%d-%d", os.Getpid(), f.probes.Add(1))
+	name := "/.spillway-probe-" + rand.Text() // another host may have the directory, and a process of the same number
 	renamed := name + "-renamed"
-	err := f.Write(ctx, name, 0, []byte("probe"))
-	if err == nil {
-		err = f.Rename(ctx, name, renamed)
-	}
+	err := f.probe(ctx, name, renamed)
 	removing := errors.Join(f.Remove(ctx, name), f.Remove(ctx, renamed))
 	if err == nil {
 		err = removing
@@ -289,6 +247,21 @@ func (f *FS) Probe(ctx context.Context) error {
 		return fmt.Errorf("probe directory %s: %w", f.name, err)
 	}
 	return nil
+}
+
+func (f *FS) probe(ctx context.Context, name, renamed string) error {
+	file, err := f.Create(ctx, name, nil)
+	if err != nil {
+		return err
+	}
+	defer file.Abandon()
+	if err := file.Commit(ctx, []byte("probe")); err != nil {
+		return err
+	}
+	if err := file.Close(ctx); err != nil {
+		return err
+	}
+	return f.Rename(ctx, name, renamed)
 }
 
 // Close implements filesink.FS.
@@ -333,51 +306,6 @@ func (f *FS) syncDir(dir string) error {
 		err = closing
 	}
 	return err
-}
-
-// tryLock locks the file against other openings of it, in this process and others, until it is closed.
-func tryLock(file *os.File) (bool, error) {
-	conn, err := file.SyscallConn()
-	if err != nil {
-		return false, err
-	}
-	var locking error
-	err = conn.Control(func(fd uintptr) {
-		for {
-			if locking = syscall.Flock(int(fd), syscall.LOCK_EX|syscall.LOCK_NB); locking != syscall.EINTR {
-				return
-			}
-		}
-	})
-	switch {
-	case err != nil:
-		return false, err
-	case locking == syscall.EWOULDBLOCK:
-		return false, nil
-	case locking != nil:
-		return false, fmt.Errorf("lock: %w", locking)
-	}
-	return true, nil
-}
-
-// waitLock is tryLock until it succeeds, ctx ends, or lockTimeout is over.
-func waitLock(ctx context.Context, file *os.File) error {
-	for deadline := time.Now().Add(lockTimeout); ; {
-		held, err := tryLock(file)
-		switch {
-		case err != nil:
-			return err
-		case held:
-			return nil
-		case time.Now().After(deadline):
-			return fmt.Errorf("its writer has not finished within %s", lockTimeout)
-		}
-		select {
-		case <-time.After(lockPoll):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 }
 
 // local is the path below the root.

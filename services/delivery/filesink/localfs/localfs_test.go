@@ -1,14 +1,13 @@
 package localfs_test
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/spillwayio/spillway/services/delivery/filesink"
 	"github.com/spillwayio/spillway/services/delivery/filesink/fstest"
@@ -28,14 +27,32 @@ func open(t *testing.T) (*localfs.FS, string) {
 func TestConformance(t *testing.T) {
 	fstest.Run(t, func(t *testing.T) fstest.FS {
 		fs, root := open(t)
-		return fstest.FS{FS: fs, Read: func(p string) ([]byte, error) { return os.ReadFile(filepath.Join(root, p)) }}
+		return fstest.FS{FS: fs, Read: func(p string) ([]byte, error) { return os.ReadFile(filepath.Join(root, p)) },
+			Shorten: func(p string, length int64) error { return os.Truncate(filepath.Join(root, p), length) }}
 	})
+}
+
+// TestProbeLeavesOthersAlone has a process of the same number, on another host, probe the same
+// directory.
+func TestProbeLeavesOthersAlone(t *testing.T) {
+	fs, root := open(t)
+	defer fs.Close()
+	theirs := filepath.Join(root, fmt.Sprintf(".spillway-probe-%d-1", os.Getpid()))
+	if err := os.WriteFile(theirs, []byte("theirs"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.Probe(t.Context()); err != nil {
+		t.Errorf("Probe: %v", err)
+	}
+	if content, err := os.ReadFile(theirs); err != nil || string(content) != "theirs" {
+		t.Errorf("their file has %q, %v", content, err)
+	}
 }
 
 func TestRenameGoesOnAfterACrash(t *testing.T) {
 	fs, root := open(t)
 	defer fs.Close()
-	if err := fs.Write(t.Context(), "/a.tmp", 0, []byte("x")); err != nil {
+	if err := fstest.WriteFile(t.Context(), fs, "/a.tmp", []byte("x")); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Link(filepath.Join(root, "a.tmp"), filepath.Join(root, "a")); err != nil { // its first step
@@ -53,7 +70,7 @@ func TestRenameGoesOnAfterACrash(t *testing.T) {
 func TestTakeWaitsForTheWriter(t *testing.T) {
 	fs, root := open(t)
 	defer fs.Close()
-	if err := fs.Write(t.Context(), "/a.tmp", 0, []byte("0123")); err != nil {
+	if err := fstest.WriteFile(t.Context(), fs, "/a.tmp", []byte("0123")); err != nil {
 		t.Fatal(err)
 	}
 	writer, err := os.OpenFile(filepath.Join(root, "a.tmp"), os.O_WRONLY, 0)
@@ -63,10 +80,9 @@ func TestTakeWaitsForTheWriter(t *testing.T) {
 	if err := syscall.Flock(int(writer.Fd()), syscall.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if err := fs.Take(ctx, "/a.tmp", "/b.tmp", 4); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("Take while the file is written: %v, want it to wait", err)
+	taking := filesink.Taking{From: "/a.tmp", Alias: "/b.tmp", Length: 4}
+	if err := fs.Take(t.Context(), taking); !errors.Is(err, filesink.ErrWait) {
+		t.Errorf("Take while the file is written: %v, want ErrWait", err)
 	}
 	if _, err := writer.WriteAt([]byte("late"), 4); err != nil {
 		t.Fatal(err)
@@ -74,7 +90,7 @@ func TestTakeWaitsForTheWriter(t *testing.T) {
 	if err := writer.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := fs.Take(t.Context(), "/a.tmp", "/b.tmp", 4); err != nil {
+	if err := fs.Take(t.Context(), taking); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := os.ReadFile(filepath.Join(root, "b.tmp")); err != nil || string(got) != "0123" {
@@ -86,14 +102,14 @@ func TestPathsStayInside(t *testing.T) {
 	fs, root := open(t)
 	defer fs.Close()
 	for _, p := range []string{"relative", "/../out", "/a/../../out", "/", "//a", "/a/"} {
-		if err := fs.Write(t.Context(), p, 0, []byte("x")); err == nil {
+		if err := fstest.WriteFile(t.Context(), fs, p, []byte("x")); err == nil {
 			t.Errorf("wrote to %q", p)
 		}
 	}
 	if err := os.Symlink(filepath.Dir(root), filepath.Join(root, "link")); err != nil {
 		t.Fatal(err)
 	}
-	if err := fs.Write(t.Context(), "/link/out", 0, []byte("x")); err == nil {
+	if err := fstest.WriteFile(t.Context(), fs, "/link/out", []byte("x")); err == nil {
 		t.Error("wrote through a link that leads out")
 	}
 }

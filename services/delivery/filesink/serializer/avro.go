@@ -27,14 +27,19 @@ type avroEvent struct {
 }
 
 func newAvroEvent(compression string) (Format, error) {
+	return newAvroContainer(eventSchema, compression)
+}
+
+// newAvroContainer prepares the header of containers with a schema.
+func newAvroContainer(schema, compression string) (avroEvent, error) {
 	c, name, err := newAvroCodec(compression)
 	if err != nil {
-		return nil, err
+		return avroEvent{}, err
 	}
 	m := []byte{'O', 'b', 'j', 1}
 	m = binary.AppendVarint(m, 2)
 	m = appendAvro(m, "avro.schema")
-	m = appendAvro(m, eventSchema)
+	m = appendAvro(m, schema)
 	m = appendAvro(m, "avro.codec")
 	m = appendAvro(m, name)
 	m = binary.AppendVarint(m, 0)
@@ -127,8 +132,9 @@ func appendAvroText(b, text []byte) []byte {
 	return appendAvro(b, text)
 }
 
-// toUTF8 is text with U+FFFD in the place of what is not UTF-8: as many as Java puts there, one for each
-// beginning of a character that does not go on; three for a surrogate, where Java has one.
+// toUTF8 is text with U+FFFD in the place of what is not UTF-8: as many as Java puts there, one
+// for each beginning of a character that does not go on; three for a surrogate, where Java has
+// one.
 func toUTF8(text []byte) []byte {
 	valid, err := unicode.UTF8.NewDecoder().Bytes(text)
 	if err != nil { // never, as it replaces all there may be

@@ -128,7 +128,8 @@ func newBzip2() codec {
 
 type zstdCodec struct{ encoder *zstd.Encoder }
 
-// newZstd has a window that is small for zstd, since each file that is being written needs a few of them.
+// newZstd has a window that is small for zstd, since each file that is being written needs a few
+// of them.
 func newZstd() (zstdCodec, error) {
 	e, err := zstd.NewWriter(nil, zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(1<<20), zstd.WithZeroFrames(true))
 	return zstdCodec{e}, err
@@ -146,8 +147,8 @@ func (checkedSnappy) append(dst, data []byte) ([]byte, error) {
 	return binary.BigEndian.AppendUint32(dst, crc32.ChecksumIEEE(data)), err
 }
 
-// framedBytes is how much Hadoop's decompressors must be able to hold of one piece, uncompressed. Their
-// buffers have 256 KiB by default, less what the worst compression adds.
+// framedBytes is how much Hadoop's decompressors must be able to hold of one piece, uncompressed.
+// Their buffers have 256 KiB by default, less what the worst compression adds.
 const framedBytes = 128 << 10
 
 // framed is the framing of Hadoop's BlockCompressorStream, for block formats that have none of their own.

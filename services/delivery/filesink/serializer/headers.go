@@ -5,10 +5,10 @@ import "github.com/spillwayio/spillway/services/internal/recordbatch"
 // fewHeaders is how many headers are compared with each other; more are looked up in a map.
 const fewHeaders = 32
 
-// eventHeaders says which headers the event has that a record becomes. As with Flume's Kafka source
-// they are timestamp, topic, partition and offset, unless the record has its own of that name, and
-// the record's key, if it has one, as key. To these come the record's own headers; of several with one
-// name it is the first, as in the templates of paths.
+// eventHeaders says which headers the event has that a record becomes. As with Flume's Kafka
+// source they are timestamp, topic, partition and offset, unless the record has its own of that
+// name, and the record's key, if it has one, as key. To these come the record's own headers; of
+// several with one name it is the first, as in the templates of paths.
 type eventHeaders struct {
 	timestamp, topic, partition, offset, key bool
 

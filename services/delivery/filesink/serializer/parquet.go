@@ -177,7 +177,8 @@ func (p *parquetReader) next(row parquet.Row, chunk []byte) (next parquet.Row, r
 	return row, chunk[size:], nil
 }
 
-// optionalBytes is v in a column in which it is there or null, below one in which definition levels are defined.
+// optionalBytes is v in a column in which it is there or null, below one in which definition
+// levels are defined.
 func optionalBytes(v []byte, repetition, defined, column int) parquet.Value {
 	if v == nil {
 		return parquet.NullValue().Level(repetition, defined, column)

@@ -12,12 +12,14 @@ import (
 	"github.com/parquet-go/parquet-go"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/internal/race"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
-// TestParquet reads the files with the library's own mapping of rows, which shares nothing with how they are written but
-// the schema.
+// TestParquet reads the files with the library's own mapping of rows, which shares nothing with
+// how they are written but the schema.
 func TestParquet(t *testing.T) {
+	race.Apart(t)
 	type header struct {
 		Name  string  `parquet:"name"`
 		Value *[]byte `parquet:"value"`
@@ -95,8 +97,8 @@ func TestParquetIsWhole(t *testing.T) {
 	}
 }
 
-// TestParquetBounds: readers pass over pages by the bounds in the column index, so each value must be within those of
-// its page, where there are any.
+// TestParquetBounds: readers pass over pages by the bounds in the column index, so each value
+// must be within those of its page, where there are any.
 func TestParquetBounds(t *testing.T) {
 	f := newFormat(t, "parquet", "none")
 	records := append(odd(),
@@ -156,8 +158,8 @@ func TestParquetBounds(t *testing.T) {
 	}
 }
 
-// TestParquetTypeLengths: Hive compares the columns with those of its own schema, and a length is a difference where the
-// type has none.
+// TestParquetTypeLengths: Hive compares the columns with those of its own schema, and a length is
+// a difference where the type has none.
 func TestParquetTypeLengths(t *testing.T) {
 	f := newFormat(t, "parquet", "none")
 	var c Chunk

@@ -128,8 +128,8 @@ func appendWritable[T string | []byte](b []byte, v T) []byte {
 	return append(b, v...)
 }
 
-// appendVInt appends n, which is not negative, as Hadoop's WritableUtils does: up to 127 as itself, else the number
-// of its bytes from -113 downwards, and these.
+// appendVInt appends n, which is not negative, as Hadoop's WritableUtils does: up to 127 as
+// itself, else the number of its bytes from -113 downwards, and these.
 func appendVInt(b []byte, n int64) []byte {
 	if n <= 127 {
 		return append(b, byte(n))

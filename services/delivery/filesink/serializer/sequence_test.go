@@ -10,8 +10,8 @@ import (
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
-// TestSequenceFile reads the blocks back as the layout has them. That Hadoop reads them, too, but for zstd, is tested in
-// services/e2e.
+// TestSequenceFile reads the blocks back as the layout has them. That Hadoop reads them, too, but
+// for zstd, is tested in services/e2e.
 func TestSequenceFile(t *testing.T) {
 	for compression, ext := range map[string]string{"none": "", "gzip": ".gz", "zstd": ".zst", "snappy": ".snappy", "lz4": ".lz4", "bzip2": ".bz2", "deflate": ".deflate"} {
 		t.Run(compression, func(t *testing.T) {

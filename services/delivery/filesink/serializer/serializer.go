@@ -1,11 +1,12 @@
 // Package serializer turns records into the bytes of files, in formats that Hadoop's tools read.
 //
-// A file is written commit by commit and may be cut after any of them, so a format is one of which a
-// whole number of chunks is always a complete file: lines, members of a compressed stream, blocks of
-// a container. The records of a chunk are serialized one by one as they come (Format.AppendRecord), and
-// when they are committed the chunk is sealed: given the file's header when it is the first, cut into
-// blocks, compressed. What a file's later chunks depend on is its sync marker and whether it is empty,
-// no more. Parquet has no such chunks: each of its files is written in one commit.
+// A file is written commit by commit and may be cut after any of them, so a format is one of
+// which a whole number of chunks is always a complete file: lines, members of a compressed
+// stream, blocks of a container. The records of a chunk are serialized one by one as they come
+// (Format.AppendRecord), and when they are committed the chunk is sealed: given the file's header
+// when it is the first, cut into blocks, compressed. What a file's later chunks depend on is its
+// sync marker and whether it is empty, no more. Parquet has no such chunks: each of its files is
+// written in one commit.
 //
 // No goroutines, no locks but those of sync.Pool. A Format is safe for concurrent use.
 package serializer
@@ -21,12 +22,15 @@ import (
 
 // Format is what the bytes of a file mean.
 type Format interface {
-	// AppendRecord appends r to b, the records of a chunk, and returns it. Nothing of r is retained.
+	// AppendRecord appends r to b, the records of a chunk, and returns it. Nothing of r is
+	// retained.
 	AppendRecord(b []byte, at Position, r *recordbatch.Record) []byte
-	// Seal makes c.Data what f gets for the records, once. It may use spare for it, which is empty, and
-	// returns the one of the two buffers that it does not need. A chunk with data still has some then.
+	// Seal makes c.Data what f gets for the records, once. It may use spare for it, which is
+	// empty, and returns the one of the two buffers that it does not need. A chunk with data
+	// still has some then.
 	Seal(c *Chunk, f File, spare []byte) ([]byte, error)
-	// Extension is what the name of a file must end with, for readers that go by it; empty for none.
+	// Extension is what the name of a file must end with, for readers that go by it; empty for
+	// none.
 	Extension() string
 	// Whole says that a chunk is a file, to which nothing can be appended.
 	Whole() bool
@@ -44,7 +48,8 @@ type File struct {
 	Sync  Sync
 }
 
-// Sync is the marker between the blocks of one file. It is random, so that no record can contain it on purpose.
+// Sync is the marker between the blocks of one file. It is random, so that no record can contain
+// it on purpose.
 type Sync [16]byte
 
 // NewSync makes a marker.
@@ -54,8 +59,8 @@ func NewSync() Sync {
 	return s
 }
 
-// blockBytes is how long a block of a container gets, uncompressed, unless one record is longer: small
-// enough for readers that hold a block in memory, large enough to compress well.
+// blockBytes is how long a block of a container gets, uncompressed, unless one record is longer:
+// small enough for readers that hold a block in memory, large enough to compress well.
 const blockBytes = 256 << 10
 
 // Chunk is what was serialized since the last commit of a file. The zero Chunk is empty.
@@ -106,8 +111,12 @@ func New(cfg *config.HDFS) (Format, error) {
 		return newStream(jsonLines{}, cfg.Compression)
 	case "avro_event":
 		return newAvroEvent(cfg.Compression)
+	case "avro":
+		return newAvroValues(cfg.AvroSchema, cfg.Compression)
 	case "parquet":
 		return newParquet(cfg.Compression)
+	case "manifest": // of a delivery with manifest in the configuration
+		return newStream(manifestEntries{}, cfg.Compression)
 	case "sequence_file":
 		return newSequenceFile(cfg.Compression, cfg.SequenceValue)
 	}

@@ -20,6 +20,7 @@ import (
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/race"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
@@ -57,7 +58,8 @@ func odd() []recordbatch.Record {
 	}
 }
 
-// write makes a file of three commits, each of all records some times, and returns the records in it.
+// write makes a file of three commits, each of all records some times, and returns the records in
+// it.
 func write(t testing.TB, f Format, records []recordbatch.Record) (file []byte, want []recordbatch.Record) {
 	t.Helper()
 	sync := NewSync()
@@ -184,6 +186,7 @@ func TestHeaderAndText(t *testing.T) {
 }
 
 func TestJSON(t *testing.T) {
+	race.Apart(t)
 	if got, want := string((jsonLines{}).AppendRecord(nil, Position{Source: source, Offset: 17}, &odd()[3])),
 		`{"cluster":"c","topic":"orders","partition":3,"offset":17,"timestamp":0,"key_base64":"/g==","value_base64":"/wA=","headers":[{"name_base64":"/w==","value_base64":"/g=="}]}`+"\n"; got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
@@ -307,7 +310,8 @@ func TestAvroEvent(t *testing.T) {
 	}
 }
 
-// TestAvroBlocks looks at the container itself: not all in one block, none of them needlessly small.
+// TestAvroBlocks looks at the container itself: not all in one block, none of them needlessly
+// small.
 func TestAvroBlocks(t *testing.T) {
 	f := newFormat(t, "avro_event", "none")
 	var c Chunk
@@ -330,7 +334,8 @@ func TestAvroBlocks(t *testing.T) {
 	}
 }
 
-// TestToUTF8 has what Java's decoder makes of the same bytes, but for a surrogate, ED A0 80, which is one for Java.
+// TestToUTF8 has what Java's decoder makes of the same bytes, but for a surrogate, ED A0 80,
+// which is one for Java.
 func TestToUTF8(t *testing.T) {
 	for in, want := range map[string]string{
 		"a\xffb": "a\uFFFDb", "\xff\xfe": "\uFFFD\uFFFD", "\xe2\x82": "\uFFFD", "\xe2\x82x": "\uFFFDx", "\xf0\x9f\x98\xe2\x82\xac": "\uFFFD€",

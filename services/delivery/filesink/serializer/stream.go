@@ -11,8 +11,8 @@ type records interface {
 	AppendRecord(b []byte, at Position, r *recordbatch.Record) []byte
 }
 
-// stream is a format without header or blocks. Compressed, each chunk is a member of its own; readers
-// take members one after the other for one stream.
+// stream is a format without header or blocks. Compressed, each chunk is a member of its own;
+// readers take members one after the other for one stream.
 type stream struct {
 	records
 	codec codec // nil for none
@@ -57,8 +57,8 @@ func (t text) AppendRecord(b []byte, _ Position, r *recordbatch.Record) []byte {
 	return b
 }
 
-// headerAndText writes what Flume's serializer of that name does: the headers as Java prints a map, a
-// space, the value. Nothing is escaped, so it is for people to read.
+// headerAndText writes what Flume's serializer of that name does: the headers as Java prints a
+// map, a space, the value. Nothing is escaped, so it is for people to read.
 type headerAndText struct{ newline bool }
 
 func (t headerAndText) AppendRecord(b []byte, at Position, r *recordbatch.Record) []byte {

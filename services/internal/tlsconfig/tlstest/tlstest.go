@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net"
+	"net/url"
 	"time"
 )
 
@@ -55,15 +56,29 @@ func (a *Authority) Pool() *x509.CertPool {
 	return pool
 }
 
-// Issue makes a certificate for a server or client of that name, and for 127.0.0.1; both parts are PEM,
-// the key in PKCS #8.
+// Issue makes a certificate for a server or client of that name, and for this machine; both parts
+// are PEM, the key in PKCS #8.
 func (a *Authority) Issue(t T, name string) (cert, key []byte) {
 	t.Helper()
+	return a.IssueFor(t, name, 24*time.Hour)
+}
+
+// IssueFor is Issue with the time for which the certificate is good, and URIs that it is for, too.
+func (a *Authority) IssueFor(t T, name string, valid time.Duration, uris ...string) (cert, key []byte) {
+	t.Helper()
 	k := newKey(t)
+	var parsed []*url.URL
+	for _, uri := range uris {
+		u, err := url.Parse(uri)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parsed = append(parsed, u)
+	}
 	template := &x509.Certificate{SerialNumber: serial(t), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(valid), KeyUsage: x509.KeyUsageDigitalSignature, URIs: parsed,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		DNSNames:    []string{name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+		DNSNames:    []string{name, "localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &k.PublicKey, a.key)
 	if err != nil {
 		t.Fatal(err)

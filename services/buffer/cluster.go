@@ -1,0 +1,60 @@
+package buffer
+
+import (
+	"context"
+	"fmt"
+
+	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/buffer/queue"
+	"github.com/spillwayio/spillway/services/internal/rpc"
+)
+
+// cluster says which shards the buffer has.
+type cluster struct {
+	spillwayv1.UnimplementedClusterServiceServer
+	s *Service
+}
+
+// ListShards implements ClusterService.
+func (c *cluster) ListShards(_ context.Context, r *spillwayv1.ListShardsRequest) (*spillwayv1.ListShardsResponse, error) {
+	names := c.s.names()
+	if r.Queue != "" {
+		if _, err := c.s.managed(r.Queue); err != nil {
+			return nil, toStatus(err)
+		}
+		names = []string{r.Queue}
+	}
+	var all []*spillwayv1.Shard
+	for _, name := range names {
+		m := c.s.queues[name]
+		q, state := m.get()
+		shard := &spillwayv1.Shard{Queue: name, Number: int32(m.cfg.Shard), Of: m.shards(), State: state, Epoch: m.epoch}
+		if q != nil {
+			shard.Life = q.LedgerID()
+		}
+		all = append(all, shard)
+	}
+	page, next, err := rpc.Page(all, (*spillwayv1.Shard).GetQueue, r.PageSize, 100, r.PageToken)
+	return &spillwayv1.ListShardsResponse{Shards: page, NextPageToken: next}, err
+}
+
+// shards is how many the queue has.
+func (m *managedQueue) shards() int32 { return int32(max(m.cfg.Shards, 1)) }
+
+// admit refuses a stream that is for another shard than the one that is here, or whose client has
+// seen a newer owner of it. A client of a version before shards claims none.
+func (m *managedQueue) admit(claim *spillwayv1.ShardClaim, q *queue.Queue) error {
+	switch of := m.shards(); {
+	case claim == nil && of > 1:
+		return fmt.Errorf("%w: queue %s has %d, and the client is of a version before shards: upgrade it", errShardsDiffer, m.name, of)
+	case claim == nil:
+		return nil
+	case claim.Of != of:
+		return fmt.Errorf("%w: queue %s has %d, and the client has heard of %d: restart it, and give the queue the same number in the files of all buffers", errShardsDiffer, m.name, of, claim.Of)
+	case claim.Number != int32(m.cfg.Shard):
+		return fmt.Errorf("%w: queue %s: it has shard %d of %d, and shard %d is asked for", errNotOwner, m.name, m.cfg.Shard, of, claim.Number)
+	case claim.Life == q.LedgerID() && claim.Epoch > m.epoch:
+		return fmt.Errorf("%w: queue %s: another buffer has taken shard %d with epoch %d, and here it is %d", errNotOwner, m.name, claim.Number, claim.Epoch, m.epoch)
+	}
+	return nil
+}

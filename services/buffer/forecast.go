@@ -1,0 +1,224 @@
+package buffer
+
+import (
+	"cmp"
+	"context"
+	"math"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spillwayio/spillway/services/buffer/queue"
+)
+
+// windows are those that forecasts look back on. The short one notices an outage within seconds;
+// the long one is not misled by a burst.
+var windows = []struct {
+	name   string
+	length time.Duration
+}{{"15s", 15 * time.Second}, {"5m", 5 * time.Minute}}
+
+const sampleEvery = time.Second
+
+// trend keeps what a value was in the last five minutes. The zero value is ready for use.
+type trend struct {
+	keep    int      // samples; 0 is maxSamples
+	samples []sample // a ring once it is full
+	next    int      // where the oldest one is then
+}
+
+type sample struct {
+	at    time.Time
+	value float64
+}
+
+const (
+	maxSamples  = int(5 * time.Minute / sampleEvery)
+	rateSamples = int(15*time.Second/sampleEvery) + 1
+)
+
+// add notes a value. Times must not go back.
+func (t *trend) add(at time.Time, value float64) {
+	most := cmp.Or(t.keep, maxSamples)
+	if len(t.samples) < most {
+		t.samples = append(t.samples, sample{at, value})
+		return
+	}
+	t.samples[t.next] = sample{at, value}
+	t.next = (t.next + 1) % most
+}
+
+// newest returns the i-th sample, from the newest one, which is 0.
+func (t *trend) newest(i int) sample {
+	n := len(t.samples)
+	return t.samples[(t.next-1-i+2*n)%n]
+}
+
+// slope returns the change a second over the window, by least squares: a store grows in steps. It
+// is NaN when the samples span less than half of the window.
+func (t *trend) slope(window time.Duration) float64 {
+	if len(t.samples) == 0 {
+		return math.NaN()
+	}
+	last := t.newest(0)
+	var n, x, y, xx, xy float64
+	var span time.Duration
+	for i := range t.samples {
+		s := t.newest(i)
+		age := last.at.Sub(s.at)
+		if age > window {
+			break
+		}
+		dx, dy := -age.Seconds(), s.value-last.value
+		n, x, y, xx, xy = n+1, x+dx, y+dy, xx+dx*dx, xy+dx*dy
+		span = age
+	}
+	if span < window/2 {
+		return math.NaN()
+	}
+	return (n*xy - x*y) / (n*xx - x*x)
+}
+
+// toRise returns in how many seconds the value is up at limit at its slope: 0 when it is, +Inf
+// when it does not rise, NaN when its slope is not known yet.
+func (t *trend) toRise(limit float64, window time.Duration) float64 {
+	return seconds(limit-t.last(), t.slope(window))
+}
+
+// toFall is toRise for a value that is to be down at 0.
+func (t *trend) toFall(window time.Duration) float64 { return seconds(t.last(), -t.slope(window)) }
+
+func (t *trend) last() float64 {
+	if len(t.samples) == 0 {
+		return math.NaN()
+	}
+	return t.newest(0).value
+}
+
+func seconds(way, perSecond float64) float64 {
+	switch {
+	case way <= 0:
+		return 0
+	case math.IsNaN(way) || math.IsNaN(perSecond):
+		return math.NaN()
+	case perSecond <= 0:
+		return math.Inf(1)
+	}
+	return way / perSecond
+}
+
+// forecasts tell how long queues and backlogs can go on as they do.
+type forecasts struct {
+	mu   sync.Mutex
+	disk map[string]*trend // bytes, by queue
+	subs map[string]*trend // pending records, by queue/subscription
+	in   map[string]*trend // records accepted so far, by queue
+	out  map[string]*trend // records settled so far, by queue/subscription
+	// oldest is when the oldest pending batch was appended, by queue/subscription; zero without a
+	// backlog.
+	oldest map[string]time.Time
+}
+
+func newForecasts() *forecasts {
+	return &forecasts{disk: make(map[string]*trend), subs: make(map[string]*trend),
+		in: make(map[string]*trend), out: make(map[string]*trend), oldest: make(map[string]time.Time)}
+}
+
+// run takes samples until ctx ends.
+func (f *forecasts) run(ctx context.Context, s *Service) {
+	ticker := time.NewTicker(sampleEvery)
+	defer ticker.Stop()
+	for {
+		f.sample(s)
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// sample notes what all open queues hold, and forgets the subscriptions that are gone.
+func (f *forecasts) sample(s *Service) {
+	s.eachOpen(func(name string, q *queue.Queue) {
+		stats, views, now := q.Stats(), q.Subscriptions(), time.Now()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		note(f.disk, name, now, stats.Store.DiskBytes, maxSamples)
+		note(f.in, name, now, stats.AppendedRecords, rateSamples)
+		known := make(map[string]bool, len(views))
+		for _, v := range views {
+			sub := name + "/" + v.Name
+			known[sub] = true
+			note(f.subs, sub, now, v.PendingRecords+v.Deferred, maxSamples)
+			note(f.out, sub, now, v.Delivered, rateSamples)
+		}
+		for sub := range f.subs {
+			if strings.HasPrefix(sub, name+"/") && !known[sub] {
+				delete(f.subs, sub)
+				delete(f.out, sub)
+				delete(f.oldest, sub)
+			}
+		}
+	})
+}
+
+// ageShare is the part of the time that looking for the oldest pending batches may take. With many
+// partitions the ages are older than a second.
+const ageShare = 50
+
+// ages looks for the oldest pending batches until ctx ends.
+func (f *forecasts) ages(ctx context.Context, s *Service) {
+	for ctx.Err() == nil {
+		began := time.Now()
+		s.eachOpen(func(name string, q *queue.Queue) {
+			for _, v := range q.Subscriptions() {
+				oldest := q.OldestPending(v.Name)
+				f.mu.Lock()
+				f.oldest[name+"/"+v.Name] = oldest
+				f.mu.Unlock()
+			}
+		})
+		select {
+		case <-time.After(max(sampleEvery, ageShare*time.Since(began))):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// age returns how long the oldest pending batch of a subscription has been there; 0 without one.
+func (f *forecasts) age(subscription string) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if oldest := f.oldest[subscription]; !oldest.IsZero() {
+		return max(0, time.Since(oldest))
+	}
+	return 0
+}
+
+func note(trends map[string]*trend, name string, at time.Time, value int64, keep int) {
+	if trends[name] == nil {
+		trends[name] = &trend{keep: keep}
+	}
+	trends[name].add(at, float64(value))
+}
+
+// full returns in how many seconds the queue's files reach limit, as toRise does.
+func (f *forecasts) full(queue string, limit int64, window time.Duration) float64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if t := f.disk[queue]; t != nil {
+		return t.toRise(float64(limit), window)
+	}
+	return math.NaN()
+}
+
+// drained returns in how many seconds a subscription's backlog is gone, as toFall does.
+func (f *forecasts) drained(subscription string, window time.Duration) float64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if t := f.subs[subscription]; t != nil {
+		return t.toFall(window)
+	}
+	return math.NaN()
+}

@@ -1,0 +1,60 @@
+package queue
+
+import "context"
+
+// Limits are the bounds of what a queue keeps on disk. They may change while it runs.
+type Limits struct {
+	DiskRecords int64 `json:"records"` // pending
+	DiskBytes   int64 `json:"bytes"`   // of all files of the store
+}
+
+// limitsChange sets Limits at run time. It counts as long as the configuration says what it said
+// then, as a change of a subscription does.
+type limitsChange struct {
+	Limits
+	Seed Limits `json:"seed"` // what the configuration said
+}
+
+// Limits returns the bounds that hold now, and those of the configuration.
+func (q *Queue) Limits() (now, configured Limits) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.limitsLocked(), q.configured
+}
+
+func (q *Queue) limitsLocked() Limits { return Limits{q.cfg.DiskRecords, q.cfg.DiskBytes} }
+
+// SetLimits changes the bounds at once, also while the queue is full, and returns when that is
+// durable. They hold over restarts until the configuration says something else than it does now.
+func (q *Queue) SetLimits(ctx context.Context, alter func(*Limits) error) error {
+	return q.manage(ctx, func() (*change, error) {
+		l := q.limitsLocked()
+		if err := alter(&l); err != nil {
+			return nil, err
+		}
+		return &change{Limits: &limitsChange{l, q.configured}}, nil
+	})
+}
+
+// setLimitsLocked applies a change of the bounds. While the queue is being opened, what counts is
+// decided by seedLimits.
+func (q *Queue) setLimitsLocked(c *limitsChange) {
+	q.limits = c
+	if q.store != nil {
+		q.cfg.DiskRecords, q.cfg.DiskBytes = c.DiskRecords, c.DiskBytes
+	}
+}
+
+// seedLimits brings the recovered bounds in line with the configuration.
+func (q *Queue) seedLimits() {
+	if q.limits == nil {
+		return
+	}
+	if q.limits.Seed != q.configured {
+		q.cfg.Log.Info("the configuration says something else of disk.bytes or disk.records than before; what was set at run time counts no more",
+			"disk_bytes", q.configured.DiskBytes, "was", q.limits.DiskBytes, "disk_records", q.configured.DiskRecords, "records_were", q.limits.DiskRecords)
+		q.limits = nil
+		return
+	}
+	q.cfg.DiskRecords, q.cfg.DiskBytes = q.limits.DiskRecords, q.limits.DiskBytes
+}

@@ -1,0 +1,15 @@
+// Package race tells tests about the race detector, which makes everything many times slower and
+// larger.
+package race
+
+import "testing"
+
+// Apart, as the first statement of a test, skips it under the race detector: one that measures, or
+// has a single goroutine. `make test-unit` runs all tests that call it once more, without the race
+// detector.
+func Apart(t testing.TB) {
+	t.Helper()
+	if Enabled {
+		t.Skip("it runs apart, without the race detector")
+	}
+}

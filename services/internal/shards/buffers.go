@@ -1,0 +1,170 @@
+package shards
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/internal/rpc"
+)
+
+// askTimeout bounds the wait for a buffer's answer.
+const askTimeout = 10 * time.Second
+
+// Buffer is a buffer to which there is a connection.
+type Buffer struct {
+	Address string
+	Conn    *grpc.ClientConn // nobody but Buffers may close it
+}
+
+// Buffers are all buffers of a pipeline. All methods may be called concurrently.
+type Buffers struct{ all []Buffer }
+
+// Dial prepares connections to buffers, which Close ends. It waits for none of them.
+func Dial(addresses []string, dial func(address string) (*grpc.ClientConn, error)) (*Buffers, error) {
+	if len(addresses) == 0 {
+		return nil, errors.New("no buffer address is configured")
+	}
+	b := &Buffers{}
+	for _, address := range addresses {
+		conn, err := dial(address)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("connect to the buffer at %s: %w", address, err), b.Close())
+		}
+		b.all = append(b.all, Buffer{address, conn})
+	}
+	return b, nil
+}
+
+// Close ends the connections.
+func (b *Buffers) Close() error {
+	var errs []error
+	for _, buffer := range b.all {
+		if err := buffer.Conn.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("close connection to the buffer at %s: %w", buffer.Address, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Shards returns how many shards a queue has, as the buffers that can be reached say.
+func (b *Buffers) Shards(ctx context.Context, queue string) (int, error) {
+	found, err := b.look(ctx, queue)
+	if err != nil {
+		return 0, err
+	}
+	return found.shards, nil
+}
+
+// Owner returns the buffer that has a shard of a queue. The queue has so many shards to the
+// caller's knowledge.
+func (b *Buffers) Owner(ctx context.Context, queue string, shard, shards int) (Buffer, error) {
+	if shards == 1 && len(b.all) == 1 {
+		return b.all[0], nil // else it says so when a stream is opened
+	}
+	found, err := b.look(ctx, queue)
+	switch {
+	case err != nil:
+		return Buffer{}, err
+	case found.shards != shards:
+		return Buffer{}, fmt.Errorf("queue %s had %d shards and has %d now: restart this process", queue, shards, found.shards)
+	case found.owners[shard].Conn == nil:
+		return Buffer{}, inLine(fmt.Errorf("no buffer has shard %d of %d of queue %s", shard, shards, queue), found.failed)
+	}
+	return found.owners[shard], nil
+}
+
+// owners are the owners of a queue's shards.
+type owners struct {
+	shards int
+	owners map[int]Buffer
+	failed error // why some buffers did not answer
+}
+
+// look asks all buffers. An error says that none of them knows the queue.
+func (b *Buffers) look(ctx context.Context, queue string) (*owners, error) {
+	answers, errs := make([][]*spillwayv1.Shard, len(b.all)), make([]error, len(b.all))
+	var wg sync.WaitGroup
+	for i, buffer := range b.all {
+		wg.Go(func() { answers[i], errs[i] = b.ask(ctx, buffer, queue) })
+	}
+	wg.Wait()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	found := &owners{owners: make(map[int]Buffer), failed: inLine(errs...)}
+	var first Buffer // that has told how many shards there are
+	for i, shards := range answers {
+		for _, s := range shards {
+			n, buffer := int(s.Number), b.all[i]
+			switch other := found.owners[n]; {
+			case s.Of < 1 || s.Number < 0 || s.Number >= s.Of || s.Of > Max:
+				return nil, fmt.Errorf("the buffer at %s says that it has shard %d of %d of queue %s, which cannot be", buffer.Address, s.Number, s.Of, queue)
+			case first.Conn != nil && found.shards != int(s.Of):
+				return nil, fmt.Errorf("queue %s has %d shards at the buffer at %s, and %d at the one at %s: give it the same number in the files of all buffers",
+					queue, found.shards, first.Address, s.Of, buffer.Address)
+			case other.Conn != nil:
+				return nil, fmt.Errorf("the buffers at %s and at %s both have shard %d of queue %s: give each buffer.shard of its own, and name each once in buffers",
+					other.Address, buffer.Address, n, queue)
+			}
+			first, found.shards = buffer, int(s.Of)
+			found.owners[n] = buffer
+		}
+	}
+	if first.Conn == nil {
+		if found.failed != nil {
+			return nil, found.failed
+		}
+		return nil, fmt.Errorf("no buffer has queue %s; asked %s", queue, strings.Join(b.addresses(), ", "))
+	}
+	return found, nil
+}
+
+// inLine joins errors for a line of a log.
+func inLine(errs ...error) (all error) {
+	for _, err := range errs {
+		switch {
+		case err == nil:
+		case all == nil:
+			all = err
+		default:
+			all = fmt.Errorf("%w; %w", all, err)
+		}
+	}
+	return all
+}
+
+func (b *Buffers) addresses() []string {
+	var all []string
+	for _, buffer := range b.all {
+		all = append(all, buffer.Address)
+	}
+	return all
+}
+
+// ask asks one buffer for its shards of a queue. One of a version before shards has all of it.
+func (b *Buffers) ask(ctx context.Context, buffer Buffer, queue string) ([]*spillwayv1.Shard, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	r, err := spillwayv1.NewClusterServiceClient(buffer.Conn).ListShards(ctx, &spillwayv1.ListShardsRequest{Queue: queue})
+	// A guard of that version refuses calls that it does not know.
+	before := status.Code(err) == codes.Unimplemented || rpc.Reason(err) == "NO_SUCH_RULE"
+	switch {
+	case before && len(b.all) == 1:
+		return []*spillwayv1.Shard{{Queue: queue, Of: 1}}, nil
+	case before:
+		return nil, fmt.Errorf("the buffer at %s is of a version without shards, and there are several buffers: upgrade it", buffer.Address)
+	case err != nil:
+		return nil, rpc.Explain(err, "buffer", buffer.Address)
+	}
+	return slices.DeleteFunc(r.Shards, func(s *spillwayv1.Shard) bool { return s.Queue != queue }), nil
+}

@@ -1,0 +1,124 @@
+package shards
+
+import (
+	"context"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+
+	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/internal/rpc"
+)
+
+// fakeBuffer tells what it has; nil is of a version before shards.
+type fakeBuffer struct {
+	spillwayv1.UnimplementedClusterServiceServer
+	shards []*spillwayv1.Shard
+	err    error
+}
+
+func (f *fakeBuffer) ListShards(context.Context, *spillwayv1.ListShardsRequest) (*spillwayv1.ListShardsResponse, error) {
+	return &spillwayv1.ListShardsResponse{Shards: f.shards}, f.err
+}
+
+func has(number, of int32) *fakeBuffer {
+	return &fakeBuffer{shards: []*spillwayv1.Shard{{Queue: "q", Number: number, Of: of}}}
+}
+
+// dialAll connects to buffers named a, b, c and so on.
+func dialAll(t *testing.T, fakes ...*fakeBuffer) *Buffers {
+	t.Helper()
+	listeners := make(map[string]*bufconn.Listener)
+	var addresses []string
+	for i, f := range fakes {
+		name := string(rune('a' + i))
+		addresses = append(addresses, name)
+		lis, server := bufconn.Listen(1<<16), grpc.NewServer()
+		if f != nil {
+			spillwayv1.RegisterClusterServiceServer(server, f)
+		}
+		go func() { _ = server.Serve(lis) }()
+		t.Cleanup(server.Stop)
+		listeners[name] = lis
+	}
+	b, err := Dial(addresses, func(address string) (*grpc.ClientConn, error) {
+		return grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listeners[address].DialContext(ctx) }))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+// TestOwners finds the owners of a queue's shards wherever they are in the list, also while
+// buffers are away, and says what is wrong with the files.
+func TestOwners(t *testing.T) {
+	away := &fakeBuffer{err: rpc.Error(codes.Unavailable, "QUEUE_RECOVERING", 0, "not now")}
+	strange := &fakeBuffer{err: rpc.Error(codes.NotFound, "QUEUE_NOT_FOUND", 0, "no such queue")}
+	for _, test := range []struct {
+		name    string
+		buffers []*fakeBuffer
+		owners  string // addresses by shard, - where there is none
+		wrong   string // a part of the error
+	}{
+		{"in another order", []*fakeBuffer{has(2, 3), has(0, 3), has(1, 3)}, "bca", ""},
+		{"one is away", []*fakeBuffer{has(2, 3), away, has(1, 3)}, "-ca", ""},
+		{"one has other queues", []*fakeBuffer{strange, has(0, 1)}, "b", ""},
+		{"one buffer", []*fakeBuffer{has(0, 1)}, "a", ""},
+		{"one buffer of a version before shards", []*fakeBuffer{nil}, "a", ""},
+		{"several, one before shards", []*fakeBuffer{has(0, 2), nil}, "a-", ""},
+		{"all before shards", []*fakeBuffer{nil, nil}, "", "version without shards"},
+		{"all away", []*fakeBuffer{away, away}, "", "not now"},
+		{"nobody has the queue", []*fakeBuffer{strange, strange}, "", "no such queue"},
+		{"the same shard twice", []*fakeBuffer{has(0, 2), has(0, 2)}, "", "at a and at b both have shard 0"},
+		{"two numbers of shards", []*fakeBuffer{has(0, 2), has(1, 3)}, "", "has 2 shards at the buffer at a, and 3 at the one at b"},
+		{"nonsense", []*fakeBuffer{has(3, 3)}, "", "cannot be"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := dialAll(t, test.buffers...)
+			n, err := b.Shards(t.Context(), "q")
+			if test.wrong != "" {
+				if err == nil || !strings.Contains(err.Error(), test.wrong) {
+					t.Errorf("%d shards, %v; want an error with %q", n, err, test.wrong)
+				}
+				return
+			}
+			if err != nil || n != len(test.owners) {
+				t.Fatalf("%d shards, %v; want %d", n, err, len(test.owners))
+			}
+			for shard, want := range strings.Split(test.owners, "") {
+				owner, err := b.Owner(t.Context(), "q", shard, n)
+				if want == "-" {
+					if err == nil {
+						t.Errorf("%s has shard %d, want nobody", owner.Address, shard)
+					}
+				} else if err != nil || owner.Address != want {
+					t.Errorf("%q has shard %d (%v), want %s", owner.Address, shard, err, want)
+				}
+			}
+			if len(test.buffers) > 1 {
+				if _, err := b.Owner(t.Context(), "q", 0, n+1); err == nil {
+					t.Error("another number of shards is taken")
+				}
+			}
+		})
+	}
+	if _, err := Dial(nil, nil); err == nil {
+		t.Error("no address is taken")
+	}
+	if !slices.Equal(dialAll(t, has(0, 1), has(0, 1)).addresses(), []string{"a", "b"}) {
+		t.Error("the addresses are others")
+	}
+}

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/internal/config"
+)
+
+func updateQueue(t *target) *cobra.Command {
+	var bytes config.ByteSize
+	var records int64
+	cmd := &cobra.Command{
+		Use:   "update QUEUE",
+		Short: "Changes how much a queue may keep on disk, at once, also while it is full",
+		Long: "Changes disk.bytes or disk.records of a running queue. It counts at once: an ingest that a full queue holds back goes on within\n" +
+			"a second. It is kept over restarts until the pipeline's file says something else than it does now; so change the file, too.",
+		Example: "  spillway queues update logs --disk-bytes 200GiB",
+		Args:    oneName("a queue"),
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		request, n := &spillwayv1.UpdateQueueRequest{Name: args[0]}, int64(bytes)
+		if cmd.Flags().Changed("disk-bytes") {
+			request.DiskBytes = &n
+		}
+		if cmd.Flags().Changed("disk-records") {
+			request.DiskRecords = &records
+		}
+		if request.DiskBytes == nil && request.DiskRecords == nil {
+			return &usageError{errors.New("nothing to change: give --disk-bytes or --disk-records")}
+		}
+		return t.runOne(func(c *call, _ []string) error {
+			return c.ask(func(ctx context.Context) error {
+				r, err := spillwayv1.NewBufferAdminServiceClient(c.conn).UpdateQueue(ctx, request)
+				return either(err, func() error { return c.queue(r.Queue) })
+			})
+		})(cmd, args)
+	}
+	cmd.Flags().TextVar(&bytes, "disk-bytes", config.ByteSize(0), "bound of what its files take, such as 200GiB")
+	cmd.Flags().Int64Var(&records, "disk-records", 0, "bound of the records that are pending")
+	return cmd
+}
+
+// queue prints a queue after it was changed, and what to do for the change to last.
+func (c *call) queue(q *spillwayv1.Queue) error {
+	return c.show(q, func(w io.Writer) {
+		queueTable(w, []*spillwayv1.Queue{q})
+		if q.DiskBytesLimit != q.ConfiguredDiskBytes {
+			fmt.Fprintf(w, "\nthe file says disk.bytes: %s; as soon as it says something else than that, the file counts again\n", config.ByteSize(q.ConfiguredDiskBytes))
+		}
+		if q.DiskRecordsLimit != q.ConfiguredDiskRecords {
+			fmt.Fprintf(w, "\nthe file says disk.records: %d; as soon as it says something else than that, the file counts again\n", q.ConfiguredDiskRecords)
+		}
+	})
+}
