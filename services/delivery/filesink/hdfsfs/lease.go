@@ -233,13 +233,20 @@ func (f *FS) insist(ctx context.Context, request func(*client) error) error {
 func insist(ctx context.Context, request func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, operationTimeout)
 	defer cancel()
-	began := time.Now()
+	var unplacedSince time.Time // not since the first request: the NameNode may have been away then
 	for pause := requestWait; ; {
 		err := request()
 		switch exceptionOf(err) {
 		case "", "ipc.StandbyException", "ipc.RetriableException", "hdfs.server.namenode.SafeModeException", "hdfs.server.namenode.NotReplicatedYetException":
 		default:
-			if running, excluded, ok := unplaced(err); !ok || running > 0 && (running <= excluded || time.Since(began) > placementPatience) {
+			running, excluded, ok := unplaced(err)
+			if !ok || running > 0 && running <= excluded {
+				return err
+			}
+			if unplacedSince.IsZero() {
+				unplacedSince = time.Now()
+			}
+			if running > 0 && time.Since(unplacedSince) > placementPatience {
 				return err
 			}
 		}

@@ -47,6 +47,19 @@ func TestInsist(t *testing.T) {
 			t.Errorf("of a HDFS without room, after %s: %v", time.Since(began), err)
 		}
 		began = time.Now()
+		starts := func() error { // it is away longer than its patience, and its DataNodes tell their room later
+			switch since := time.Since(began); {
+			case since < placementPatience+5*time.Second:
+				return io.ErrUnexpectedEOF
+			case since < placementPatience+10*time.Second:
+				return remote{"java.io.IOException", "File /a could only be written to 0 of the 1 minReplication nodes. There are 3 datanode(s) running and 1 node(s) are excluded in this operation."}
+			}
+			return nil
+		}
+		if err := insist(context.Background(), starts); err != nil {
+			t.Errorf("of a NameNode that starts: %v", err)
+		}
+		began = time.Now()
 		err := insist(context.Background(), func() error { return io.ErrUnexpectedEOF })
 		if took := time.Since(began); !errors.Is(err, io.ErrUnexpectedEOF) || took < operationTimeout || took > operationTimeout+2*time.Second {
 			t.Errorf("given up after %s: %v", took, err)
