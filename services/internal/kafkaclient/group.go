@@ -31,17 +31,15 @@ type GroupConfig struct {
 	Ours string
 }
 
-// Group is a membership in a consumer group, by the classic protocol with eager rebalances.
+// Group is a membership in a consumer group.
 // kafka-go's ConsumerGroup is not used: it sends member metadata of version 1 without the field
 // that makes it version 1, which ends Java consumers in the same group, and it asks one broker
 // after the other without remembering which one is silent.
 //
 // One goroutine joins; Heartbeat and Commit may be called by others meanwhile.
 type Group struct {
-	client     *Client
-	cfg        GroupConfig
-	member     string // empty: not known to the coordinator
-	generation int32
+	*Membership
+	cfg GroupConfig
 }
 
 // Assignment is what the group gives a member in one generation.
@@ -57,7 +55,13 @@ type Assignment struct {
 }
 
 // NewGroup is not a member yet.
-func NewGroup(client *Client, cfg GroupConfig) *Group { return &Group{client: client, cfg: cfg} }
+func NewGroup(client *Client, cfg GroupConfig) *Group {
+	m := MembershipConfig{Group: cfg.Group, Type: "consumer", SessionTimeout: cfg.SessionTimeout, RebalanceTimeout: cfg.RebalanceTimeout}
+	for _, b := range balancers {
+		m.Protocols = append(m.Protocols, b.ProtocolName())
+	}
+	return &Group{NewMembership(client, m), cfg}
+}
 
 // ErrOtherProtocol is returned by Join when the other members divide partitions in ways that a
 // Group cannot.
@@ -66,119 +70,27 @@ var ErrOtherProtocol = errors.New("the group's other members use none of the str
 // Join enters the group, or enters its next generation, and returns what the member is given. It
 // waits for the other members, up to RebalanceTimeout.
 func (g *Group) Join(ctx context.Context) (*Assignment, error) {
-	joined, err := g.join(ctx)
+	var divided map[string]int
+	generation, err := g.Membership.Join(ctx, encodeSubscription(g.cfg.Topics), func(ctx context.Context, protocol string, members []GroupMember) (all map[string][]byte, err error) {
+		all, divided, err = g.divide(ctx, protocol, members)
+		return all, err
+	})
+	if errors.Is(err, kafka.InconsistentGroupProtocol) {
+		err = fmt.Errorf("%w: %w", ErrOtherProtocol, err)
+	}
 	if err != nil {
 		return nil, err
 	}
-	g.generation = joined.Generation
-	protocol := value(joined.Protocol)
-	sync := kmsg.NewPtrSyncGroupRequest()
-	sync.Group, sync.Generation, sync.MemberID = g.cfg.Group, joined.Generation, g.member
-	sync.ProtocolType, sync.Protocol = kmsg.StringPtr("consumer"), kmsg.StringPtr(protocol)
-	var divided map[string]int
-	if joined.LeaderID == g.member && !joined.SkipAssignment {
-		if sync.GroupAssignment, divided, err = g.divide(ctx, protocol, joined.Members); err != nil {
-			return nil, err
-		}
-	}
-	answer, err := g.ask(ctx, sync, g.cfg.RebalanceTimeout+answerTimeout)
+	partitions, err := parseAssignment(generation.Assignment)
 	if err != nil {
-		return nil, fmt.Errorf("sync group %s: %w", g.cfg.Group, err)
+		return nil, fmt.Errorf("sync group %s: assignment by the leader %s: %w", g.cfg.Group, generation.Leader, err)
 	}
-	response := answer.(*kmsg.SyncGroupResponse)
-	if err := g.checked(response.ErrorCode); err != nil {
-		return nil, fmt.Errorf("sync group %s: %w", g.cfg.Group, err)
-	}
-	partitions, err := parseAssignment(response.MemberAssignment)
-	if err != nil {
-		return nil, fmt.Errorf("sync group %s: assignment by the leader %s: %w", g.cfg.Group, joined.LeaderID, err)
-	}
-	return &Assignment{Generation: joined.Generation, Member: g.member, Partitions: partitions, Protocol: protocol, Divided: divided}, nil
-}
-
-func value(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
-}
-
-func (g *Group) join(ctx context.Context) (*kmsg.JoinGroupResponse, error) {
-	request := kmsg.NewPtrJoinGroupRequest()
-	request.Group, request.ProtocolType = g.cfg.Group, "consumer"
-	request.SessionTimeoutMillis = int32(g.cfg.SessionTimeout.Milliseconds())
-	request.RebalanceTimeoutMillis = int32(g.cfg.RebalanceTimeout.Milliseconds())
-	metadata := encodeSubscription(g.cfg.Topics)
-	for _, b := range balancers {
-		p := kmsg.NewJoinGroupRequestProtocol()
-		p.Name, p.Metadata = b.ProtocolName(), metadata
-		request.Protocols = append(request.Protocols, p)
-	}
-	const attempts = 3 // one as a former member, one for a member id, one with it
-	for attempt := 1; ; attempt++ {
-		request.MemberID = g.member
-		answer, err := g.ask(ctx, request, g.cfg.RebalanceTimeout+answerTimeout)
-		if err != nil {
-			return nil, fmt.Errorf("join group %s: %w", g.cfg.Group, err)
-		}
-		response := answer.(*kmsg.JoinGroupResponse)
-		err = g.checked(response.ErrorCode)
-		switch {
-		case err == nil:
-			g.member = response.MemberID
-			return response, nil
-		case errors.Is(err, kafka.MemberIDRequired):
-			g.member = response.MemberID
-		case errors.Is(err, kafka.InconsistentGroupProtocol):
-			return nil, fmt.Errorf("join group %s: %w: %w", g.cfg.Group, ErrOtherProtocol, err)
-		case !errors.Is(err, kafka.UnknownMemberId):
-			return nil, fmt.Errorf("join group %s: %w", g.cfg.Group, err)
-		}
-		if attempt == attempts {
-			return nil, fmt.Errorf("join group %s: %w", g.cfg.Group, err)
-		}
-	}
-}
-
-// checked is the error of an answer's code. It forgets what the code says is out of date.
-func (g *Group) checked(code int16) error {
-	err := described(code, "")
-	switch {
-	case errors.Is(err, kafka.NotCoordinatorForGroup), errors.Is(err, kafka.GroupCoordinatorNotAvailable):
-		g.client.transport.ForgetCoordinators(g.cfg.Group)
-	case errors.Is(err, kafka.UnknownMemberId), errors.Is(err, kafka.IllegalGeneration):
-		g.member, g.generation = "", -1
-	}
-	return err
-}
-
-// Lost says whether an error of Heartbeat or Commit means that the generation is over: Join
-// enters the next one.
-func Lost(err error) bool {
-	return errors.Is(err, kafka.RebalanceInProgress) || errors.Is(err, kafka.UnknownMemberId) || errors.Is(err, kafka.IllegalGeneration)
+	return &Assignment{Generation: generation.Number, Member: generation.Member, Partitions: partitions, Protocol: generation.Protocol, Divided: divided}, nil
 }
 
 // Heartbeat tells the coordinator that the member of a generation is alive.
 func (g *Group) Heartbeat(ctx context.Context, a *Assignment) error {
-	request := kmsg.NewPtrHeartbeatRequest()
-	request.Group, request.Generation, request.MemberID = g.cfg.Group, a.Generation, a.Member
-	answer, err := g.ask(ctx, request, g.cfg.SessionTimeout/2)
-	if err == nil {
-		err = g.coordinator(answer.(*kmsg.HeartbeatResponse).ErrorCode)
-	}
-	if err != nil {
-		return fmt.Errorf("heartbeat to group %s: %w", g.cfg.Group, err)
-	}
-	return nil
-}
-
-// coordinator is checked without touching the membership, for calls beside Join.
-func (g *Group) coordinator(code int16) error {
-	err := described(code, "")
-	if errors.Is(err, kafka.NotCoordinatorForGroup) || errors.Is(err, kafka.GroupCoordinatorNotAvailable) {
-		g.client.transport.ForgetCoordinators(g.cfg.Group)
-	}
-	return err
+	return g.Membership.Heartbeat(ctx, &Generation{Number: a.Generation, Member: a.Member})
 }
 
 // Commit commits offsets as the member of a generation. It returns the first error by partition,
@@ -258,32 +170,17 @@ func (g *Group) Committed(ctx context.Context, partitions map[string][]int) (map
 	return all, nil
 }
 
-// Leave ends the membership. It is no error that there is none.
-func (g *Group) Leave(ctx context.Context) error {
-	if g.member == "" {
-		return nil
-	}
-	return g.client.LeaveGroup(ctx, g.cfg.Group, g.member)
-}
-
 // Foreign returns the client ids of the group's members that do not begin as ours do, sorted,
 // each once.
 func (g *Group) Foreign(ctx context.Context) ([]string, error) {
-	request := kmsg.NewPtrDescribeGroupsRequest()
-	request.Groups = []string{g.cfg.Group}
-	answer, err := g.ask(ctx, request, answerTimeout)
+	members, err := g.describe(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("describe group %s: %w", g.cfg.Group, err)
+		return nil, err
 	}
 	var foreign []string
-	for _, described := range answer.(*kmsg.DescribeGroupsResponse).Groups {
-		if err := g.coordinator(described.ErrorCode); err != nil {
-			return nil, fmt.Errorf("describe group %s: %w", g.cfg.Group, err)
-		}
-		for _, m := range described.Members {
-			if !strings.HasPrefix(m.ClientID, g.cfg.Ours) {
-				foreign = append(foreign, m.ClientID)
-			}
+	for _, m := range members {
+		if !strings.HasPrefix(m.ClientID, g.cfg.Ours) {
+			foreign = append(foreign, m.ClientID)
 		}
 	}
 	slices.Sort(foreign)
@@ -299,30 +196,13 @@ type capped struct {
 // MaxVersion implements kmsg.Request.
 func (c capped) MaxVersion() int16 { return min(c.max, c.Request.MaxVersion()) }
 
-// toCoordinator is a request that a group's coordinator answers.
-type toCoordinator struct {
-	encoded
-	group string
-}
-
-// Group implements protocol.GroupMessage.
-func (t *toCoordinator) Group() string { return t.group }
-
-func (g *Group) ask(ctx context.Context, request kmsg.Request, patience time.Duration) (kmsg.Response, error) {
-	answer, err := g.client.transport.Do(ctx, &toCoordinator{encoded{Request: request}, g.cfg.Group}, patience)
-	if err != nil {
-		return nil, err
-	}
-	return answer.(*encoded).Response, nil
-}
-
 // balancers divide partitions, in the order of preference.
 var balancers = []kafka.GroupBalancer{kafka.RangeGroupBalancer{}, kafka.RoundRobinGroupBalancer{}}
 
 // divide gives the topics' partitions to the members, as the group's leader. It also returns how
 // many partitions of this member's topics there were: fewer than there are when a broker's answer
 // leaves out some, or the topic.
-func (g *Group) divide(ctx context.Context, protocol string, members []kmsg.JoinGroupResponseMember) ([]kmsg.SyncGroupRequestGroupAssignment, map[string]int, error) {
+func (g *Group) divide(ctx context.Context, protocol string, members []GroupMember) (map[string][]byte, map[string]int, error) {
 	at := slices.IndexFunc(balancers, func(b kafka.GroupBalancer) bool { return b.ProtocolName() == protocol })
 	if at < 0 {
 		return nil, nil, fmt.Errorf("divide the partitions of group %s: the coordinator chose %q: %w", g.cfg.Group, protocol, ErrOtherProtocol)
@@ -330,11 +210,11 @@ func (g *Group) divide(ctx context.Context, protocol string, members []kmsg.Join
 	var all []kafka.GroupMember
 	wanted := make(map[string]bool)
 	for _, m := range members {
-		topics, err := parseSubscription(m.ProtocolMetadata)
+		topics, err := parseSubscription(m.Metadata)
 		if err != nil {
-			return nil, nil, fmt.Errorf("divide the partitions of group %s: metadata of member %s: %w", g.cfg.Group, m.MemberID, err)
+			return nil, nil, fmt.Errorf("divide the partitions of group %s: metadata of member %s: %w", g.cfg.Group, m.ID, err)
 		}
-		all = append(all, kafka.GroupMember{ID: m.MemberID, Topics: topics})
+		all = append(all, kafka.GroupMember{ID: m.ID, Topics: topics})
 		for _, t := range topics {
 			wanted[t] = true
 		}
@@ -359,11 +239,9 @@ func (g *Group) divide(ctx context.Context, protocol string, members []kmsg.Join
 		}
 	}
 	divided := balancers[at].AssignGroups(all, partitions)
-	var assignments []kmsg.SyncGroupRequestGroupAssignment
+	assignments := make(map[string][]byte, len(all))
 	for _, m := range all {
-		a := kmsg.NewSyncGroupRequestGroupAssignment()
-		a.MemberID, a.MemberAssignment = m.ID, encodeAssignment(divided[m.ID])
-		assignments = append(assignments, a)
+		assignments[m.ID] = encodeAssignment(divided[m.ID])
 	}
 	return assignments, counts, nil
 }
