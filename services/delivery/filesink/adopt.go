@@ -44,6 +44,8 @@ type adopter struct {
 	working  int
 	released map[string]int  // files that are not finished and Released, by directory
 	marked   map[string]bool // directories with an _INCOMPLETE that was made for them
+	probed   time.Time       // when the file system was asked last whether it answers
+	answers  time.Time       // since when it does; zero: it does not
 }
 
 // orphan is a file to be finished. One worker at a time has it; what others look at is under the

@@ -17,9 +17,11 @@ import (
 
 const (
 	incompleteName = "_INCOMPLETE"
-	// stuckAfter is how long a file may fail to be finished before it is released. One that is
-	// missing, denied or unreadable is released at once.
+	// stuckAfter is how long a file may fail to be finished before it is released, while the file
+	// system works otherwise. One that is missing, denied or unreadable is released at once.
 	stuckAfter = 5 * time.Minute
+	// probeEvery is how often the file system is asked whether it works, while files fail.
+	probeEvery = 10 * time.Second
 )
 
 // hold is what an entry holds back, also one that a newer version wrote.
@@ -48,7 +50,9 @@ func (o *orphan) dir() string {
 
 // stuck releases a file that failed with err, when it is time for that, and returns err.
 func (a *adopter) stuck(ctx context.Context, o *orphan, err error) error {
-	hopeless := o.raw != nil || errors.Is(err, errMissing) || errors.Is(err, ErrDenied) || o.attempts > 0 && time.Since(o.failing) >= stuckAfter
+	answers := a.answersFor(ctx)
+	hopeless := o.raw != nil || errors.Is(err, errMissing) || errors.Is(err, ErrDenied) ||
+		o.attempts > 0 && min(answers, time.Since(o.failing)) >= stuckAfter
 	if !hopeless || o.hold().DueMs == 0 {
 		return err
 	}
@@ -56,6 +60,33 @@ func (a *adopter) stuck(ctx context.Context, o *orphan, err error) error {
 		return fmt.Errorf("%w (and it holds back _SUCCESS: %w)", err, failed)
 	}
 	return err
+}
+
+// answersFor is for how long the file system has answered, as far as it was asked. When it was away
+// as a whole, nothing is wrong with a file that it did not finish.
+func (a *adopter) answersFor(ctx context.Context) time.Duration {
+	a.mu.Lock()
+	due := time.Since(a.probed) >= probeEvery
+	if due {
+		a.probed = time.Now()
+	}
+	a.mu.Unlock()
+	if due {
+		err := a.v.sink.fs.Probe(ctx)
+		a.mu.Lock()
+		if err != nil {
+			a.answers = time.Time{}
+		} else if a.answers.IsZero() {
+			a.answers = time.Now()
+		}
+		a.mu.Unlock()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.answers.IsZero() {
+		return 0
+	}
+	return time.Since(a.answers)
 }
 
 // release marks the directory of o as incomplete, again where somebody removed the mark, and has

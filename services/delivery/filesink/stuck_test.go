@@ -1,11 +1,13 @@
 package filesink_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -186,6 +188,80 @@ func TestWhatCannotBeFinishedHoldsNoTimeBack(t *testing.T) {
 			})
 		})
 	}
+}
+
+// awayFS is away for a while, and takes some time to finish files when it is back. It counts the
+// directories that are marked as incomplete.
+type awayFS struct {
+	filesink.FS
+	until, finishes time.Time
+	marks           *atomic.Int32
+}
+
+var errAway = errors.New("the file system is away")
+
+func (f awayFS) away() error {
+	if time.Now().Before(f.until) {
+		return errAway
+	}
+	return nil
+}
+
+func (f awayFS) Take(ctx context.Context, t filesink.Taking) error {
+	if time.Now().Before(f.finishes) {
+		return errAway
+	}
+	return f.FS.Take(ctx, t)
+}
+
+func (f awayFS) Create(ctx context.Context, path string, notify func()) (filesink.File, error) {
+	if err := f.away(); err != nil {
+		return nil, err
+	}
+	if strings.HasSuffix(path, "_INCOMPLETE") {
+		f.marks.Add(1)
+	}
+	return f.FS.Create(ctx, path, notify)
+}
+
+func (f awayFS) Size(ctx context.Context, path string) (int64, error) {
+	if err := f.away(); err != nil {
+		return 0, err
+	}
+	return f.FS.Size(ctx, path)
+}
+
+func (f awayFS) Probe(ctx context.Context) error { return cmp.Or(f.away(), f.FS.Probe(ctx)) }
+
+// TestOutagesStickNoFiles: a file that is not finished because the file system was away for long
+// does not count as one that cannot be finished.
+func TestOutagesStickNoFiles(t *testing.T) {
+	root := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		disk := newDisk(t, root)
+		const path = "/out/t/held/1970-01-01/00/1-1"
+		if err := fstest.WriteFile(t.Context(), disk, path+".tmp", []byte("record\n")); err != nil {
+			t.Fatal(err)
+		}
+		b := newFakeBuffer()
+		b.orphans[7] = map[string][]byte{"1-1": entryOf(path, 7, 1)}
+		session := b.open()
+		var marks atomic.Int32
+		sink := newSink(t, testConfig(), awayFS{disk, time.Now().Add(20 * time.Minute), time.Now().Add(22 * time.Minute), &marks})
+		wait := serve(t, sink, session)
+		time.Sleep(23 * time.Minute)
+		await(t, "the file is final", func() error {
+			_, err := os.Stat(root + path)
+			return err
+		})
+		if n := marks.Load(); n != 0 {
+			t.Errorf("its directory was marked as incomplete %d times", n)
+		}
+		session.drain()
+		if err := wait(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestARemovedFileInUse: an operator removes a file in use while records go on. They go to

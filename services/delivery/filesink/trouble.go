@@ -16,7 +16,8 @@ const (
 	deniedFor     = 5 * time.Minute
 	// suspectTries and suspectAfter are how often and for how long no file can be begun in a
 	// directory, while others take files, before it counts as denied. Both are high: a cluster
-	// that fails at random must not look like it.
+	// that fails at random must not look like it. Tries between which nothing took files do not
+	// count, nor does the time between them: that is how an outage looks.
 	suspectTries = 10
 	suspectAfter = time.Minute
 )
@@ -38,8 +39,9 @@ type trouble struct {
 // suspect is a directory where no file can be begun, with errors that do not say whose fault it
 // is.
 type suspect struct {
-	since, last time.Time
-	tries       int
+	since, last time.Time // of the tries
+	tries       int       // that count, and
+	span        time.Duration
 }
 
 // deniedDir is a directory that takes nothing.
@@ -117,12 +119,15 @@ func (t *trouble) refused(dir string, err error) error {
 		}
 		t.suspects[dir] = s
 	}
+	if t.wrote.After(s.last) && !s.last.IsZero() {
+		s.tries++
+		s.span += now.Sub(s.last)
+	}
 	s.last = now
-	s.tries++
-	if s.tries < suspectTries || now.Sub(s.since) < suspectAfter || !t.wrote.After(s.since) {
+	if s.tries < suspectTries || s.span < suspectAfter {
 		return err
 	}
-	return fmt.Errorf("%w: %d attempts to begin a file failed in %s, while other directories took files: %w", ErrDenied, s.tries, now.Sub(s.since).Round(time.Second), err)
+	return fmt.Errorf("%w: %d attempts to begin a file failed in %s, while other directories took files: %w", ErrDenied, s.tries, s.span.Round(time.Second), err)
 }
 
 // suspected says whether files cannot be begun in dir, and others can.

@@ -233,20 +233,23 @@ func (f *FS) insist(ctx context.Context, request func(*client) error) error {
 func insist(ctx context.Context, request func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, operationTimeout)
 	defer cancel()
-	var unplacedSince time.Time // not since the first request: the NameNode may have been away then
+	var unplacedSince time.Time // without an outage in between, of the NameNode or of all DataNodes
 	for pause := requestWait; ; {
 		err := request()
 		switch exceptionOf(err) {
 		case "", "ipc.StandbyException", "ipc.RetriableException", "hdfs.server.namenode.SafeModeException", "hdfs.server.namenode.NotReplicatedYetException":
+			unplacedSince = time.Time{}
 		default:
 			running, excluded, ok := unplaced(err)
 			if !ok || running > 0 && running <= excluded {
 				return err
 			}
-			if unplacedSince.IsZero() {
+			switch {
+			case running == 0:
+				unplacedSince = time.Time{}
+			case unplacedSince.IsZero():
 				unplacedSince = time.Now()
-			}
-			if running > 0 && time.Since(unplacedSince) > placementPatience {
+			case time.Since(unplacedSince) > placementPatience:
 				return err
 			}
 		}

@@ -59,6 +59,21 @@ func TestInsist(t *testing.T) {
 		if err := insist(context.Background(), starts); err != nil {
 			t.Errorf("of a NameNode that starts: %v", err)
 		}
+		for name, outage := range map[string]error{"NameNode is away": io.ErrUnexpectedEOF, "DataNodes are away": later[4]} {
+			began = time.Now()
+			again := func() error { // it chooses none, then there is an outage, and then it chooses none for a while
+				switch since := time.Since(began); {
+				case since < 5*time.Second, since > 25*time.Second && since < 32*time.Second:
+					return noRoom
+				case since < 25*time.Second:
+					return outage
+				}
+				return nil
+			}
+			if err := insist(context.Background(), again); err != nil {
+				t.Errorf("when the %s in between: %v", name, err)
+			}
+		}
 		began = time.Now()
 		err := insist(context.Background(), func() error { return io.ErrUnexpectedEOF })
 		if took := time.Since(began); !errors.Is(err, io.ErrUnexpectedEOF) || took < operationTimeout || took > operationTimeout+2*time.Second {
