@@ -130,9 +130,10 @@ func (a *admin) SeekSubscription(ctx context.Context, r *spillwayv1.SeekSubscrip
 }
 
 // findTimeout bounds the wait for the ingests when a start is a time.
-const findTimeout = 10 * time.Second
+const findTimeout = 30 * time.Second
 
-// start is where a subscription that wants the topics is to begin; a time is looked up in Kafka.
+// start is where a subscription that wants the topics is to begin; a time is looked up in Kafka. In
+// what Kafka does not have any more, whatever the buffer still holds counts as younger.
 func (a *admin) start(ctx context.Context, q *queue.Queue, p *spillwayv1.StartPosition, topics []string) (queue.Place, []queue.Start, error) {
 	place := queue.Nowhere
 	switch p.GetPlace().(type) {
@@ -165,10 +166,10 @@ func (a *admin) start(ctx context.Context, q *queue.Queue, p *spillwayv1.StartPo
 		return place, starts, nil
 	}
 	var g errgroup.Group
-	g.SetLimit(16)
+	g.SetLimit(4096) // ingests ask Kafka about many at once
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
-	found := make(chan queue.Start, len(seen))
+	found, gone := make(chan queue.Start, len(seen)), make(chan string, len(seen))
 	for _, v := range seen {
 		id := v.Partition
 		wanted := slices.ContainsFunc(topics, func(glob string) bool {
@@ -184,6 +185,10 @@ func (a *admin) start(ctx context.Context, q *queue.Queue, p *spillwayv1.StartPo
 		}
 		g.Go(func() error {
 			offset, err := q.FindOffset(ctx, id, p.GetTime().AsTime().UnixMilli())
+			if errors.Is(err, queue.ErrGone) {
+				offset, err = v.Held, nil
+				gone <- fmt.Sprintf("%s/%d", id.Topic, id.Number)
+			}
 			if err == nil {
 				found <- queue.Start{Partition: id, Offset: offset}
 			}
@@ -192,6 +197,16 @@ func (a *admin) start(ctx context.Context, q *queue.Queue, p *spillwayv1.StartPo
 	}
 	err := g.Wait()
 	close(found)
+	if n := len(gone); n > 0 {
+		const most = 20
+		names := make([]string, min(n, most))
+		for i := range names {
+			names[i] = <-gone
+		}
+		slices.Sort(names)
+		a.s.deps.Log.Warn("a time cannot be looked up in topics that Kafka does not have any more: what the buffer still holds of them counts as younger than it",
+			"time", p.GetTime().AsTime().Format(time.RFC3339), "partitions", n, "among_them", names)
+	}
 	for s := range found {
 		starts = append(starts, s)
 	}

@@ -190,7 +190,7 @@ func (a *appendStream) handle(m *spillwayv1.AppendRequest) (err error) {
 			a.watch.Remove(id)
 		}
 	case *spillwayv1.AppendRequest_FoundOffset:
-		err = a.q.FoundOffset(m.FoundOffset.Id, m.FoundOffset.Offset)
+		err = a.q.FoundOffset(m.FoundOffset.Id, queue.FoundOffset{Offset: m.FoundOffset.Offset, Gone: m.FoundOffset.Gone, Failed: m.FoundOffset.Error})
 	case *spillwayv1.AppendRequest_Settle:
 		err = a.settle(m.Settle, refetch)
 	case *spillwayv1.AppendRequest_CaughtUp:

@@ -43,6 +43,8 @@ var statusTable = []struct {
 	{errShardsDiffer, codes.FailedPrecondition, "SHARDS_DIFFER", 0},
 	{errNoQueue, codes.NotFound, "QUEUE_NOT_FOUND", 0},
 	{queue.ErrNoIngest, codes.Unavailable, "NO_INGEST", time.Second},
+	{queue.ErrNoAnswer, codes.Unavailable, "NOT_FOUND_OUT", time.Second},
+	{queue.ErrGone, codes.FailedPrecondition, "TOPIC_GONE", 0},
 	{queue.ErrExists, codes.AlreadyExists, "SUBSCRIPTION_EXISTS", 0},
 	{queue.ErrConfigured, codes.FailedPrecondition, "SUBSCRIPTION_CONFIGURED", 0},
 	{queue.ErrReplaying, codes.FailedPrecondition, "REPLAYING", 0},

@@ -1263,8 +1263,8 @@ func (x *Refetch) GetKnownRecords() []*Fingerprint {
 	return nil
 }
 
-// FindOffset asks for the first offset whose record is not older than a time. It is answered by FoundOffset, or
-// not at all when Kafka cannot be asked now.
+// FindOffset asks for the first offset whose record is not older than a time. It is answered by FoundOffset; an
+// ingest of the version before does not answer when it cannot find out.
 type FindOffset struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Chosen by the buffer.
@@ -1334,7 +1334,11 @@ type FoundOffset struct {
 	// FindOffset.id.
 	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The offset; Kafka's end offset when all records are older.
-	Offset        int64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	Offset int64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	// Kafka has no such topic, or no such partition of it any more: there is no offset.
+	Gone bool `protobuf:"varint,3,opt,name=gone,proto3" json:"gone,omitempty"`
+	// Why it cannot be found out now; empty when there is an offset.
+	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1381,6 +1385,20 @@ func (x *FoundOffset) GetOffset() int64 {
 		return x.Offset
 	}
 	return 0
+}
+
+func (x *FoundOffset) GetGone() bool {
+	if x != nil {
+		return x.Gone
+	}
+	return false
+}
+
+func (x *FoundOffset) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
 }
 
 // SafeOffset says that everything before it needs Kafka no more.
@@ -3085,10 +3103,12 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"FindOffset\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x124\n" +
 	"\x06source\x18\x02 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12!\n" +
-	"\ftimestamp_ms\x18\x03 \x01(\x03R\vtimestampMs\"5\n" +
+	"\ftimestamp_ms\x18\x03 \x01(\x03R\vtimestampMs\"_\n" +
 	"\vFoundOffset\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
-	"\x06offset\x18\x02 \x01(\x03R\x06offset\"Z\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x12\n" +
+	"\x04gone\x18\x03 \x01(\bR\x04gone\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\"Z\n" +
 	"\n" +
 	"SafeOffset\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12\x16\n" +

@@ -18,6 +18,10 @@ var (
 	ErrNoSpace = errors.New("no space left for the store")
 	// ErrNoIngest means that no ingest of a cluster is connected.
 	ErrNoIngest = errors.New("no ingest is connected")
+	// ErrGone means that Kafka has no such topic, or no such partition of it.
+	ErrGone = errors.New("Kafka does not have it any more")
+	// ErrNoAnswer means that an ingest cannot find out what it was asked.
+	ErrNoAnswer = errors.New("the ingest cannot find out")
 	// ErrExists means that there is a subscription of that name already.
 	ErrExists = errors.New("subscription exists")
 	// ErrConfigured means that the configuration names the subscription.

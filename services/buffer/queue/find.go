@@ -13,8 +13,15 @@ type FindOffset struct {
 	TimestampMs int64 // since the Unix epoch
 }
 
+// FoundOffset is the answer: the offset, or why there is none.
+type FoundOffset struct {
+	Offset int64
+	Gone   bool   // Kafka has no such partition
+	Failed string // the ingest cannot find out
+}
+
 // FindOffset asks one of the cluster's ingests, and waits for its answer until ctx ends.
-// ErrNoIngest means that none is connected.
+// ErrNoIngest means that none is connected, ErrGone that Kafka does not have the partition.
 func (q *Queue) FindOffset(ctx context.Context, id Partition, timestampMs int64) (int64, error) {
 	q.mu.Lock()
 	w := q.ingestLocked(id.Cluster)
@@ -25,7 +32,7 @@ func (q *Queue) FindOffset(ctx context.Context, id Partition, timestampMs int64)
 	q.nextRefetch++
 	find := FindOffset{q.nextRefetch, id, timestampMs}
 	w.asked = find.ID
-	answer := make(chan int64, 1)
+	answer := make(chan FoundOffset, 1)
 	q.finds[find.ID] = answer
 	w.finds = append(w.finds, find)
 	w.signalLocked()
@@ -36,8 +43,14 @@ func (q *Queue) FindOffset(ctx context.Context, id Partition, timestampMs int64)
 		delete(q.finds, find.ID)
 	}()
 	select {
-	case offset := <-answer:
-		return offset, nil
+	case found := <-answer:
+		switch {
+		case found.Gone:
+			return 0, fmt.Errorf("look up a time in %s/%d: %w", id.Topic, id.Number, ErrGone)
+		case found.Failed != "":
+			return 0, fmt.Errorf("look up a time in %s/%d: %w: %s", id.Topic, id.Number, ErrNoAnswer, CutReason(found.Failed))
+		}
+		return found.Offset, nil
 	case <-q.done:
 		return 0, ErrClosed
 	case <-ctx.Done():
@@ -45,15 +58,15 @@ func (q *Queue) FindOffset(ctx context.Context, id Partition, timestampMs int64)
 	}
 }
 
-// FoundOffset is the answer to a FindOffset. One that nobody waits for any more is ignored.
-func (q *Queue) FoundOffset(id uint64, offset int64) error {
-	if offset < 0 {
-		return fmt.Errorf("%w offset %d", ErrInvalid, offset)
+// FoundOffset takes the answer to a FindOffset. One that nobody waits for any more is ignored.
+func (q *Queue) FoundOffset(id uint64, found FoundOffset) error {
+	if found.Offset < 0 {
+		return fmt.Errorf("%w offset %d", ErrInvalid, found.Offset)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	select {
-	case q.finds[id] <- offset:
+	case q.finds[id] <- found:
 	default:
 	}
 	return nil

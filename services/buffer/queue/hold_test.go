@@ -149,6 +149,33 @@ var holdCases = []struct {
 		}
 		return longest
 	}},
+	{"much that is stored becomes safe at once", func(t testing.TB, n int) time.Duration {
+		h := scaleHarness(t, all("s"))
+		h.append("t", 0, 1)
+		h.q.hold(func() bool { // and the store has what comes after it
+			p := h.q.partitions[testPartition("t")]
+			q := h.q
+			q.deferLocked(p.progress[q.subs[0]], p.pieceAt(0))
+			return false
+		})
+		fillFrom(h, 1, n)
+		h.now = h.now.Add(100 * time.Hour)
+		h.write()
+		seek := func() {
+			if err := h.manage(func() error { return h.q.Seek(h.t.Context(), "s", Nowhere, []Start{{testPartition("t"), 1}}) }); err != nil {
+				h.t.Fatal(err)
+			}
+		}
+		safe := func() int64 { return h.q.partitions[testPartition("t")].safe }
+		if safe() != 0 {
+			t.Fatalf("safe is %d before the first batch is", safe())
+		}
+		longest := h.longestHold(seek)
+		if safe() != int64(n)+1 {
+			t.Errorf("safe is %d, want %d", safe(), n+1)
+		}
+		return longest
+	}},
 	{"batches that many watch are written", func(t testing.TB, n int) time.Duration {
 		h := scaleHarness(t, all("s"))
 		for i := range n / 40 { // ingests that watch something else

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"time"
 )
@@ -32,8 +33,8 @@ func Open(cfg Config, openStore func(StoreOptions) (Store, error)) (*Queue, erro
 	log, lines := newLog(cfg.Log)
 	cfg.Log = log
 	q := &Queue{cfg: cfg, configured: Limits{cfg.DiskRecords, cfg.DiskBytes}, logLines: lines, opened: cfg.Now(), holdItems: holdItems, partBytes: partBytes, partitions: make(map[Partition]*partition), newest: make(map[Partition]uint32), sessions: make(map[uint64]*Session),
-		watchers: make(map[*Watcher]struct{}), watching: make(map[Partition][]*Watcher), refetches: make(map[uint64]*refetch), finds: make(map[uint64]chan int64),
-		listed: make(map[reads]listedTopics), empty: make(map[Partition]int64),
+		watchers: make(map[*Watcher]struct{}), watching: make(map[Partition][]*Watcher), refetches: make(map[uint64]*refetch), finds: make(map[uint64]chan FoundOffset),
+		listed: make(map[reads]listedTopics), empty: make(map[Partition]int64), unraised: make(map[*partition]bool),
 		room: make(chan struct{}), kick: make(chan struct{}, 1), done: make(chan struct{})}
 	q.mu.now = sinceStart
 	r := &recovery{q: q, homes: make(map[Partition]*partition)}
@@ -63,7 +64,7 @@ func Open(cfg Config, openStore func(StoreOptions) (Store, error)) (*Queue, erro
 		for _, g := range p.progress {
 			q.deriveLocked(g)
 		}
-		p.raiseSafe(cfg.Delivered)
+		p.raiseSafe(cfg.Delivered, math.MaxInt)
 	}
 	q.logRecovered()
 	for _, s := range q.sessions {
@@ -151,7 +152,7 @@ func (q *Queue) recoverSafe(pieces []*piece) {
 	}
 	q.recovered = nil
 	for _, p := range q.partitions {
-		p.raiseSafe(q.cfg.Delivered)
+		p.raiseSafe(q.cfg.Delivered, math.MaxInt)
 		p.pieces = list[*piece]{} // they are held once it is known by whom
 	}
 }

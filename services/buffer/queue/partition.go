@@ -205,11 +205,15 @@ func (p *partition) remove(pc *piece) {
 }
 
 // raiseSafe moves safe over everything that the required subscriptions have settled, or that is
-// durably held for them, and says whether it moved. With delivered, what a required subscription
-// still waits for is not safe on disk either.
-func (p *partition) raiseSafe(delivered bool) bool {
+// durably held for them, in so many steps at most. It says whether it moved, and whether it may go
+// on. With delivered, what a required subscription still waits for is not safe on disk either.
+func (p *partition) raiseSafe(delivered bool, steps int) (moved, more bool) {
 	o := p.safe
-	for o < p.appended {
+	for ; o < p.appended; steps-- {
+		if steps == 0 {
+			more = true
+			break
+		}
 		next := p.requiredUntil(o)
 		if pc := p.pieceAt(o); pc != nil && pc.stored {
 			next = max(next, p.storedUntil(o, pc.own.Next, delivered))
@@ -219,9 +223,9 @@ func (p *partition) raiseSafe(delivered bool) bool {
 		}
 		o = next
 	}
-	moved := o > p.safe
+	moved = o > p.safe
 	p.safe = o
-	return moved
+	return moved, more
 }
 
 // storedUntil is how far being stored up to end makes safe what begins at o. What a required

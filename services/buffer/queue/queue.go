@@ -107,14 +107,15 @@ type Queue struct {
 	left                       int              // items until it lets others in
 	refetches                  map[uint64]*refetch
 	nextRefetch                uint64 // also of finds
-	finds                      map[uint64]chan int64
-	guarded                    bool          // a change with Safe is being written
-	closed                     error         // why the queue takes nothing more
-	room                       chan struct{} // closed and replaced when memory is freed, and for Pace
-	paced                      bool          // somebody waits in Pace
-	heldBytes                  int64         // of batches that are held back
-	wantRoom                   int           // how many wait in Append
-	pacedAt                    int64         // when paces were measured last, on clock
+	finds                      map[uint64]chan FoundOffset
+	guarded                    bool                // a change with Safe is being written
+	unraised                   map[*partition]bool // where safe may rise further
+	closed                     error               // why the queue takes nothing more
+	room                       chan struct{}       // closed and replaced when memory is freed, and for Pace
+	paced                      bool                // somebody waits in Pace
+	heldBytes                  int64               // of batches that are held back
+	wantRoom                   int                 // how many wait in Append
+	pacedAt                    int64               // when paces were measured last, on clock
 	watchers                   map[*Watcher]struct{}
 	watching                   map[Partition][]*Watcher // those that watch a partition
 	listed                     map[reads]listedTopics   // what sources read
@@ -500,16 +501,40 @@ func (q *Queue) freeLocked(pc *piece) {
 }
 
 // raiseSafeLocked moves a partition's safe offset and tells of it, unless a change with Safe is
-// being written: what is told meanwhile would not be in it.
+// being written: what is told meanwhile would not be in it. Over many batches it moves in parts;
+// where others cannot be let in, the writer goes on.
 func (q *Queue) raiseSafeLocked(p *partition) {
-	if q.guarded {
-		return
+	steps := math.MaxInt // a queue that is recovered has nobody who waits
+	if q.store != nil {
+		steps = max(q.holdItems/(1+len(p.progress)/8), 1)
 	}
-	if p.raiseSafe(q.cfg.Delivered) {
-		for _, w := range q.watching[p.id] {
-			w.tellLocked(p)
+	for !q.guarded {
+		moved, more := p.raiseSafe(q.cfg.Delivered, steps)
+		if moved {
+			for _, w := range q.watching[p.id] {
+				w.tellLocked(p)
+			}
 		}
+		switch {
+		case !more:
+			return
+		case !q.inParts:
+			q.unraised[p] = true
+			q.wake()
+			return
+		}
+		q.letOthersIn(q.holdItems)
 	}
+}
+
+// raiseRest goes on where raiseSafeLocked could not.
+func (q *Queue) raiseRest() {
+	q.applying(func() {
+		for p := range q.unraised {
+			delete(q.unraised, p)
+			q.raiseSafeLocked(p)
+		}
+	})
 }
 
 // clock is the time since the queue was opened. It never jumps.

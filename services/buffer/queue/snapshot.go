@@ -3,6 +3,7 @@ package queue
 import (
 	"encoding/json"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 )
@@ -375,7 +376,102 @@ func (l *ledgers) add(g *progress) {
 }
 
 // UnmarshalJSON implements json.Unmarshaler.
-func (l *ledgers) UnmarshalJSON(b []byte) error { return json.Unmarshal(b, &l.restored) }
+func (l *ledgers) UnmarshalJSON(b []byte) error {
+	if all, ok := parseLedgers(b); ok {
+		l.restored = all
+		return nil
+	}
+	return json.Unmarshal(b, &l.restored)
+}
+
+// parseLedgers reads what appendJSON has written, and gives up at anything else: what a version
+// before or after has written, and what is to be delivered again.
+func parseLedgers(b []byte) (all map[int64]Settled, ok bool) {
+	in := scanner{rest: b}
+	all = make(map[int64]Settled)
+	in.want("{")
+	for first := true; !in.bad && !in.has("}"); first = false {
+		if !first {
+			in.want(",")
+		}
+		in.want(`"`)
+		id := in.number()
+		in.want(`":{"start":`)
+		var s Settled
+		s.Start = in.number()
+		in.want(`,"floor":`)
+		s.Floor = in.number()
+		in.want(`,"counts":[`)
+		for i := range s.Counts {
+			if i > 0 {
+				in.want(",")
+			}
+			s.Counts[i] = in.number()
+		}
+		in.want("]")
+		if in.has(`,"above":[`) {
+			for more := true; more && !in.bad; more = in.has(",") {
+				var v Interval
+				in.want(`{"f":`)
+				v.First = in.number()
+				in.want(`,"n":`)
+				v.Next = in.number()
+				in.want(`,"o":`)
+				o := in.number()
+				in.want("}")
+				in.bad = in.bad || o < 0 || o >= outcomes
+				v.Outcome = Outcome(o)
+				s.Above.add(v)
+			}
+			in.want("]")
+		}
+		if in.has(`,"epoch":`) {
+			s.Epoch = in.number()
+		}
+		in.want("}")
+		all[id] = s
+	}
+	return all, !in.bad && len(in.rest) == 0
+}
+
+// scanner goes through text of which every byte is known.
+type scanner struct {
+	rest []byte
+	bad  bool // something else was there
+}
+
+func (in *scanner) has(text string) bool {
+	if len(in.rest) < len(text) || string(in.rest[:len(text)]) != text {
+		return false
+	}
+	in.rest = in.rest[len(text):]
+	return true
+}
+
+func (in *scanner) want(text string) { in.bad = in.bad || !in.has(text) }
+
+// number reads an int64 in decimal.
+func (in *scanner) number() (n int64) {
+	i, negative := 0, false
+	if negative = in.has("-"); len(in.rest) == 0 {
+		in.bad = true
+		return 0
+	}
+	for ; i < len(in.rest) && in.rest[i] >= '0' && in.rest[i] <= '9'; i++ {
+		const most = (math.MaxInt64 - 9) / 10
+		if n > most {
+			in.bad = true
+			return 0
+		}
+		n = n*10 + int64(in.rest[i]-'0')
+	}
+	in.bad = in.bad || i == 0
+	in.rest = in.rest[i:]
+	if negative {
+		n = -n
+	}
+	return n
+}
 
 // appendJSON appends what json.Marshal makes of it.
 func (s *Settled) appendJSON(b []byte) []byte {

@@ -185,6 +185,7 @@ func (q *Queue) Done() <-chan struct{} { return q.done }
 
 // take collects what is to be written now; nil means nothing.
 func (q *Queue) take(everything bool) *group {
+	q.raiseRest()
 	g := q.collect(everything)
 	if g == nil {
 		return nil
