@@ -20,14 +20,16 @@ const (
 
 var errStalled = errors.New("the session does not read what it has credit for, and others wait for the memory")
 
-// flight divides flightBytes among the streams of sessions. Each may have an equal part on its
-// way, and at least one payload. What many slow streams keep for that reason others wait for, in
-// turn, until the slow ones take it or are closed.
+// flight divides flightBytes among the streams of sessions that have something to send, and leaves
+// a part for one more. Each may have an equal part on its way, and at least one payload. What many
+// slow streams keep for that reason others wait for, in turn, until the slow ones take it or are
+// closed.
 type flight struct {
 	total int64
 
 	mu      sync.Mutex
 	free    int64
+	busy    int // streams with something on its way
 	streams map[*flightStream]struct{}
 	waiting []*flightStream // for free, in turn
 }
@@ -64,6 +66,9 @@ func (s *flightStream) leave() {
 	defer f.mu.Unlock()
 	s.ended = true
 	f.free += s.bytes
+	if s.bytes > 0 {
+		f.busy--
+	}
 	s.bytes = 0
 	delete(f.streams, s)
 	s.stepAsideLocked()
@@ -85,8 +90,9 @@ func (s *flightStream) acquire(ctx context.Context, n int64) (sent func(), err e
 		}
 	}
 	s.stepAsideLocked()
-	if s.bytes == 0 {
+	if s.bytes == 0 && n > 0 {
 		s.moved = time.Now()
+		f.busy++
 	}
 	f.free -= n
 	s.bytes += n
@@ -98,7 +104,7 @@ func (s *flightStream) acquire(ctx context.Context, n int64) (sent func(), err e
 // and only others keep them from it, it gets in line.
 func (s *flightStream) takesLocked(n int64) bool {
 	f := s.f
-	if s.bytes > 0 && s.bytes+n > f.total/int64(max(len(f.streams), 1)) {
+	if s.bytes > 0 && s.bytes+n > f.total/int64(min(len(f.streams), f.busy+len(f.waiting)+1)) {
 		s.stepAsideLocked()
 		f.wakeLocked()
 		return false
@@ -170,6 +176,9 @@ func (s *flightStream) sent(n int64) {
 	defer f.mu.Unlock()
 	if s.ended {
 		return
+	}
+	if s.bytes == n && n > 0 {
+		f.busy--
 	}
 	s.bytes -= n
 	f.free += n

@@ -73,6 +73,36 @@ func TestFlightIsDivided(t *testing.T) {
 	})
 }
 
+// TestIdleStreamsLend: a stream has half of all though many others have nothing to send; each of
+// these that has gets a part at once.
+func TestIdleStreamsLend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFlight(120)
+		var all []*flightStream
+		for range 100 {
+			all = append(all, f.join(nil))
+		}
+		ctx := t.Context()
+		half := take(t, all[0].acquireLater(ctx, 60), true)
+		take(t, all[0].acquireLater(ctx, 1), false)
+		third := take(t, all[1].acquireLater(ctx, 40), true)
+		waits := all[1].acquireLater(ctx, 1)
+		take(t, waits, false)
+		rest := take(t, all[2].acquireLater(ctx, 20), true)
+		for _, sent := range []func(){half, third, rest} {
+			sent()
+			synctest.Wait()
+		}
+		(<-waits).sent()
+		for _, s := range all {
+			s.leave()
+		}
+		if f.free != f.total || f.busy != 0 {
+			t.Errorf("%d of %d are free, %d busy", f.free, f.total, f.busy)
+		}
+	})
+}
+
 // TestFlightIsInTurn: a large payload is not overtaken for ever by small ones.
 func TestFlightIsInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -184,7 +184,11 @@ func (q *Queue) leaseLocked(g *progress, pc *piece, again *returned, s *Session)
 	l := &lease{id: q.nextLease, piece: pc, progress: g, session: s, attempt: attempt}
 	l.expiry.value = l
 	g.leases.add(l)
+	if len(s.leases) == 0 {
+		q.leasing++
+	}
 	s.leases[l.id] = l
+	q.leased++
 	q.extendLocked(l)
 	s.creditLocked(-int64(pc.size))
 	g.sub.leased++
@@ -213,6 +217,10 @@ func (q *Queue) extendLocked(l *lease) {
 func (q *Queue) endLeaseLocked(l *lease) {
 	g := l.progress
 	delete(l.session.leases, l.id)
+	q.leased--
+	if len(l.session.leases) == 0 {
+		q.leasing--
+	}
 	q.giveCreditLocked(l.session)
 	l.expiry.leave()
 	g.removeLease(l)

@@ -84,13 +84,8 @@ func TestTinyBatchesHaveABound(t *testing.T) {
 // TestLeasesHaveABound: a session is leased its part of what the queue leases at once, however
 // small batches are, and gets the rest as it takes and settles them.
 func TestLeasesHaveABound(t *testing.T) {
-	const n, share = 5000, 500
-	h := newHarness(t, all("s"))
-	h.cfg.MemoryRecords, h.cfg.MaxLeases = n, 2*share
-	h.reopen()
-	for i := range int64(n) {
-		h.append("t", i, i+1)
-	}
+	const n, all, share = 5000, 1000, 750 // the idle one lends half of its part
+	h := leaseHarness(t, n, all)
 	idle := h.session("s", false, 1)
 	h.ack(idle, 1, leasesOf(drain(idle)))
 	s := h.session("s", false, 1<<30)
@@ -109,6 +104,69 @@ func TestLeasesHaveABound(t *testing.T) {
 	}
 	if got := h.q.Sessions()[1].Credit; got != 1<<30-n+1 {
 		t.Errorf("its credit is %d, want what it was given without the %d bytes it was leased", got, n-1)
+	}
+}
+
+// leaseHarness holds n batches, and leases so many at once.
+func leaseHarness(t *testing.T, n int64, most int) *harness {
+	t.Helper()
+	h := newHarness(t, all("s"))
+	h.cfg.MemoryRecords, h.cfg.MemoryBytes, h.cfg.MaxLeases = 2*n, 2*n, most
+	h.reopen()
+	for i := range n {
+		h.append("t", i, i+1)
+	}
+	return h
+}
+
+// TestIdleSessionsLend: one busy session among many has much of what may be leased; each that
+// becomes busy has its own part at once, and in the end all have as much.
+func TestIdleSessionsLend(t *testing.T) {
+	const n, most, sessions = 30_000, 10_000, 20
+	h := leaseHarness(t, n, most)
+	var all []*Session
+	for range sessions {
+		s, err := h.q.OpenSession("s", "c", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, s)
+	}
+	const own = most / sessions / 2
+	for i, s := range all {
+		if err := s.AddCredit(1 << 30); err != nil {
+			t.Fatal(err)
+		}
+		drainAll(s)
+		if got := len(s.leases); i == 0 && got < most/2 || got < own {
+			t.Fatalf("session %d has %d leases beside %d that are busy", i, got, i)
+		}
+		if total := h.q.leased; total > most*3/2 {
+			t.Fatalf("%d batches are leased with %d sessions busy", total, i+1)
+		}
+	}
+	first := all[0]
+	for id := uint64(1); len(first.leases) > most/sessions; id++ {
+		var some []*Lease
+		for lease := range first.leases {
+			if some = append(some, &Lease{ID: lease}); len(some) == 500 {
+				break
+			}
+		}
+		h.ack(first, id, some)
+		h.write()
+	}
+	for _, s := range all {
+		drainAll(s)
+	}
+	if total := h.q.leased; total > most*11/10 || h.q.leasing != sessions {
+		t.Errorf("%d batches are leased by %d sessions, want about %d by %d", total, h.q.leasing, most, sessions)
+	}
+	for _, s := range all {
+		s.Close()
+	}
+	if h.q.leased != 0 || h.q.leasing != 0 {
+		t.Errorf("%d batches are leased by %d sessions when all are dead", h.q.leased, h.q.leasing)
 	}
 }
 

@@ -33,8 +33,8 @@ type Config struct {
 	// FreeBatches is how many batches may be held, in memory or stored, before what they cost
 	// beside their payloads counts in MemoryBytes; 0 is DefaultFreeBatches.
 	FreeBatches int64
-	// MaxLeases bounds the batches that are leased at once, of all sessions together, each of
-	// which has an equal part; 0 is DefaultMaxLeases.
+	// MaxLeases bounds the batches that are leased at once, of all sessions together: see
+	// leaseShareLocked; 0 is DefaultMaxLeases.
 	MaxLeases              int
 	DiskRecords, DiskBytes int64 // bounds of the store; pending records, bytes of all files
 	// SpillAfter is how old a batch gets in memory before it is written; 0 writes it through.
@@ -81,6 +81,7 @@ type Queue struct {
 	nextLease        uint64
 	joined           uint64 // sessions since Open
 	liveSessions     int
+	leased, leasing  int // batches that are leased; sessions that have some
 
 	memoryRecords, memoryBytes int64
 	pendingBatches             int64

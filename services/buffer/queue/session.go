@@ -212,7 +212,7 @@ func (s *Session) AwaitTaken(ctx context.Context) error {
 // withholdLocked leases nothing more to a session that has its part of all leases, or as many
 // events waiting: it is slow, or does not read at all.
 func (q *Queue) withholdLocked(s *Session) {
-	if share := q.leaseShareLocked(); s.credit > 0 && (len(s.leases) >= share || len(s.events) >= share) {
+	if share := q.leaseShareLocked(s); s.credit > 0 && (len(s.leases) >= share || len(s.events) >= share) {
 		s.withheld += s.credit
 		s.creditLocked(-s.credit)
 	}
@@ -221,8 +221,11 @@ func (q *Queue) withholdLocked(s *Session) {
 // giveCreditLocked ends what withholdLocked began once there is room for more than a few, and
 // says whether it did.
 func (q *Queue) giveCreditLocked(s *Session) bool {
-	most := q.leaseShareLocked() / 4 * 3
-	if s.withheld == 0 || len(s.leases) > most || len(s.events) > most {
+	if s.withheld == 0 {
+		return false
+	}
+	most := q.leaseShareLocked(s) / 4 * 3
+	if len(s.leases) > most || len(s.events) > most {
 		return false
 	}
 	s.creditLocked(s.withheld)
@@ -230,9 +233,21 @@ func (q *Queue) giveCreditLocked(s *Session) bool {
 	return true
 }
 
-// leaseShareLocked is how many batches a session may have leased.
-func (q *Queue) leaseShareLocked() int {
-	return max(q.cfg.MaxLeases/max(q.liveSessions, 1), minLeases)
+// leaseShareLocked is how many batches a session may have leased: an equal part of all, among the
+// sessions that have any. Those that have none lend half of theirs, and have the other half as soon
+// as they want it. So all together have at most half as many again as Config.MaxLeases, while
+// what was lent comes back.
+func (q *Queue) leaseShareLocked(s *Session) int {
+	busy := q.leasing
+	if len(s.leases) == 0 {
+		busy++
+	}
+	own := max(q.cfg.MaxLeases/max(2*q.liveSessions, 1), minLeases)
+	free := q.cfg.MaxLeases - q.leased - max(q.liveSessions-busy, 0)*own
+	if free <= 0 {
+		return own
+	}
+	return max(own, min(q.cfg.MaxLeases/busy, len(s.leases)+free))
 }
 
 // Holds says whether the session still has a lease.
