@@ -27,6 +27,8 @@ var (
 
 	descCapacity = desc("capacity_records", "Bound of the records that are pending, disk.records.", "queue")
 
+	descPartitions = desc("partitions", "Source partitions that are known; no new ones are taken above 100000.", "queue")
+
 	descLock = desc("queue_lock_seconds", "Longest time that the queue's lock was held, in the last minute or two.", "queue")
 
 	descSubPending     = desc("subscription_pending_records", "Records the subscription has not settled.", "subscription")
@@ -74,6 +76,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		}
 		send(descAppended, prometheus.CounterValue, s.AppendedRecords, name)
 		send(descSpilled, prometheus.CounterValue, s.SpilledRecords, name)
+		send(descPartitions, prometheus.GaugeValue, int64(s.Partitions), name)
 		ch <- prometheus.MustNewConstMetric(descLock, prometheus.GaugeValue, q.LongestHold().Seconds(), name)
 		for _, v := range q.Subscriptions() {
 			sub := name + "/" + v.Name

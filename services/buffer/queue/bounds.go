@@ -73,7 +73,8 @@ func (id Partition) validate() error {
 func (q *Queue) takesPartitionLocked(id Partition) error {
 	if q.partitions[id] == nil && len(q.partitions)+len(q.empty) >= MaxPartitions {
 		if _, empty := q.empty[id]; !empty {
-			return fmt.Errorf("%w: the queue has %d source partitions, and takes no new one", ErrTooMany, len(q.partitions)+len(q.empty))
+			return fmt.Errorf("%w: the queue has %d source partitions, and takes no new one; read fewer topics into it, or the others into another queue",
+				ErrTooMany, len(q.partitions)+len(q.empty))
 		}
 	}
 	return nil

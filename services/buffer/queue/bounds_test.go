@@ -209,6 +209,47 @@ func TestPartitionsHaveABound(t *testing.T) {
 	}
 }
 
+// TestEmptyTopicsAreForgotten: topics that come and go without a record do not use up the bound of
+// partitions, and those that are read still stay known.
+func TestEmptyTopicsAreForgotten(t *testing.T) {
+	h := newHarness(t, all("s"))
+	list := func(source string, topics ...string) {
+		t.Helper()
+		of := make(map[string]int32)
+		for _, topic := range topics {
+			of[topic] = MaxPartitions / 2
+		}
+		if err := h.q.ListTopics("k", source, of); err != nil {
+			t.Fatal(err)
+		}
+	}
+	caughtUp := func(topic string) error {
+		for n := range MaxPartitions / 2 {
+			if err := h.q.CaughtUp(Partition{Cluster: "k", Topic: topic, Number: int32(n)}, 0, h.now.UnixMilli()); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	list("other", "stays")
+	for i := range 5 {
+		topic := fmt.Sprint("t", i)
+		list("s", "stays", topic)
+		for _, topic := range []string{"stays", topic} {
+			if err := caughtUp(topic); err != nil {
+				t.Fatalf("of topic %s, the only new one: %v", topic, err)
+			}
+		}
+	}
+	list("s")
+	if n := len(h.q.empty); n != MaxPartitions/2 {
+		t.Errorf("%d partitions without records are known, want those of the topic that is read still", n)
+	}
+	if err := h.q.ListTopics("k", "other", nil); err != nil || len(h.q.empty) != 0 {
+		t.Errorf("%d partitions without records are known of topics that nobody reads (%v)", len(h.q.empty), err)
+	}
+}
+
 func manyTopics(n int) map[string]int32 {
 	topics := make(map[string]int32, n)
 	for i := range n {

@@ -18,6 +18,7 @@ type Stats struct {
 	AppendedRecords, SpilledRecords int64 // since Open
 	Store                           StoreStats
 	Limits                          Limits
+	Partitions                      int // source partitions that are known, at most MaxPartitions
 	Subscriptions                   []string
 }
 
@@ -26,7 +27,7 @@ func (q *Queue) Stats() Stats {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s := Stats{MemoryRecords: q.memoryRecords, MemoryBytes: q.memoryBytes, PendingBatches: q.pendingBatches, PendingRecords: q.pendingRecords,
-		AppendedRecords: q.appendedRecords, SpilledRecords: q.spilledRecords, Store: q.storeStats, Limits: q.limitsLocked()}
+		AppendedRecords: q.appendedRecords, SpilledRecords: q.spilledRecords, Store: q.storeStats, Limits: q.limitsLocked(), Partitions: len(q.partitions) + len(q.empty)}
 	for _, sub := range q.subs {
 		s.Subscriptions = append(s.Subscriptions, sub.Name)
 	}

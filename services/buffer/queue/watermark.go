@@ -195,14 +195,45 @@ func (q *Queue) ForgetSource(ctx context.Context, source string) error {
 
 func (q *Queue) listLocked(c *readsChange) {
 	r := reads{c.Cluster, c.Source}
+	before := q.listed[r].partitions
 	if len(c.Topics) == 0 {
 		delete(q.listed, r)
+	} else {
+		if c.own == nil { // recovered: nobody waits for the lock yet
+			c.own = q.ownOf(c.Cluster, c.Topics)
+		}
+		q.listed[r] = listedTopics{c.Topics, c.own}
+	}
+	q.forgetEmptyLocked(c.Cluster, before)
+}
+
+// forgetEmptyLocked forgets of partitions without records when they were at their end, of those
+// topics that no source reads any more: that says nothing about any time then, and there is a
+// bound for how many are known.
+func (q *Queue) forgetEmptyLocked(cluster string, before map[string]int32) {
+	if len(q.empty) == 0 {
 		return
 	}
-	if c.own == nil { // recovered: nobody waits for the lock yet
-		c.own = q.ownOf(c.Cluster, c.Topics)
+	gone := maps.Clone(before)
+	for r, listed := range q.listed {
+		few, many := gone, listed.partitions
+		if len(few) > len(many) {
+			few, many = many, few
+		}
+		for topic := range few {
+			if _, in := many[topic]; in && r.cluster == cluster {
+				delete(gone, topic)
+			}
+		}
 	}
-	q.listed[r] = listedTopics{c.Topics, c.own}
+	if len(gone) == 0 {
+		return
+	}
+	for id := range q.empty {
+		if _, is := gone[id.Topic]; is && id.Cluster == cluster {
+			delete(q.empty, id)
+		}
+	}
 }
 
 // topicTime is how far time has come in those partitions of a topic that a source reads and of
