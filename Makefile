@@ -2,7 +2,7 @@
 TOOL := go tool -modfile=.ci/tools.mod
 STACK := deploy/stack/bin
 
-.PHONY: help build generate check-generated lint release-api test test-quick test-unit test-apart test-e2e soak bench bench-scale demo stack-up stack-down compose-test sbom vulncheck clean
+.PHONY: help build generate check-generated lint release-api test test-quick test-unit test-race test-apart test-e2e soak bench bench-scale demo stack-up stack-down compose-test sbom vulncheck clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -33,7 +33,10 @@ lint: ## gofmt, go vet, staticcheck, buf lint and breaking, kubeconform
 release-api: ## notes the API of this commit as that of a release, which later ones must be compatible with
 	$(TOOL) buf build --as-file-descriptor-set --exclude-source-info -o .ci/api.binpb
 
-test: test-unit test-e2e ## all tests but the soaks: the unit tests under the race detector, then the real processes
+test: ## all tests but the soaks: test-race beside test-e2e, then test-apart
+	@# Side by side: the end-to-end tests mostly wait. Each package prints its own verdict.
+	@failed=0; $(MAKE) -s test-race & race=$$!; $(MAKE) -s test-e2e || failed=1; \
+	wait $$race || failed=1; $(MAKE) -s test-apart || failed=1; exit $$failed
 
 test-quick: ## a few minutes: the unit tests without -race beside the ten most telling end-to-end tests
 	@# Side by side: the end-to-end tests mostly wait. Each prints its own verdict.
@@ -41,13 +44,14 @@ test-quick: ## a few minutes: the unit tests without -race beside the ten most t
 	(cd services/e2e && E2E_TIER=quick go test -count=1 -timeout 15m); e2e=$$?; \
 	wait $$unit && exit $$e2e
 
-test-unit: ## the tests that need nothing else running
+test-unit: test-race test-apart ## the tests that need nothing else running
+
+test-race: ## those of the unit tests that may have data races, under the race detector
 	@race=-race; command -v "$$(go env CC)" >/dev/null || { race=; \
 	  echo "NOT RUN: the race detector, which needs a C compiler. On Debian: apt-get install gcc libc6-dev" >&2; \
 	  [ "$$CI" != true ] || exit 1; }; \
 	command -v promtool >/dev/null || echo "NOT RUN: the alerts' own tests, which need promtool. On Debian: apt-get install prometheus" >&2; \
-	set -x; go test $$race -shuffle=on -timeout 30m $$(go list ./... | grep -v /services/e2e) && \
-	{ [ -z "$$race" ] || $(MAKE) -s test-apart; }
+	set -x; go test $$race -shuffle=on -timeout 30m $$(go list ./... | grep -v /services/e2e)
 
 test-apart: ## those of the unit tests that the race detector leaves out: models, figures and sizes
 	@names=$$(grep -rh --include=*_test.go -B1 'race\.Apart(' services | sed -n 's/^func \(Test[A-Za-z0-9]*\)(.*/\1/p' | paste -sd '|'); \

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/internal/race"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
@@ -64,6 +65,7 @@ func judged(t *testing.T, ack *Ack, messages []ackMessage, limit int) map[int64]
 
 // TestAcksHaveABound: every other record of 30 leases is dead-lettered, each with a long reason.
 func TestAcksHaveABound(t *testing.T) {
+	race.Apart(t)
 	ack := &Ack{State: []StateChange{{Key: "k", Value: []byte("v")}}}
 	for id := range uint64(30) {
 		l := AckedLease{Lease: small(id, 1000)}

@@ -51,6 +51,7 @@ func BenchmarkPipeline(b *testing.B) {
 		b.Run("client/"+round, func(b *testing.B) { benchBare(b, topic, fetchClient) })
 		b.Run("reader/"+round, func(b *testing.B) { benchBare(b, topic, fetchReader) })
 		b.Run("hdfs/"+round, func(b *testing.B) { benchPipeline(b, topic, stack.kafka, false, 1) })
+		b.Run("one/"+round, func(b *testing.B) { benchOneProcess(b, topic) })
 		b.Run("two/"+round, func(b *testing.B) { benchPipeline(b, topic, stack.kafka, false, 2) })
 		b.Run("both/"+round, func(b *testing.B) { benchPipeline(b, topic, stack.kafka, true, 1) })
 		b.Run("outage/"+round, func(b *testing.B) { benchPipeline(b, topic, secondBroker(b), true, 1) })
@@ -112,6 +113,23 @@ func benchPipeline(b *testing.B, topic string, target broker, second bool, insta
 	for _, s := range running {
 		s.kill()
 	}
+	removeFiles(b, "/e2e/"+topic)
+}
+
+// benchOneProcess is benchPipeline with all in one process, whose start is in the time as well.
+func benchOneProcess(b *testing.B, topic string) {
+	p := newPipeline(b, stack.kafka)
+	p.rewrite(fmt.Sprintf("topics: [%q]", p.topic), fmt.Sprintf("topics: [%q]", topic),
+		"      memory: {records: 50000, bytes: 64MiB}\n", "", "size: 8MiB", "size: 127MiB", `test: {topics: ["*"]`, `test: {topics: ["none"]`)
+	all := newService(b, p.dir, "run", "run", "-c", p.config)
+	b.ResetTimer()
+	all.start()
+	poll(b, 50*time.Millisecond, 5*time.Minute, "everything is in HDFS", func() error { return p.settled(*benchRecords, "hdfs") })
+	b.StopTimer()
+	b.ReportMetric(float64(*benchRecords)/b.Elapsed().Seconds(), "records/s")
+	_, peak := all.memoryBytes()
+	b.ReportMetric(float64(peak>>20), "run-MiB")
+	all.kill()
 	removeFiles(b, "/e2e/"+topic)
 }
 

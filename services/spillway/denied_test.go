@@ -10,10 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/buffer"
@@ -80,20 +83,20 @@ delivery:
 	}
 	defer conn.Close()
 	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 3)
-	go func() { ended <- b.Run(ctx) }()
-	go func() { ended <- server.Serve(ctx, lis) }()
-	defer func() {
-		stop()
-		for range cap(ended) {
-			if err := <-ended; err != nil {
+	var running sync.WaitGroup
+	run := func(run func() error) {
+		running.Go(func() {
+			if err := run(); err != nil {
 				t.Error(err)
 			}
-		}
-	}()
-
+		})
+	}
+	defer running.Wait()
+	defer stop()
+	run(func() error { return b.Run(ctx) })
+	run(func() error { return server.Serve(ctx, lis) })
 	appendDenied(t, spillwayv1.NewBufferServiceClient(conn))
-	go func() { ended <- d.Run(ctx) }()
+	run(func() error { return d.Run(ctx) })
 	admin := spillwayv1.NewBufferAdminServiceClient(conn)
 	deadline := time.Now().Add(3 * time.Minute)
 	for {
@@ -139,9 +142,21 @@ func linesBelow(t *testing.T, dir string) (n int) {
 // record is.
 func appendDenied(t *testing.T, client spillwayv1.BufferServiceClient) {
 	t.Helper()
-	stream, err := client.Append(t.Context(), grpc.WaitForReady(true))
-	if err != nil {
-		t.Fatal(err)
+	open := &spillwayv1.AppendRequest{Message: &spillwayv1.AppendRequest_Open{Open: &spillwayv1.AppendOpen{Queue: "q", Cluster: "c"}}}
+	var stream grpc.BidiStreamingClient[spillwayv1.AppendRequest, spillwayv1.AppendResponse]
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		var err error
+		if stream, err = client.Append(t.Context(), grpc.WaitForReady(true)); err == nil {
+			if err = stream.Send(open); err == nil {
+				_, err = stream.Recv()
+			}
+		}
+		if err == nil {
+			break
+		}
+		if status.Code(err) != codes.Unavailable || time.Now().After(deadline) { // the queue is opening
+			t.Fatal(err)
+		}
 	}
 	ask := func(m *spillwayv1.AppendRequest) {
 		t.Helper()
@@ -152,7 +167,6 @@ func appendDenied(t *testing.T, client spillwayv1.BufferServiceClient) {
 			t.Fatal(err)
 		}
 	}
-	ask(&spillwayv1.AppendRequest{Message: &spillwayv1.AppendRequest_Open{Open: &spillwayv1.AppendOpen{Queue: "q", Cluster: "c"}}})
 	for n, batches := range []int64{200, 100} {
 		src := &spillwayv1.SourcePartition{Cluster: "c", Topic: "t", Partition: int32(n)}
 		ask(&spillwayv1.AppendRequest{Message: &spillwayv1.AppendRequest_Assign{Assign: &spillwayv1.AssignPartition{Source: src}}})

@@ -9,11 +9,14 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/spillwayio/spillway/services/internal/race"
 )
 
 // TestSettledRepeatsAgainstAMap settles random ranges, has some be delivered again, and compares
 // with maps of offsets.
 func TestSettledRepeatsAgainstAMap(t *testing.T) {
+	race.Apart(t)
 	const end = 60
 	r := rand.New(rand.NewPCG(11, 11))
 	for range 1000 {

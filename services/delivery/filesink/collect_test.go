@@ -10,6 +10,7 @@ import (
 	"github.com/spillwayio/spillway/services/delivery"
 	"github.com/spillwayio/spillway/services/delivery/filesink/serializer"
 	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/race"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
@@ -62,6 +63,7 @@ func (v *serving) collectBatch(l *delivery.Lease) {
 // TestCollectDoesNotAllocate: what a batch and a commit cost does not depend on how many records
 // are in them.
 func TestCollectDoesNotAllocate(t *testing.T) {
+	race.Apart(t)
 	for _, name := range []string{"text", "avro_event", "sequence_file"} {
 		v, l := newCollector(t, name), collectLease()
 		for range 200 { // grows the buffers

@@ -171,6 +171,22 @@ func (b *fakeBuffer) settled(first int64) bool {
 	return false
 }
 
+// entries are the keys and values of all state.
+func (b *fakeBuffer) entries() (all []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	live := map[string][]byte{}
+	if b.live != nil {
+		live = b.live.state
+	}
+	for _, state := range append(slices.Collect(maps.Values(b.orphans)), live) {
+		for k, v := range state {
+			all = append(all, k+"="+string(v))
+		}
+	}
+	return all
+}
+
 // stateSize is the number of entries of all sessions.
 func (b *fakeBuffer) stateSize() int {
 	b.mu.Lock()

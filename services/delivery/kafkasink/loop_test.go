@@ -10,6 +10,7 @@ import (
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/race"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
@@ -82,6 +83,7 @@ func TestLoops(t *testing.T) {
 // TestLoopSearchIsBounded: what a hundred sources and deliveries make of each other ends, and is
 // remembered.
 func TestLoopSearchIsBounded(t *testing.T) {
+	race.Apart(t)
 	flows := &spillwayv1.Flows{}
 	for i := range 100 {
 		q := fmt.Sprint("q", i)

@@ -245,6 +245,7 @@ var damages = []struct {
 
 // TestDamagedData damages a segment at random places, before and after it was sealed.
 func TestDamagedData(t *testing.T) {
+	race.Apart(t)
 	p := newPristine(t)
 	for _, d := range damages {
 		for _, sealed := range []bool{true, false} {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/spillwayio/spillway/services/buffer/queue"
+	"github.com/spillwayio/spillway/services/internal/race"
 )
 
 // told is what a store tells a queue, in words.
@@ -128,6 +129,7 @@ func TestInspectUnfinishedWrite(t *testing.T) {
 // TestRepair: after any damage, the repaired store opens without a word, has what it had before,
 // and the quarantine has the old bytes and names what was lost.
 func TestRepair(t *testing.T) {
+	race.Apart(t)
 	p := newPristine(t)
 	for name, test := range map[string]struct {
 		damage func(h *harness)

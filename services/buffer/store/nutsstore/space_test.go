@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/spillwayio/spillway/services/buffer/queue"
+	"github.com/spillwayio/spillway/services/internal/race"
 )
 
 // notRun skips a test that needs root and mounts, or fails it where it must run: in CI, as root.
@@ -131,6 +132,7 @@ func wantBatches(t *testing.T, s *Store, refs []queue.Ref) {
 // can be opened, again and again; batches are refused, and nothing is lost. When space comes back
 // from somewhere else, it goes on by itself.
 func TestFullDiskTakesAcksAndRestarts(t *testing.T) {
+	race.Apart(t)
 	onFullFileSystems(t, func(t *testing.T, dir string) {
 		h, s, refs := fullStore(t, dir)
 		segments := s.Stats().Segments
@@ -177,6 +179,7 @@ func TestFullDiskTakesAcksAndRestarts(t *testing.T) {
 
 // TestFullDiskIsEmptiedByReleases: nothing but what the store itself gives back makes room.
 func TestFullDiskIsEmptiedByReleases(t *testing.T) {
+	race.Apart(t)
 	onFullFileSystems(t, func(t *testing.T, dir string) {
 		h, s, refs := fullStore(t, dir)
 		for round := range 3 {
@@ -215,6 +218,7 @@ func TestFullDiskIsEmptiedByReleases(t *testing.T) {
 // TestFullDiskIsRewritten: batches that stay pending, one in each segment and more, do not hold
 // the space of those that are released.
 func TestFullDiskIsRewritten(t *testing.T) {
+	race.Apart(t)
 	onFullFileSystems(t, func(t *testing.T, dir string) {
 		h, s, refs := fullStore(t, dir)
 		kept := make(map[int]queue.Ref)

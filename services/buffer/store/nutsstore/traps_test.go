@@ -281,7 +281,7 @@ func TestFailedOpenLeaksNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			small := old
-			small.Cur = 1 << 10 // a file of a segment's size cannot be made
+			small.Cur = 32 << 20 // a file of a segment's size cannot be made; go test's own log of files can
 			if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &small); err != nil {
 				t.Fatal(err)
 			}
@@ -290,7 +290,7 @@ func TestFailedOpenLeaksNothing(t *testing.T) {
 					t.Fatal(err)
 				}
 			}()
-			return open(filepath.Join(t.TempDir(), "new"), Config{SegmentBytes: 1 << 20}, options(nil))
+			return open(filepath.Join(t.TempDir(), "new"), Config{SegmentBytes: 64 << 20}, options(nil))
 		},
 	}
 	signal.Ignore(syscall.SIGXFSZ)

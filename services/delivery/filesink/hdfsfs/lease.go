@@ -240,8 +240,8 @@ func insist(ctx context.Context, request func() error) error {
 		case "", "ipc.StandbyException", "ipc.RetriableException", "hdfs.server.namenode.SafeModeException", "hdfs.server.namenode.NotReplicatedYetException":
 			unplacedSince = time.Time{}
 		default:
-			running, excluded, ok := unplaced(err)
-			if !ok || running > 0 && running <= excluded {
+			running, _, ok := unplaced(err)
+			if !ok {
 				return err
 			}
 			switch {
@@ -270,8 +270,8 @@ const placementPatience = 10 * time.Second
 var placement = regexp.MustCompile(`There are (\d+) datanode\(s\) running and (?:no|(\d+)) node\(s\) are excluded`)
 
 // unplaced tells an answer of a NameNode that could place no replica of a new block: how many
-// DataNodes it knows, and how many of them it was not to take, as BlockManager.chooseTarget4NewBlock
-// counts them.
+// DataNodes it knows, and how many of them it was not to take, or tried in vain, as
+// BlockManager.chooseTarget4NewBlock counts them.
 func unplaced(err error) (running, excluded int, ok bool) {
 	var remote hdfs.Error
 	if !errors.As(err, &remote) {
@@ -289,14 +289,19 @@ func unplaced(err error) (running, excluded int, ok bool) {
 // addBlock implements protocol.
 func (f *FS) addBlock(ctx context.Context, x *file, previous protoreflect.Message) (l *located, err error) {
 	for excluded := f.excluded.list(); ; excluded = nil {
+		tooFew := false // DataNodes besides those that are excluded
 		err = f.insist(ctx, func(c *client) error {
 			l, err = c.addBlock(x.path, x.holder, x.id, previous, excluded)
+			if running, tried, ok := unplaced(err); ok && len(excluded) > 0 && 0 < running && running <= tried {
+				tooFew = true
+				return nil
+			}
 			return err
 		})
-		if len(excluded) == 0 || exceptionOf(err) != "java.io.IOException" {
+		if !tooFew && (len(excluded) == 0 || exceptionOf(err) != "java.io.IOException") {
 			break
 		}
-		f.excluded.forget() // there are too few others
+		f.excluded.forget()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("add a block: %w", err)

@@ -27,9 +27,8 @@ func TestInsist(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		later := []error{io.ErrUnexpectedEOF, answer("ipc.StandbyException"), answer("hdfs.server.namenode.SafeModeException"), answer("hdfs.server.namenode.NotReplicatedYetException"),
 			remote{"java.io.IOException", "File /a could only be written to 0 of the 1 minReplication nodes. There are 0 datanode(s) running and 0 node(s) are excluded in this operation."},
-			remote{"java.io.IOException", "File /a could only be written to 0 of the 1 minReplication nodes. There are 3 datanode(s) running and 1 node(s) are excluded in this operation."}}
-		full := remote{"java.io.IOException", "File /a could only be written to 0 of the 1 minReplication nodes. There are 3 datanode(s) running and 3 node(s) are excluded in this operation."}
-		for _, final := range []error{nil, full, answer("hdfs.server.namenode.LeaseExpiredException"), answer("hdfs.protocol.DSQuotaExceededException")} {
+			remote{"java.io.IOException", "File /a could only be written to 0 of the 1 minReplication nodes. There are 3 datanode(s) running and 3 node(s) are excluded in this operation."}}
+		for _, final := range []error{nil, answer("hdfs.server.namenode.LeaseExpiredException"), answer("hdfs.protocol.DSQuotaExceededException")} {
 			n := 0
 			err := insist(context.Background(), func() error {
 				if n++; n <= len(later) {

@@ -11,6 +11,7 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/delivery/manifest"
 	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/race"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
@@ -31,6 +32,7 @@ func (o oneFile) Open(context.Context, string) (io.ReadCloser, error) {
 // TestManifestOfEveryFormat writes records in each format that a manifest can be compared with,
 // in two commits, and compares.
 func TestManifestOfEveryFormat(t *testing.T) {
+	race.Apart(t)
 	values := []string{"one", "", "three lines\nof one\nrecord", strings.Repeat("long ", 100_000), "one", "\n", strings.Repeat("x", 1<<20+1)}
 	write := func(cfg *config.HDFS) []byte {
 		f, err := New(cfg)

@@ -133,6 +133,7 @@ func unframe(t testing.TB, file []byte, block func(b []byte, size int) ([]byte, 
 }
 
 func TestStreams(t *testing.T) {
+	race.Apart(t)
 	records := odd()
 	for _, name := range []string{"text", "header_and_text", "json"} {
 		plain, _ := write(t, newFormat(t, name, "none"), records)
