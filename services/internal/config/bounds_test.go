@@ -30,6 +30,10 @@ buffer:
   data_dir: /var/lib/spillway
   queues:
     q: {subscriptions: {x: {}, y: {}}}
+    kept:
+      commit_after: delivered
+      store: {kafka: {brokers: [s:1], namespace: n, tls: {ca: /ca, cert: /c, key: /k}, sasl: {mechanism: PLAIN, username: u, secret_file: /s}}}
+      subscriptions: {x: {}}
 delivery:
   f:
     subscription: q/x
@@ -54,7 +58,7 @@ var manifested = strings.Replace(everything, "y: {}}", "y: {}, m: {}}", 1) + `  
 
 // names are what stands in everything for NAME.
 var names = strings.NewReplacer("ingest.sources.NAME", "ingest.sources.s", "buffer.queues.NAME.subscriptions.NAME", "buffer.queues.q.subscriptions.x",
-	"buffer.queues.NAME", "buffer.queues.q", "delivery.NAME.kafka", "delivery.k.kafka", "delivery.NAME.manifest", "delivery.m.manifest", "delivery.NAME", "delivery.f")
+	"buffer.queues.NAME.store", "buffer.queues.kept.store", "buffer.queues.NAME", "buffer.queues.q", "delivery.NAME.kafka", "delivery.k.kafka", "delivery.NAME.manifest", "delivery.m.manifest", "delivery.NAME", "delivery.f")
 
 // extremes are values at both ends of what a key takes, and beyond. Values are separated by
 // blanks; a comma separates those of a list, and _ is a blank, ^ is a line feed, empty is
@@ -100,6 +104,23 @@ var extremes = map[string]struct{ good, bad string }{
 	"buffer.shard":                      {"0", "-1 1 256 empty"}, // with one shard; TestShards has more
 	"buffer.queues.NAME.shards":         {"1", "0 -1 2 257 empty"},
 	"buffer.queues.NAME.lease":          {"1s 30s 24h", "0 1ms 999ms -1s 25h 2562047h 9999999h empty"},
+
+	"buffer.queues.NAME.store.kafka.brokers":           {"s:1 s:1,t:2", "empty s s:0 s:1,s:1"},
+	"buffer.queues.NAME.store.kafka.tls.ca":            {"/ca empty", ""},
+	"buffer.queues.NAME.store.kafka.tls.cert":          {"/c", "empty"},
+	"buffer.queues.NAME.store.kafka.tls.key":           {"/k", "empty"},
+	"buffer.queues.NAME.store.kafka.tls.server_name":   {"kafka empty", ""},
+	"buffer.queues.NAME.store.kafka.sasl.mechanism":    {"PLAIN SCRAM-SHA-256", "empty plain"},
+	"buffer.queues.NAME.store.kafka.sasl.username":     {"u", "empty"},
+	"buffer.queues.NAME.store.kafka.sasl.password":     {"empty", "both"},
+	"buffer.queues.NAME.store.kafka.sasl.secret_file":  {"/s", "empty"},
+	"buffer.queues.NAME.store.kafka.sasl.principal":    {"empty", ""}, // without GSSAPI; TestGSSAPI has it
+	"buffer.queues.NAME.store.kafka.sasl.keytab":       {"/k empty", ""},
+	"buffer.queues.NAME.store.kafka.sasl.krb5_conf":    {"/k empty", ""},
+	"buffer.queues.NAME.store.kafka.sasl.service_name": {"kafka empty", ""},
+	"buffer.queues.NAME.store.kafka.namespace":         {"n prod-1", "empty a/b a..b -a ü long121"},
+	"buffer.queues.NAME.store.kafka.topic":             {"empty t a.b-c", "a/b . .. ü long249 long250"},
+	"buffer.queues.NAME.store.kafka.replication":       {"1 3 32767", "0 -1 32768 empty"},
 
 	"buffer.queues.NAME.subscriptions.NAME.topics":   {"* t a*,b? [a-z]*", "empty [a- *,*"},
 	"buffer.queues.NAME.subscriptions.NAME.on_full":  {"block drop_oldest defer", "empty drop"},
@@ -334,9 +355,9 @@ func TestWarnings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := c.Warnings().Error(), `f.yaml:26: delivery.f.hdfs.roll: has no bound: files become final only when the delivery stops, or max_open_files is reached
-f.yaml:26: delivery.f.hdfs.time_zone: has no effect: it needs an escape of a time in path or file_prefix
-f.yaml:26: delivery.f.hdfs.user: has no effect: it is for hdfs:// only`; got != want {
+	if got, want := c.Warnings().Error(), `f.yaml:30: delivery.f.hdfs.roll: has no bound: files become final only when the delivery stops, or max_open_files is reached
+f.yaml:30: delivery.f.hdfs.time_zone: has no effect: it needs an escape of a time in path or file_prefix
+f.yaml:30: delivery.f.hdfs.user: has no effect: it is for hdfs:// only`; got != want {
 		t.Errorf("warnings are\n%s\nwant\n%s", got, want)
 	}
 }

@@ -31,6 +31,7 @@ func (k checker) check() {
 		k.queue("buffer.queues."+name, q)
 	}
 	k.shards()
+	k.storesOfTheirOwn()
 	for name, d := range k.c.Delivery {
 		k.delivery("delivery."+name, d)
 	}
@@ -82,6 +83,9 @@ func (k checker) queue(at string, q *Queue) {
 	k.oneOf(at+".commit_after", q.CommitAfter, "safe", "delivered")
 	between(k, at+".shards", q.Shards, 1, maxShards)
 	between(k, at+".lease", q.Lease, time.Second, maxWait)
+	if q.Store.Kafka != nil {
+		k.kafkaStore(at, q)
+	}
 	for name, s := range q.Subscriptions {
 		sub := at + ".subscriptions." + name
 		k.list(sub+".topics", s.Topics, k.glob)
@@ -183,7 +187,7 @@ var wants = map[string]string{
 	"krb5_conf": "a file such as /etc/krb5.conf", "principal": "name@REALM", "mechanism": "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER or GSSAPI",
 	"cert": "the file of a certificate (PEM)", "key": "the file of the certificate's key (PEM)", "file": "a file with one token a line", "roles": "roles such as [read]",
 	"name": "a name", "issuer": "the iss of its tokens", "audience": "the aud that tokens must have, such as spillway", "name_claim": "a claim such as sub", "roles_claim": "a claim such as roles",
-	"username": "the name of the user", "service_name": "the first part of the brokers' principals, such as kafka", "partition_header": "the name of the header that has the partition",
+	"username": "the name of the user", "namespace": "a name of this pipeline, such as prod, which no other one on these brokers has", "service_name": "the first part of the brokers' principals, such as kafka", "partition_header": "the name of the header that has the partition",
 }
 
 // missing adds that a value that must be there is not, or is there and empty.

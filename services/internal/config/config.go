@@ -113,14 +113,37 @@ type Queue struct {
 	// SpillAfter is how old a batch gets in memory before it is written to disk; 0 writes it
 	// through.
 	SpillAfter time.Duration `yaml:"spill_after"`
-	// CommitAfter is safe (on disk counts) or delivered (only delivery counts).
+	// CommitAfter is safe (what the store has counts) or delivered (only delivery counts).
 	CommitAfter string `yaml:"commit_after"`
 	// Shards is how many buffers divide the queue's source partitions among them. It never changes.
 	Shards int `yaml:"shards"`
 	// Lease is how long a delivery may hold a batch without a sign of life.
-	Lease         time.Duration            `yaml:"lease"`
+	Lease time.Duration `yaml:"lease"`
+	// Store is where the queue's ledger and its batches are.
+	Store         Store                    `yaml:"store"`
 	Subscriptions map[string]*Subscription `yaml:"subscriptions"`
 }
+
+// Store is where a queue is kept, when that is not Buffer.DataDir.
+type Store struct {
+	Kafka *KafkaStore `yaml:"kafka"` // nil: in Buffer.DataDir
+}
+
+// KafkaStore are two topics that have a queue: its ledger, and the batches that were spilled.
+type KafkaStore struct {
+	Brokers []string `yaml:"brokers"`
+	TLS     *TLS     `yaml:"tls"`
+	SASL    *SASL    `yaml:"sasl"`
+	// Namespace tells pipelines apart that use one Kafka: it is in the topics, and must be the same.
+	Namespace string `yaml:"namespace"`
+	// Topic is what the names of the topics begin with: .journal and .payload follow.
+	Topic string `yaml:"topic"`
+	// Replication is how many replicas the topics must have at least.
+	Replication int `yaml:"replication"`
+}
+
+// Topics are the names of both topics.
+func (k *KafkaStore) Topics() []string { return []string{k.Topic + ".journal", k.Topic + ".payload"} }
 
 // Bounds are limits in records and payload bytes; both hold.
 type Bounds struct {

@@ -27,6 +27,17 @@ func (q *Queue) setDefaults() {
 	q.Lease = 30 * time.Second
 }
 
+func (k *KafkaStore) setDefaults() { k.Replication = 3 }
+
+// setTopics waits for the namespaces to be known.
+func (b *Buffer) setTopics() {
+	for name, q := range b.Queues {
+		if k := q.Store.Kafka; k != nil && k.Topic == "" && k.Namespace != "" {
+			k.Topic = "spillway." + k.Namespace + "." + name
+		}
+	}
+}
+
 func (s *Subscription) setDefaults() {
 	s.Topics = []string{"*"}
 	s.OnFull = "block"

@@ -39,6 +39,9 @@ func shown(v reflect.Value) any {
 			if value == nil {
 				continue
 			}
+			if part, ok := value.(map[string]any); ok && len(part) == 0 && f.Type.Kind() == reflect.Struct {
+				continue // none of its keys is set, and none has a default
+			}
 			if f.Tag.Get("secret") != "" && value != "" {
 				value = redacted
 			}

@@ -28,6 +28,7 @@ func Parse(name string, data []byte, environ []string) (*Config, error) {
 	for _, d := range c.Delivery {
 		d.setOrdering()
 	}
+	c.Buffer.setTopics()
 	c.setAddresses()
 	checker{r, c}.check()
 	if err := r.err(); err != nil {

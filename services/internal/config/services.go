@@ -27,10 +27,20 @@ func (c *Config) ForBuffer() error {
 	if len(c.Buffer.Queues) == 0 {
 		return fmt.Errorf("%s: buffer.queues is missing; want at least one queue to keep", c.file)
 	}
-	if c.Buffer.DataDir == "" {
+	if c.Buffer.DataDir == "" && c.Buffer.needsDataDir() {
 		return fmt.Errorf("%s: buffer.data_dir is missing; want a directory such as /var/lib/spillway", c.file)
 	}
 	return nil
+}
+
+// needsDataDir says whether a queue is on this machine's disk.
+func (b *Buffer) needsDataDir() bool {
+	for _, q := range b.Queues {
+		if q.Store.Kafka == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // ForOneProcess returns what is missing to run `spillway run`: all parts, each with ports of its

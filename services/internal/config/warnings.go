@@ -17,6 +17,9 @@ func (k checker) withoutEffect() {
 	}
 	k.topicsOfQueues()
 	for name, q := range k.c.Buffer.Queues {
+		if q.Store.Kafka != nil {
+			k.storeWithoutEffect("buffer.queues."+name+".store.kafka", q.Store.Kafka)
+		}
 		if at := "buffer.queues." + name; q.Disk.Records < q.Memory.Records && k.written(at+".memory.records") {
 			k.warn(at+".memory.records", "is %d, and disk.records, which counts all that is pending, is %d: the latter is reached first", q.Memory.Records, q.Disk.Records)
 		}
