@@ -27,7 +27,7 @@ func newShard(t *testing.T, brokers []string, replication int, segmentBytes int6
 	name := fmt.Sprintf("store-%x", rand.Uint64())
 	h := &shardHarness{t, kafkastore.Config{Address: "here:7400", SegmentBytes: segmentBytes, Log: slog.New(slog.DiscardHandler),
 		Topics: kafkastore.Topics{Brokers: brokers, ClientID: "e2e", Name: name, Namespace: "e2e", Queue: "q", Shards: 1, Replication: replication}}}
-	if _, err := kafkastore.Init(t.Context(), h.cfg.Topics, h.cfg.Log); err != nil {
+	if _, _, err := kafkastore.Init(t.Context(), h.cfg.Topics, h.cfg.Log); err != nil {
 		t.Fatalf("initialize the store: %v", err)
 	}
 	return h

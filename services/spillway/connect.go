@@ -196,6 +196,11 @@ func (x *connector) parts() (parts []pipelinePart) {
 			x.ports(p, x.cfg.Buffer.Listen, x.cfg.Buffer.HTTP)
 			x.dataDir(p)
 		}})
+		for _, name := range slices.Sorted(maps.Keys(x.cfg.Buffer.Queues)) {
+			if q := x.cfg.Buffer.Queues[name]; q.Store.Kafka != nil {
+				parts = append(parts, pipelinePart{storePart(name), func(p *probes) { x.store(p, name, q) }})
+			}
+		}
 	}
 	if len(x.cfg.Ingest.Sources) > 0 {
 		parts = append(parts, pipelinePart{"ingest", func(p *probes) {

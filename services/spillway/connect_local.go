@@ -88,6 +88,9 @@ func (x *connector) buffers(p *probes) {
 // dataDir tries the buffer's directory: rights, and room for what the queues may take.
 func (x *connector) dataDir(p *probes) {
 	dir := x.cfg.Buffer.DataDir
+	if dir == "" {
+		return // all queues are kept in Kafka
+	}
 	there := dir // or what it will be made in
 	if !p.try("data_dir "+dir, "give the service's user a directory of its own, as in: install -d -m 0700 -o spillway "+dir, func(context.Context) (string, error) {
 		for {
@@ -126,7 +129,9 @@ func (x *connector) dataDir(p *probes) {
 		}
 		var wanted int64
 		for _, q := range x.cfg.Buffer.Queues {
-			wanted += int64(q.Disk.Bytes)
+			if q.Store.Kafka == nil {
+				wanted += int64(q.Disk.Bytes)
+			}
 		}
 		free := int64(s.Bavail) * int64(s.Bsize)
 		detail := fmt.Sprintf("%s free, %s used; the queues may take %s", bytesOf(free), bytesOf(used), bytesOf(wanted))

@@ -22,8 +22,8 @@ var adapters = map[string][]string{
 	"github.com/nutsdb/nutsdb":           {"buffer/store/nutsstore"},
 	"github.com/colinmarc/hdfs/v2":       {"delivery/filesink/hdfsfs"},
 	"github.com/segmentio/kafka-go":      {"ingest", "internal/kafkaclient", "delivery/kafkasink", "spillway", "buffer/store/kafkastore"},
-	"github.com/google/cel-go":           {"buffer"},   // filters of taps
-	"github.com/twmb/franz-go/pkg/kfake": {"spillway"}, // the embedded Kafka of dev
+	"github.com/google/cel-go":           {"buffer"},                                           // filters of taps
+	"github.com/twmb/franz-go/pkg/kfake": {"spillway", "internal/kafkaclient/kafkaclienttest"}, // the embedded Kafka of dev
 	"github.com/twmb/franz-go/pkg/kmsg":  {"internal/kafkaclient", "internal/kafkaclient/kafkaclienttest", "buffer/store/kafkastore"},
 	"github.com/spf13/cobra":             {"spillway"},
 	"github.com/bufbuild/protocompile":   {"internal/rpc"},

@@ -69,6 +69,11 @@ func TestWrongUse(t *testing.T) {
 		{"queues --context x -c " + file, "--context and --config both say where the buffer is"},
 		{"doctor", "want the services: --config FILE"},
 		{"doctor -b nowhere", `"nowhere": want host:port`},
+		{"store init", "want --config FILE"},
+		{"store init -c " + file, "no queue of the file is kept in Kafka"},
+		{"store check -c " + file, "no queue of the file is kept in Kafka"},
+		{"store check -o xml -c " + file, `--output "xml": want table or json`},
+		{"store init --timeout 0s -c " + file, "--timeout 0s: want more than 0"},
 		{"version 2", `spillway version takes no argument, and "2" is one`},
 	} {
 		got := spillway(t, strings.Fields(test.args)...)
@@ -159,7 +164,7 @@ func TestHelp(t *testing.T) {
 	for _, command := range newRoot().Commands() {
 		names = append(names, command.Name())
 	}
-	if got, want := strings.Join(names, " "), "audit buffer certificates check compare completion config context dead-letters deliveries delivery dev doctor generate health import-flume ingest inspect queues replay run sessions shards sources subscriptions tap top version"; got != want {
+	if got, want := strings.Join(names, " "), "audit buffer certificates check compare completion config context dead-letters deliveries delivery dev doctor generate health import-flume ingest inspect queues replay run sessions shards sources store subscriptions tap top version"; got != want {
 		t.Errorf("commands are %s, want %s", got, want)
 	}
 }

@@ -49,7 +49,7 @@ func newBuffer() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "buffer",
 		Short:   "Runs the buffer: the durable queue between ingest and deliveries",
-		Long:    "Runs the buffer of the pipeline's file: its queues in buffer.data_dir, gRPC on buffer.listen,\nmetrics and health on buffer.http. SIGTERM or Ctrl-C makes it write out what is in memory, and end.",
+		Long:    "Runs the buffer of the pipeline's file: its queues in buffer.data_dir or in Kafka, gRPC on buffer.listen,\nmetrics and health on buffer.http. SIGTERM or Ctrl-C makes it write out what is in memory, and end.",
 		Example: "  spillway buffer -c pipeline.yaml",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -1,8 +1,6 @@
 // Package kafkastore is a queue.Store in Kafka: one shard of a queue in one partition of two topics.
 // A machine that is lost takes nothing with it, and another buffer takes its shards over.
 //
-// No service uses it yet: a queue's configuration has no place for it. It is complete as a store.
-//
 // # The journal
 //
 // The topic NAME.journal has all that the queue recovers from, but for payloads. A shard's partition

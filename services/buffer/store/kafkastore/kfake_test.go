@@ -32,42 +32,7 @@ func newFakeKafka(t *testing.T, brokers int, more ...kfake.Opt) *fakeKafka {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	k := &fakeKafka{c, make(map[string]map[string]string)}
-	c.ControlKey(int16(kmsg.CreateTopics), func(r kmsg.Request) (kmsg.Response, error, bool) {
-		c.KeepControl()
-		for i, topic := range r.(*kmsg.CreateTopicsRequest).Topics {
-			if k.settings[topic.Topic] != nil {
-				continue
-			}
-			k.settings[topic.Topic] = make(map[string]string)
-			for _, s := range topic.Configs {
-				k.settings[topic.Topic][s.Name] = *s.Value
-			}
-			r.(*kmsg.CreateTopicsRequest).Topics[i].Configs = nil
-			for _, name := range []string{"max.message.bytes", "message.timestamp.type"} {
-				s := kmsg.NewCreateTopicsRequestTopicConfig()
-				s.Name, s.Value = name, kmsg.StringPtr(k.settings[topic.Topic][name])
-				r.(*kmsg.CreateTopicsRequest).Topics[i].Configs = append(r.(*kmsg.CreateTopicsRequest).Topics[i].Configs, s)
-			}
-		}
-		return nil, nil, false
-	})
-	c.ControlKey(int16(kmsg.DescribeConfigs), func(r kmsg.Request) (kmsg.Response, error, bool) {
-		c.KeepControl()
-		answer := r.ResponseKind().(*kmsg.DescribeConfigsResponse)
-		for _, resource := range r.(*kmsg.DescribeConfigsRequest).Resources {
-			got := kmsg.NewDescribeConfigsResponseResource()
-			got.ResourceType, got.ResourceName = resource.ResourceType, resource.ResourceName
-			for name, value := range k.settings[resource.ResourceName] {
-				s := kmsg.NewDescribeConfigsResponseResourceConfig()
-				s.Name, s.Value = name, kmsg.StringPtr(value)
-				got.Configs = append(got.Configs, s)
-			}
-			answer.Resources = append(answer.Resources, got)
-		}
-		return answer, nil, true
-	})
-	return k
+	return &fakeKafka{c, kafkaclienttest.KeepSettings(c)}
 }
 
 // clusterShard is a shard whose topics are in a cluster.
@@ -86,8 +51,8 @@ func newClusterShard(t *testing.T, brokers []string, replication int, segmentByt
 	}, t.Name())
 	c := &clusterShard{t, Config{Topics: Topics{Brokers: brokers, ClientID: "test", Name: name, Namespace: "n", Queue: "q", Shards: 2, Replication: replication},
 		Shard: 1, Address: "here:1", SegmentBytes: segmentBytes, Log: slog.New(slog.DiscardHandler)}}
-	if _, err := Init(t.Context(), c.cfg.Topics, c.cfg.Log); err != nil {
-		t.Fatalf("init: %v", err)
+	if _, made, err := Init(t.Context(), c.cfg.Topics, c.cfg.Log); err != nil || !made {
+		t.Fatalf("init: made %v, %v", made, err)
 	}
 	return c
 }
@@ -183,8 +148,9 @@ func TestOpenRefusesTopicsOfOthers(t *testing.T) {
 	refused("more shards", ErrSettings, func(c *Config) { c.Topics.Shards = 3 }, "2 partitions for 3 shards")
 	refused("more replicas", ErrSettings, func(c *Config) { c.Topics.Replication = 3 }, "1 replicas instead of 3")
 	refused("no topics", ErrIdentity, func(c *Config) { c.Topics.Name = "nothing" }, "topic nothing.journal does not exist")
-	if _, err := Init(t.Context(), c.cfg.Topics, c.cfg.Log); !errors.Is(err, ErrIdentity) && err != nil {
-		t.Errorf("init of a store that nobody has used: %v", err)
+	life, made, err := Init(t.Context(), c.cfg.Topics, c.cfg.Log)
+	if err != nil || made || life == "" {
+		t.Errorf("init of a store that nobody has used: made %v, %v", made, err)
 	}
 	s, err := c.Open(noOptions(t))
 	if err != nil {
@@ -193,8 +159,13 @@ func TestOpenRefusesTopicsOfOthers(t *testing.T) {
 	if _, err := s.Append([]queue.Entry{{Kind: queue.BatchEntry, Payload: []byte("p")}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Init(t.Context(), c.cfg.Topics, c.cfg.Log); !errors.Is(err, ErrIdentity) {
-		t.Errorf("init of a store in use: %v, want it refused", err)
+	if again, made, err := Init(t.Context(), c.cfg.Topics, c.cfg.Log); err != nil || made || again != life {
+		t.Errorf("init of a store in use: life %s, made %v, %v; want %s as it is", again, made, err, life)
+	}
+	other := c.cfg.Topics
+	other.Queue = "other"
+	if _, _, err := Init(t.Context(), other, c.cfg.Log); !errors.Is(err, ErrIdentity) || !strings.Contains(err.Error(), `"q"`) {
+		t.Errorf("init of another queue in the topics: %v", err)
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)

@@ -168,6 +168,9 @@ func (l *kafkaLog) trim(ctx context.Context, before int64) error {
 	}
 	if err != nil {
 		l.client.Stale(l.topic)
+		if errors.Is(err, kerr.TopicAuthorizationFailed) {
+			err = fmt.Errorf("%w: %w (the store needs Delete on the topic)", errDefinite, err)
+		}
 		return fmt.Errorf("delete records of %s before %d: %w", l.name(), before, err)
 	}
 	return nil

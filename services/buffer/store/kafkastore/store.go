@@ -5,7 +5,6 @@ import (
 	"context"
 	crand "crypto/rand"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -77,18 +76,14 @@ func Open(ctx context.Context, cfg Config, opts queue.StoreOptions) (*Store, err
 	client := t.client() // one: a broker that throttles is left alone by all of the store
 	check := func(ctx context.Context) (map[string][16]byte, error) {
 		ids, err := t.check(ctx, client)
-		if errors.Is(err, ErrSettings) || errors.Is(err, ErrIdentity) {
-			err = fmt.Errorf("%w: %w", errDefinite, err)
-		}
-		return ids, err
+		return ids, final(err)
 	}
 	ids, err := keepTrying(ctx, cfg.Log, "describe the topics", func() (map[string][16]byte, error) { return check(ctx) })
 	if err != nil {
 		client.Close()
 		return nil, fmt.Errorf("open the store of shard %d in %s: %w", cfg.Shard, t.Name, err)
 	}
-	journal := &kafkaLog{client: client, topic: t.journal(), id: ids[t.journal()], partition: cfg.Shard, maxBytes: 4 << 20}
-	payload := &kafkaLog{client: client, topic: t.payload(), id: ids[t.payload()], partition: cfg.Shard, maxBytes: 1 << 20}
+	journal, payload := t.logs(client, ids, cfg.Shard)
 	want := Identity{JournalID: idText(ids[t.journal()]), PayloadID: idText(ids[t.payload()])}
 	s, err := open(ctx, cfg, opts, want, journal, payload, func(ctx context.Context) error {
 		ids, err := check(ctx)
@@ -114,13 +109,29 @@ func open(ctx context.Context, cfg Config, opts queue.StoreOptions, want Identit
 		owner: owner{journal: journal, log: cfg.Log, nonce: binary.BigEndian.Uint64(nonce[:])},
 		kick:  make(chan struct{}, 1), done: make(chan struct{})}
 	s.ctx, s.end = context.WithCancelCause(context.Background())
-	if err := s.takeShard(ctx); err != nil {
+	err := mayTrim(ctx, journal, cfg.Log)
+	if err == nil {
+		err = mayTrim(ctx, payload, cfg.Log)
+	}
+	if err == nil {
+		err = s.takeShard(ctx)
+	}
+	if err != nil {
 		journal.close()
 		payload.close()
 		return nil, err
 	}
 	go s.keep()
 	return s, nil
+}
+
+// mayTrim tries whether records may be deleted, without which the store would grow for ever.
+func mayTrim(ctx context.Context, l partitionLog, log *slog.Logger) error {
+	first, _, err := boundsOf(ctx, l, log)
+	if err == nil {
+		_, err = keepTrying(ctx, log, "delete no records", func() (int64, error) { return first, l.trim(ctx, first) })
+	}
+	return err
 }
 
 // Epoch returns a number that is larger than that of each owner before, in the same life.

@@ -185,48 +185,144 @@ func (t *Topics) checkSettings(ctx context.Context, c *kafkaclient.Client, names
 }
 
 // Init creates the topics of a new queue, with settings that lose nothing, and writes the identity
-// of each shard. Topics that are there must be as Open wants them, and empty but for what an Init
-// that did not end has left of the same queue. It returns the queue's life.
-func Init(ctx context.Context, t Topics, log *slog.Logger) (life string, err error) {
+// of each shard. Topics that are there must be as Open wants them, and empty but for what an Init of
+// the same queue has left, whatever was stored since: so it may be called again. It returns the
+// queue's life, and whether it has written anything.
+func Init(ctx context.Context, t Topics, log *slog.Logger) (life string, made bool, err error) {
 	c := t.client()
 	defer c.Close()
 	for _, name := range []string{t.journal(), t.payload()} {
 		if err := t.create(ctx, c, name); err != nil {
-			return "", err
+			return "", false, err
 		}
 	}
 	ids, err := keepTrying(ctx, log, "describe the topics", func() (map[string][16]byte, error) {
 		c.Stale(t.journal(), t.payload())
 		ids, err := t.check(ctx, c)
-		switch {
-		case errors.Is(err, errNoTopic): // brokers hear of a new one after the other
-			err = fmt.Errorf("%v", err) // so this is not final
-		case errors.Is(err, ErrSettings):
-			err = fmt.Errorf("%w: %w", errDefinite, err)
+		if errors.Is(err, errNoTopic) { // brokers hear of a new one after the other
+			return ids, fmt.Errorf("%v", err) // so this is not final
 		}
-		return ids, err
+		return ids, final(err)
 	})
 	if err != nil {
-		return "", err
+		return "", false, err
+	}
+	found, err := t.identities(ctx, c, ids, log)
+	if err != nil {
+		return "", false, err
 	}
 	life = newLife()
-	for shard := range t.Shards {
-		journal := &kafkaLog{client: c, topic: t.journal(), id: ids[t.journal()], partition: shard, maxBytes: 1 << 20}
-		payload := &kafkaLog{client: c, topic: t.payload(), partition: shard}
-		if _, next, err := boundsOf(ctx, payload, log); err != nil {
-			return "", err
-		} else if next > 0 {
-			return "", fmt.Errorf("%w: %s has %d records already", ErrIdentity, payload.name(), next)
+	for _, id := range found {
+		if id != nil {
+			life = id.Life
 		}
-		id := Identity{Namespace: t.Namespace, Queue: t.Queue, Life: life, Shard: shard, Shards: t.Shards,
-			JournalID: idText(ids[t.journal()]), PayloadID: idText(ids[t.payload()]), Reader: readerVersion}
-		got, err := writeIdentity(ctx, journal, &id, log)
-		if err != nil {
-			return "", fmt.Errorf("initialize %s: %w", journal.name(), err)
-		}
-		life = got.Life
 	}
-	return life, nil
+	for shard, there := range found {
+		if there != nil {
+			continue
+		}
+		journal, payload := t.logs(c, ids, shard)
+		if _, next, err := boundsOf(ctx, payload, log); err != nil {
+			return "", false, err
+		} else if next > 0 {
+			return "", false, fmt.Errorf("%w: %s has %d records already", ErrIdentity, payload.name(), next)
+		}
+		id := t.identity(ids, shard)
+		id.Life = life
+		got, err := writeIdentity(ctx, journal, id, log)
+		if err != nil {
+			return "", false, fmt.Errorf("initialize %s: %w", journal.name(), err)
+		}
+		life, made = got.Life, true
+	}
+	return life, made, nil
+}
+
+// final marks errors that trying again does not mend.
+func final(err error) error {
+	if errors.Is(err, ErrSettings) || errors.Is(err, ErrIdentity) || errors.Is(err, kerr.TopicAuthorizationFailed) {
+		return fmt.Errorf("%w: %w", errDefinite, err)
+	}
+	return err
+}
+
+// logs are the partitions of a shard.
+func (t *Topics) logs(c *kafkaclient.Client, ids map[string][16]byte, shard int) (journal, payload *kafkaLog) {
+	return &kafkaLog{client: c, topic: t.journal(), id: ids[t.journal()], partition: shard, maxBytes: 4 << 20},
+		&kafkaLog{client: c, topic: t.payload(), id: ids[t.payload()], partition: shard, maxBytes: 1 << 20}
+}
+
+// identity is what the topics of a shard must say, but for the life.
+func (t *Topics) identity(ids map[string][16]byte, shard int) *Identity {
+	return &Identity{Namespace: t.Namespace, Queue: t.Queue, Shard: shard, Shards: t.Shards,
+		JournalID: idText(ids[t.journal()]), PayloadID: idText(ids[t.payload()]), Reader: readerVersion}
+}
+
+// identities returns what the journals of all shards say, nil for an empty one. They must be those
+// of the queue, and of one life.
+func (t *Topics) identities(ctx context.Context, c *kafkaclient.Client, ids map[string][16]byte, log *slog.Logger) ([]*Identity, error) {
+	all := make([]*Identity, t.Shards)
+	var first *Identity
+	for shard := range all {
+		journal, _ := t.logs(c, ids, shard)
+		id, err := firstIdentity(ctx, journal, log)
+		if err == nil && id != nil {
+			err = id.check(t.identity(ids, shard))
+		}
+		if err == nil && id != nil && first != nil && id.Life != first.Life {
+			err = fmt.Errorf("%w: shard %d is of the life %s, and shard %d of %s", ErrIdentity, shard, id.Life, first.Shard, first.Life)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", journal.name(), err)
+		}
+		if all[shard] = id; first == nil {
+			first = id
+		}
+	}
+	return all, nil
+}
+
+// firstIdentity returns the identity that a journal begins with: that of Init, or the one in the
+// snapshot that it was trimmed up to. It is nil when the journal is empty.
+func firstIdentity(ctx context.Context, journal partitionLog, log *slog.Logger) (*Identity, error) {
+	for {
+		first, next, err := boundsOf(ctx, journal, log)
+		if err != nil {
+			return nil, err
+		}
+		if next == 0 {
+			return nil, nil
+		}
+		var id *Identity
+		_, err = keepTrying(ctx, log, "read the journal", func() (int64, error) {
+			at, err := journal.read(ctx, first, func(offset int64, r record) error {
+				if offset != first || id != nil {
+					return nil
+				}
+				f, err := parseFrame(r.key, r.value)
+				if err == nil && f.kind != identityFrame && (f.kind != snapshotFrame || f.flags&firstFlag == 0) {
+					err = fmt.Errorf("%w: the journal begins with a record of the kind %q", ErrIdentity, f.kind)
+				}
+				if err == nil {
+					id, err = identityOf(f.value)
+				} else if errors.Is(err, errNoFrame) {
+					err = fmt.Errorf("%w: somebody else has written to it: %w", ErrIdentity, err)
+				}
+				return err
+			})
+			if err == nil && id == nil && at == first {
+				err = errors.New("nothing can be read yet")
+			}
+			return at, err
+		})
+		if errors.Is(err, errTrimmed) {
+			continue
+		}
+		if err == nil && id == nil {
+			err = fmt.Errorf("%w: the first record of the journal is missing", ErrGap)
+		}
+		return id, err
+	}
 }
 
 // create makes sure that a topic exists.
