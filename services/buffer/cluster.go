@@ -28,7 +28,7 @@ func (c *cluster) ListShards(_ context.Context, r *spillwayv1.ListShardsRequest)
 	for _, name := range names {
 		m := c.s.queues[name]
 		q, state := m.get()
-		shard := &spillwayv1.Shard{Queue: name, Number: int32(m.cfg.Shard), Of: m.shards(), State: state, Epoch: m.epoch}
+		shard := &spillwayv1.Shard{Queue: name, Number: int32(m.cfg.Shard), Of: m.shards(), State: state, Epoch: m.ownerEpoch()}
 		if q != nil {
 			shard.Life = q.LedgerID()
 		}
@@ -44,7 +44,7 @@ func (m *managedQueue) shards() int32 { return int32(max(m.cfg.Shards, 1)) }
 // admit refuses a stream that is for another shard than the one that is here, or whose client has
 // seen a newer owner of it. A client of a version before shards claims none.
 func (m *managedQueue) admit(claim *spillwayv1.ShardClaim, q *queue.Queue) error {
-	switch of := m.shards(); {
+	switch of, epoch := m.shards(), m.ownerEpoch(); {
 	case claim == nil && of > 1:
 		return fmt.Errorf("%w: queue %s has %d, and the client is of a version before shards: upgrade it", errShardsDiffer, m.name, of)
 	case claim == nil:
@@ -53,8 +53,8 @@ func (m *managedQueue) admit(claim *spillwayv1.ShardClaim, q *queue.Queue) error
 		return fmt.Errorf("%w: queue %s has %d, and the client has heard of %d: restart it, and give the queue the same number in the files of all buffers", errShardsDiffer, m.name, of, claim.Of)
 	case claim.Number != int32(m.cfg.Shard):
 		return fmt.Errorf("%w: queue %s: it has shard %d of %d, and shard %d is asked for", errNotOwner, m.name, m.cfg.Shard, of, claim.Number)
-	case claim.Life == q.LedgerID() && claim.Epoch > m.epoch:
-		return fmt.Errorf("%w: queue %s: another buffer has taken shard %d with epoch %d, and here it is %d", errNotOwner, m.name, claim.Number, claim.Epoch, m.epoch)
+	case claim.Life == q.LedgerID() && claim.Epoch > epoch:
+		return fmt.Errorf("%w: queue %s: another buffer has taken shard %d with epoch %d, and here it is %d", errNotOwner, m.name, claim.Number, claim.Epoch, epoch)
 	}
 	return nil
 }

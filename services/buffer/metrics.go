@@ -15,6 +15,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	descOpen           = desc("queue_open", "1 when the queue is open, 0 while it is recovered.", "queue")
+	descFenced         = desc("queue_fenced", "1 when another buffer has taken the shard over, or the topics that keep it were replaced, and this one does not open it again.", "queue")
 	descMemoryRecords  = desc("memory_records", "Records in the memory window.", "queue")
 	descMemoryBytes    = desc("memory_bytes", "Payload bytes in the memory window.", "queue")
 	descPendingRecords = desc("pending_records", "Records that at least one subscription still needs.", "queue")
@@ -61,6 +62,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			open = 1
 		}
 		send(descOpen, prometheus.GaugeValue, open, name)
+		fenced := int64(0)
+		if c.s.queues[name].isLost() {
+			fenced = 1
+		}
+		send(descFenced, prometheus.GaugeValue, fenced, name)
 	}
 	c.s.eachOpen(func(name string, q *queue.Queue) {
 		s := q.Stats()

@@ -91,7 +91,7 @@ func (v *server) Append(stream spillwayv1.BufferService_AppendServer) error {
 	defer a.flows.readNoMore(a)
 	log := v.s.deps.Log.With("queue", open.Queue, "client", open.Client, "cluster", open.Cluster)
 	log.Info("ingest connected")
-	if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Opened{Opened: &spillwayv1.AppendOpened{Life: q.LedgerID(), Epoch: v.s.queues[open.Queue].epoch}}}); err != nil {
+	if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Opened{Opened: &spillwayv1.AppendOpened{Life: q.LedgerID(), Epoch: v.s.queues[open.Queue].ownerEpoch()}}}); err != nil {
 		return err
 	}
 	defer a.finish()
@@ -402,7 +402,7 @@ func (v *server) Consume(stream spillwayv1.BufferService_ConsumeServer) error {
 	}}
 	if err := stream.Send(&spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_Opened{Opened: &spillwayv1.ConsumeOpened{
 		SessionId: session.ID, LeaseDuration: durationpb.New(v.s.queueOf(open.Subscription).cfg.LeaseDuration), LedgerId: q.LedgerID(), DeadLetterRanges: true, Headers: headers,
-		Epoch: v.s.queueOf(open.Subscription).epoch}}}); err != nil {
+		Epoch: v.s.queueOf(open.Subscription).ownerEpoch()}}}); err != nil {
 		return err
 	}
 	if open.Target != nil {

@@ -2,7 +2,8 @@
 // Append streams and leases them to Consume sessions.
 //
 // A queue whose store fails is closed, which ends its streams, and opened again: what it then
-// finds on disk is the truth. Each queue has one goroutine that opens, runs and reopens it; each
+// finds in the store is the truth. One that is kept in Kafka may be taken over by another buffer,
+// and is not opened again then (shard.go). Each queue has one goroutine that opens, runs and reopens it; each
 // stream has one for each direction, and an Append stream one for what is held back.
 package buffer
 
@@ -16,7 +17,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -24,9 +24,10 @@ import (
 	"github.com/spillwayio/spillway/gen/externalscaler"
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/buffer/queue"
+	"github.com/spillwayio/spillway/services/buffer/store/kafkastore"
 	"github.com/spillwayio/spillway/services/buffer/store/nutsstore"
-	"github.com/spillwayio/spillway/services/internal/backoff"
 	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/kafkaclient"
 	"github.com/spillwayio/spillway/services/internal/shards"
 	"github.com/spillwayio/spillway/services/internal/telemetry"
 )
@@ -39,6 +40,16 @@ type Deps struct {
 	OnReady func(ready bool, reason string)
 	// OpenStore opens the store of a queue in a directory of its own; nil opens a nutsstore.
 	OpenStore func(dir string, o queue.StoreOptions) (queue.Store, error)
+	// OpenKafka opens the store of a shard that is kept in Kafka; nil is kafkastore.Open.
+	OpenKafka func(ctx context.Context, cfg kafkastore.Config, o queue.StoreOptions) (KafkaStore, error)
+}
+
+// KafkaStore is a store that another buffer may take over.
+type KafkaStore interface {
+	queue.Store
+	queue.Checker
+	// Epoch returns a number that is larger than that of each owner before.
+	Epoch() int64
 }
 
 // Service is the buffer. New starts nothing; Run opens the queues.
@@ -52,6 +63,7 @@ type Service struct {
 	arrivals  arrivals
 	taps      taps
 	flows     *flows
+	accesses  []kafkaclient.Access // to the stores in Kafka
 
 	stopping chan struct{} // closed when Run's context has ended
 
@@ -59,22 +71,15 @@ type Service struct {
 	copying sync.Mutex // held while a batch is taken apart for copies: there is one at a time in memory
 }
 
-// managedQueue is a queue that is opened again when its store fails.
-type managedQueue struct {
-	name  string
-	cfg   queue.Config
-	dir   string
-	epoch uint64 // of the owner of the shard; 0, as a data directory has one for ever
-
-	mu      sync.Mutex
-	current *queue.Queue // nil while it is not open
-	state   string
-}
-
 // New prepares the queues of the configuration.
 func New(cfg config.Buffer, deps Deps) (*Service, error) {
 	if deps.OpenStore == nil {
 		deps.OpenStore = openStores(deps.Log)
+	}
+	if deps.OpenKafka == nil {
+		deps.OpenKafka = func(ctx context.Context, cfg kafkastore.Config, o queue.StoreOptions) (KafkaStore, error) {
+			return kafkastore.Open(ctx, cfg, o)
+		}
 	}
 	s := &Service{cfg: cfg, deps: deps, queues: make(map[string]*managedQueue), flows: newFlows(), flight: newFlight(flightBytes), forecasts: newForecasts(),
 		stopping: make(chan struct{}),
@@ -97,7 +102,16 @@ func New(cfg config.Buffer, deps Deps) (*Service, error) {
 			qc.Subscriptions = append(qc.Subscriptions, queue.SubscriptionConfig{Name: sub, Topics: sc.Topics, Required: sc.Required,
 				OnFull: onFull[sc.OnFull], Limit: int64(sc.Limit)})
 		}
-		s.queues[name] = &managedQueue{name: name, cfg: qc, dir: filepath.Join(cfg.DataDir, name), state: "opening"}
+		m := &managedQueue{name: name, cfg: qc, state: "opening"}
+		if cfg.DataDir != "" {
+			m.dir = filepath.Join(cfg.DataDir, name)
+		}
+		if q.Store.Kafka != nil {
+			if err := s.keepInKafka(m, q); err != nil {
+				return nil, err
+			}
+		}
+		s.queues[name] = m
 	}
 	if deps.Registerer != nil {
 		for _, c := range []prometheus.Collector{&collector{s}, s.commits} {
@@ -143,107 +157,13 @@ func (s *Service) Run(ctx context.Context) error {
 	wg.Go(func() { s.forecasts.run(ctx, s) })
 	wg.Go(func() { s.forecasts.ages(ctx, s) })
 	for _, m := range s.queues {
-		wg.Go(func() { s.keepOpen(ctx, m) })
+		wg.Go(func() { s.own(ctx, m) })
 	}
 	wg.Wait()
+	for _, access := range s.accesses {
+		access.Close()
+	}
 	return nil
-}
-
-// stableAfter is how long a queue must have been open before its next failure counts as a new
-// trouble, with a short wait and a line in the log of its own.
-const stableAfter = time.Minute
-
-// keepOpen opens a queue, runs it, and opens it again after backoff when its store failed. The
-// backoff goes on over a queue that opens and fails soon afterwards.
-func (s *Service) keepOpen(ctx context.Context, m *managedQueue) {
-	failing := backoff.NewTrouble(s.deps.Log.With("queue", m.name), "queue is not open", "queue is open")
-	for {
-		q, err := s.open(ctx, m)
-		if err == nil {
-			err = s.run(ctx, m, q, failing)
-		}
-		if ctx.Err() != nil {
-			s.set(m, nil, "closed")
-			if err != nil && !errors.Is(err, context.Canceled) {
-				s.deps.Log.Error("queue did not close cleanly; what it did not report safe is read from Kafka again", "queue", m.name, "error", err)
-			}
-			return
-		}
-		s.set(m, nil, fmt.Sprintf("recovering: %v", err))
-		if failing.Failed(ctx, err) != nil {
-			s.set(m, nil, "closed")
-			return
-		}
-	}
-}
-
-// open opens the queue. It returns as soon as ctx ends, since reading a large store takes a
-// while; the queue is closed again once it is open.
-func (s *Service) open(ctx context.Context, m *managedQueue) (*queue.Queue, error) {
-	type result struct {
-		q   *queue.Queue
-		err error
-	}
-	opened := make(chan result, 1)
-	go func() {
-		q, err := queue.Open(m.cfg, func(o queue.StoreOptions) (queue.Store, error) { return s.openStore(m, o) })
-		opened <- result{q, err}
-	}()
-	select {
-	case r := <-opened:
-		return r.q, r.err
-	case <-ctx.Done():
-	}
-	select {
-	case r := <-opened:
-		return r.q, r.err
-	default:
-	}
-	s.deps.Log.Info("stopping while the queue is being opened; what is on disk stays as it is", "queue", m.name)
-	go func() {
-		if r := <-opened; r.err == nil {
-			_ = r.q.Run(ctx) // closes the store
-		}
-	}()
-	return nil, ctx.Err()
-}
-
-// openStore opens the store of a queue and has its commits timed.
-func (s *Service) openStore(m *managedQueue, o queue.StoreOptions) (queue.Store, error) {
-	store, err := s.deps.OpenStore(m.dir, o)
-	if err != nil {
-		return nil, err
-	}
-	return timedStore{store, func(d time.Duration) { s.commits.Note(d, m.name) }}, nil
-}
-
-// run runs an open queue until it fails or ctx ends.
-func (s *Service) run(ctx context.Context, m *managedQueue, q *queue.Queue, failing *backoff.Trouble) error {
-	stats := q.Stats()
-	s.deps.Log.Info("queue is open", "queue", m.name, "pending_records", stats.PendingRecords, "disk_bytes", stats.Store.DiskBytes)
-	s.set(m, q, "open")
-	stable := time.AfterFunc(stableAfter, failing.Over)
-	defer stable.Stop()
-	ended, watched := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(watched)
-		select {
-		case <-q.Done(): // its writer may still wait for the store
-			s.set(m, nil, "closing")
-		case <-ended:
-		}
-	}()
-	err := q.Run(ctx)
-	close(ended)
-	<-watched
-	return err
-}
-
-func (s *Service) set(m *managedQueue, q *queue.Queue, state string) {
-	m.mu.Lock()
-	m.current, m.state = q, state
-	m.mu.Unlock()
-	s.ready()
 }
 
 // ready reports whether every queue is open. Reports are made one after the other, each of the
@@ -262,12 +182,6 @@ func (s *Service) ready() {
 		}
 	}
 	s.deps.OnReady(len(waiting) == 0, strings.Join(waiting, "; "))
-}
-
-func (m *managedQueue) get() (*queue.Queue, string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.current, m.state
 }
 
 func (s *Service) names() []string { return slices.Sorted(maps.Keys(s.queues)) }
@@ -290,7 +204,10 @@ func (s *Service) queue(name string) (*queue.Queue, error) {
 		return nil, err
 	}
 	q, state := m.get()
-	if q == nil {
+	switch {
+	case q == nil && m.isLost():
+		return nil, fmt.Errorf("%w: %s is %s", errNotOwner, name, state)
+	case q == nil:
 		return nil, fmt.Errorf("%w: %s is %s", errRecovering, name, state)
 	}
 	return q, nil

@@ -49,6 +49,7 @@ var soakTests = []string{
 	"TestPowerCut",
 	"TestDeliveryIsCutOff",
 	"TestShardsAreKilledAgainAndAgain",
+	"TestKeptInKafkaLosesNothing",
 }
 
 // chooseTests sets -test.run and -test.skip for the tier, and says what is left out.

@@ -102,22 +102,31 @@ func (b *Buffers) look(ctx context.Context, queue string) (*owners, error) {
 		return nil, err
 	}
 	found := &owners{owners: make(map[int]Buffer), failed: inLine(errs...)}
+	claims := make(map[int]*spillwayv1.Shard)
 	var first Buffer // that has told how many shards there are
 	for i, shards := range answers {
 		for _, s := range shards {
 			n, buffer := int(s.Number), b.all[i]
-			switch other := found.owners[n]; {
-			case s.Of < 1 || s.Number < 0 || s.Number >= s.Of || s.Of > Max:
+			other, claim := found.owners[n], claims[n]
+			if s.Of < 1 || s.Number < 0 || s.Number >= s.Of || s.Of > Max {
 				return nil, fmt.Errorf("the buffer at %s says that it has shard %d of %d of queue %s, which cannot be", buffer.Address, s.Number, s.Of, queue)
-			case first.Conn != nil && found.shards != int(s.Of):
+			}
+			if first.Conn != nil && found.shards != int(s.Of) {
 				return nil, fmt.Errorf("queue %s has %d shards at the buffer at %s, and %d at the one at %s: give it the same number in the files of all buffers",
 					queue, found.shards, first.Address, s.Of, buffer.Address)
-			case other.Conn != nil:
-				return nil, fmt.Errorf("the buffers at %s and at %s both have shard %d of queue %s: give each buffer.shard of its own, and name each once in buffers",
-					other.Address, buffer.Address, n, queue)
 			}
 			first, found.shards = buffer, int(s.Of)
-			found.owners[n] = buffer
+			if claim != nil {
+				later, known := laterOwner(claim, s)
+				if !known {
+					return nil, fmt.Errorf("the buffers at %s and at %s both have shard %d of queue %s: give each buffer.shard of its own, and name each once in buffers",
+						other.Address, buffer.Address, n, queue)
+				}
+				if later == claim {
+					continue
+				}
+			}
+			found.owners[n], claims[n] = buffer, s
 		}
 	}
 	if first.Conn == nil {
@@ -127,6 +136,25 @@ func (b *Buffers) look(ctx context.Context, queue string) (*owners, error) {
 		return nil, fmt.Errorf("no buffer has queue %s; asked %s", queue, strings.Join(b.addresses(), ", "))
 	}
 	return found, nil
+}
+
+// laterOwner returns which of two buffers has a shard of a queue that is kept in Kafka, where one
+// takes it over from another, which may not know yet. Otherwise nothing is known: a shard is in two
+// places by mistake.
+func laterOwner(a, b *spillwayv1.Shard) (later *spillwayv1.Shard, known bool) {
+	switch {
+	case a.Epoch == b.Epoch:
+		return nil, false // in data directories, where it is always 0, or neither has opened it yet
+	case a.Life == "" && b.Life != "":
+		return b, true // it is open there
+	case b.Life == "" && a.Life != "":
+		return a, true
+	case a.Life != b.Life:
+		return nil, false
+	case a.Epoch > b.Epoch:
+		return a, true
+	}
+	return b, true
 }
 
 // inLine joins errors for a line of a log.

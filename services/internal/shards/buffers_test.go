@@ -31,6 +31,14 @@ func has(number, of int32) *fakeBuffer {
 	return &fakeBuffer{shards: []*spillwayv1.Shard{{Queue: "q", Number: number, Of: of}}}
 }
 
+// owns is a buffer that has taken shard 0 of 2, which is kept in Kafka; without a life it does not
+// have it open.
+func owns(life string, epoch uint64) *fakeBuffer {
+	f := has(0, 2)
+	f.shards[0].Life, f.shards[0].Epoch = life, epoch
+	return f
+}
+
 // dialAll connects to buffers named a, b, c and so on.
 func dialAll(t *testing.T, fakes ...*fakeBuffer) *Buffers {
 	t.Helper()
@@ -83,6 +91,12 @@ func TestOwners(t *testing.T) {
 		{"all away", []*fakeBuffer{away, away}, "", "not now"},
 		{"nobody has the queue", []*fakeBuffer{strange, strange}, "", "no such queue"},
 		{"the same shard twice", []*fakeBuffer{has(0, 2), has(0, 2)}, "", "at a and at b both have shard 0"},
+		{"taken over from one that does not know", []*fakeBuffer{has(1, 2), owns("l", 7), owns("l", 12)}, "ca", ""},
+		{"taken over from one that does not know, which answers last", []*fakeBuffer{owns("l", 12), owns("l", 7), has(1, 2)}, "ac", ""},
+		{"taken over from one that knows", []*fakeBuffer{owns("", 7), owns("l", 12)}, "b-", ""},
+		{"taken over by one that is still reading", []*fakeBuffer{owns("l", 7), owns("", 0)}, "a-", ""},
+		{"neither has it open", []*fakeBuffer{owns("", 7), owns("", 0)}, "a-", ""},
+		{"the same shard twice, of two pipelines", []*fakeBuffer{owns("l", 7), owns("m", 12)}, "", "at a and at b both have shard 0"},
 		{"two numbers of shards", []*fakeBuffer{has(0, 2), has(1, 3)}, "", "has 2 shards at the buffer at a, and 3 at the one at b"},
 		{"nonsense", []*fakeBuffer{has(3, 3)}, "", "cannot be"},
 	} {

@@ -11,7 +11,8 @@
 // transactions, no producer ids, no clocks. TestModel explores their schedules.
 //
 // A store that was taken over fails with ErrFenced, for good. It must not be opened again by itself:
-// two buffers that each believe that they own a shard would take it from each other for ever.
+// two buffers that each believe that they own a shard would take it from each other for ever. One
+// that failed for another reason may be opened again, with Config.After.
 //
 //	0: identity | barrier | snapshot ... | group | group | snapshot... | group | ...
 //	                                                       ^ trimmed up to the second newest whole one

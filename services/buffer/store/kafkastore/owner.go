@@ -33,7 +33,9 @@ type barrier struct {
 	Life    string `json:"life"`    // Identity.Life
 	Shard   int    `json:"shard"`   // its partition
 	Address string `json:"address"` // of the owner, for people
-	Reader  int    `json:"reader"`  // the version that readers of what follows must know at least
+	// Instance is Config.Instance.
+	Instance string `json:"instance,omitempty"`
+	Reader   int    `json:"reader"` // the version that readers of what follows must know at least
 }
 
 // takeOver makes this the owner: it writes a barrier, behind which nobody else's frames count.

@@ -31,6 +31,8 @@ type recovered struct {
 	segBegin int64 // of the snapshot that segments are of
 	since    []place
 	marks    []mark
+	other    int64  // the epoch of the last owner that is not of this instance
+	address  string // of that one
 }
 
 // found is an entry of a group.
@@ -67,10 +69,13 @@ func (s *Store) takeShard(ctx context.Context) error {
 		if err == nil {
 			err = r.check()
 		}
+		if err == nil && s.cfg.After > 0 && r.other > s.cfg.After {
+			err = fmt.Errorf("%w: since the epoch %d, which was this one's, that at %q has had it with the epoch %d", ErrFenced, s.cfg.After, r.address, r.other)
+		}
 		if err != nil {
 			return err
 		}
-		if err = s.takeOver(ctx, barrier{Life: r.identity.Life, Shard: s.cfg.Shard, Address: s.cfg.Address, Reader: readerVersion}); err != nil {
+		if err = s.takeOver(ctx, barrier{Life: r.identity.Life, Shard: s.cfg.Shard, Address: s.cfg.Address, Instance: s.cfg.Instance, Reader: readerVersion}); err != nil {
 			return err
 		}
 		err = r.read(ctx, s.epoch)
@@ -116,6 +121,11 @@ func (s *Store) begin(ctx context.Context) (*recovered, error) {
 	}
 	p := newReplay(first, s.log)
 	p.entry = r.entry
+	p.owned = func(epoch int64, b barrier) {
+		if b.Instance == "" || b.Instance != s.cfg.Instance {
+			r.other, r.address = epoch, b.Address
+		}
+	}
 	p.counted = func(_, bytes int64) { r.marks[len(r.marks)-1].bytes += bytes }
 	p.ended = func(begin int64) {
 		r.whole = r.whole || begin == first

@@ -28,10 +28,12 @@ type replay struct {
 	ended func(begin int64)
 	// counted is called with the bytes of each frame that counts.
 	counted func(offset, bytes int64)
+	// owned is called with the epoch of each owner; the barrier of the first may have been trimmed.
+	owned func(epoch int64, b barrier)
 }
 
 func newReplay(start int64, log *slog.Logger) *replay {
-	return &replay{rule: newRule(start), begin: -1, log: log, ended: func(int64) {}, counted: func(int64, int64) {}}
+	return &replay{rule: newRule(start), begin: -1, log: log, ended: func(int64) {}, counted: func(int64, int64) {}, owned: func(int64, barrier) {}}
 }
 
 // record takes in the record at an offset.
@@ -64,7 +66,11 @@ func (p *replay) record(offset int64, r record) error {
 		if trimmed && offset == p.start && offset > 0 {
 			return fmt.Errorf("%w: it begins at offset %d with a barrier", ErrGap, offset)
 		}
+		p.owned(offset, b)
 	case counts:
+		if trimmed {
+			p.owned(f.epoch, barrier{})
+		}
 		p.counted(offset, int64(len(r.key)+len(r.value)))
 		return p.take(offset, &f)
 	case ignored:

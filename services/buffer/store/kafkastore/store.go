@@ -25,6 +25,11 @@ type Config struct {
 	Shard  int
 	// Address is where this buffer is reached, for people who ask who owns a shard.
 	Address string
+	// Instance is a random name of whoever opens the store. After is the epoch that it had the shard
+	// in, when it opens it once more because the store failed: if another instance has had the shard
+	// since, Open returns ErrFenced and leaves it to that one. 0 is for who is to have it.
+	Instance string
+	After    int64
 	// SegmentBytes is about how much is written before a snapshot replaces what came before it, and
 	// how much of the payload topic is given back at a time; 0 is DefaultSegmentBytes.
 	SegmentBytes int64
