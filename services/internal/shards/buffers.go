@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -17,8 +16,13 @@ import (
 	"github.com/spillwayio/spillway/services/internal/rpc"
 )
 
-// askTimeout bounds the wait for a buffer's answer.
-const askTimeout = 10 * time.Second
+const (
+	// askTimeout bounds the wait for a buffer's answer.
+	askTimeout = 10 * time.Second
+	// lateAfter is how long the others are waited for when one has what is looked for: a machine that
+	// is gone answers nothing.
+	lateAfter = time.Second
+)
 
 // Buffer is a buffer to which there is a connection.
 type Buffer struct {
@@ -58,7 +62,7 @@ func (b *Buffers) Close() error {
 
 // Shards returns how many shards a queue has, as the buffers that can be reached say.
 func (b *Buffers) Shards(ctx context.Context, queue string) (int, error) {
-	found, err := b.look(ctx, queue)
+	found, err := b.look(ctx, queue, func(*spillwayv1.Shard) bool { return true })
 	if err != nil {
 		return 0, err
 	}
@@ -71,7 +75,7 @@ func (b *Buffers) Owner(ctx context.Context, queue string, shard, shards int) (B
 	if shards == 1 && len(b.all) == 1 {
 		return b.all[0], nil // else it says so when a stream is opened
 	}
-	found, err := b.look(ctx, queue)
+	found, err := b.look(ctx, queue, func(s *spillwayv1.Shard) bool { return int(s.Number) == shard && s.Life != "" })
 	switch {
 	case err != nil:
 		return Buffer{}, err
@@ -90,14 +94,10 @@ type owners struct {
 	failed error // why some buffers did not answer
 }
 
-// look asks all buffers. An error says that none of them knows the queue.
-func (b *Buffers) look(ctx context.Context, queue string) (*owners, error) {
-	answers, errs := make([][]*spillwayv1.Shard, len(b.all)), make([]error, len(b.all))
-	var wg sync.WaitGroup
-	for i, buffer := range b.all {
-		wg.Go(func() { answers[i], errs[i] = b.ask(ctx, buffer, queue) })
-	}
-	wg.Wait()
+// look asks all buffers. It does not wait for those that are late when one has told enough. An error
+// says that none of them knows the queue.
+func (b *Buffers) look(ctx context.Context, queue string, enough func(*spillwayv1.Shard) bool) (*owners, error) {
+	answers, errs := b.askAll(ctx, queue, enough)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -136,6 +136,41 @@ func (b *Buffers) look(ctx context.Context, queue string) (*owners, error) {
 		return nil, fmt.Errorf("no buffer has queue %s; asked %s", queue, strings.Join(b.addresses(), ", "))
 	}
 	return found, nil
+}
+
+// askAll asks all buffers for their shards of a queue.
+func (b *Buffers) askAll(ctx context.Context, queue string, enough func(*spillwayv1.Shard) bool) ([][]*spillwayv1.Shard, []error) {
+	type answer struct {
+		buffer int
+		shards []*spillwayv1.Shard
+		err    error
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	came := make(chan answer, len(b.all))
+	answers, errs := make([][]*spillwayv1.Shard, len(b.all)), make([]error, len(b.all))
+	for i, buffer := range b.all {
+		errs[i] = fmt.Errorf("the buffer at %s has not answered", buffer.Address)
+		go func() {
+			shards, err := b.ask(ctx, buffer, queue)
+			came <- answer{i, shards, err}
+		}()
+	}
+	var late <-chan time.Time
+	for range b.all {
+		select {
+		case a := <-came:
+			answers[a.buffer], errs[a.buffer] = a.shards, a.err
+			if late == nil && slices.ContainsFunc(a.shards, enough) {
+				timer := time.NewTimer(lateAfter)
+				defer timer.Stop()
+				late = timer.C
+			}
+		case <-late:
+			return answers, errs
+		}
+	}
+	return answers, errs
 }
 
 // laterOwner returns which of two buffers has a shard of a queue that is kept in Kafka, where one

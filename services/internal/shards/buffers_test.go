@@ -2,10 +2,12 @@ package shards
 
 import (
 	"context"
+	"errors"
 	"net"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -21,9 +23,13 @@ type fakeBuffer struct {
 	spillwayv1.UnimplementedClusterServiceServer
 	shards []*spillwayv1.Shard
 	err    error
+	silent bool // it does not answer
 }
 
-func (f *fakeBuffer) ListShards(context.Context, *spillwayv1.ListShardsRequest) (*spillwayv1.ListShardsResponse, error) {
+func (f *fakeBuffer) ListShards(ctx context.Context, _ *spillwayv1.ListShardsRequest) (*spillwayv1.ListShardsResponse, error) {
+	if f.silent {
+		<-ctx.Done()
+	}
 	return &spillwayv1.ListShardsResponse{Shards: f.shards}, f.err
 }
 
@@ -134,5 +140,23 @@ func TestOwners(t *testing.T) {
 	}
 	if !slices.Equal(dialAll(t, has(0, 1), has(0, 1)).addresses(), []string{"a", "b"}) {
 		t.Error("the addresses are others")
+	}
+}
+
+// TestSilentBuffer: a machine that does not answer holds nobody up for long who looks for a shard that
+// another one has. One that has it and does not answer is waited for.
+func TestSilentBuffer(t *testing.T) {
+	b := dialAll(t, &fakeBuffer{silent: true}, owns("l", 7))
+	began := time.Now()
+	if owner, err := b.Owner(t.Context(), "q", 0, 2); err != nil || owner.Address != "b" {
+		t.Errorf("%q has the shard, %v", owner.Address, err)
+	}
+	if took := time.Since(began); took > askTimeout/2 {
+		t.Errorf("it took %v", took)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*lateAfter)
+	defer cancel()
+	if owner, err := b.Owner(ctx, "q", 1, 2); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%q has the shard that the silent one may have, %v", owner.Address, err)
 	}
 }
