@@ -150,7 +150,11 @@ var holdCases = []struct {
 		return longest
 	}},
 	{"much that is stored becomes safe at once", func(t testing.TB, n int) time.Duration {
-		h := scaleHarness(t, all("s"))
+		subs := []SubscriptionConfig{all("s")}
+		for i := range 30 { // each is asked at each step
+			subs = append(subs, all(fmt.Sprint("other", i)))
+		}
+		h := scaleHarness(t, subs...)
 		h.append("t", 0, 1)
 		h.q.hold(func() bool { // and the store has what comes after it
 			p := h.q.partitions[testPartition("t")]
