@@ -42,7 +42,7 @@ func (p *partition) assign(a *appender) (*reader, error) {
 			return nil, err
 		}
 		p.life.Store(m.Source.GetIncarnation())
-		r := &reader{p: p, a: a, source: m.Source, records: m.KnownRecords}
+		r := &reader{p: p, ctx: a.ctx, a: a, source: m.Source, records: m.KnownRecords}
 		if m.Known {
 			if recreated, from, err = p.verify(a.ctx, m.KnownRecords, m.ResumeOffset); err != nil {
 				return nil, err

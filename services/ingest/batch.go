@@ -110,11 +110,11 @@ func (r *reader) admit(n int64) error {
 			if memory.arrived.pressed() || memory.unpacked.pressed() {
 				return errStalled
 			}
-		case <-r.a.ctx.Done():
-			return r.a.ctx.Err()
+		case <-r.ctx.Done():
+			return r.ctx.Err()
 		}
 	}
-	return memory.batches.acquire(r.a.ctx, refused, n)
+	return memory.batches.acquire(r.ctx, refused, n)
 }
 
 // mayFly says whether n more bytes may be sent before the buffer answers.

@@ -12,7 +12,8 @@
 //	stream.go     the stream to a buffer; partition.go takes its answers, and sends again what was refused
 //
 // Beside it: source.go (a source), topics.go (which topics), refetch.go (what the buffer asks for again), retention.go
-// (how long Kafka will still have it), strangers.go (others' commits, open transactions), budget.go (memory).
+// (how long Kafka will still have it), strangers.go (others' commits, open transactions), rivals.go (other pipelines in
+// the group), budget.go (memory).
 //
 // The classic group protocol is spoken by kafkaclient.Group and not by kafka-go's ConsumerGroup, which sends member
 // metadata that ends Java consumers in the same group, and cannot be given other metadata.
@@ -21,7 +22,7 @@
 //
 // One per source (source.run). For each generation of the group one each for heartbeats, for
 // topics, for commits, for what others commit, for the retention, for the group's other members,
-// for finding leaders, and one per broker and lane; one per partition, which waits for what is
+// for finding leaders, for those that have moved, and one per broker and lane; one per partition, which waits for what is
 // fetched for it. For lookups one, and one per broker and kind while there is something to look up.
 // For each stream one that receives, one per Refetch (eight of a source at a time fetch) and per
 // FindOffset. All end before their owner returns.

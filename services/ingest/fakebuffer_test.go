@@ -36,11 +36,14 @@ type fakeBuffer struct {
 	lateBytes  int                         // the most that was held at a time
 	breakAfter int                         // batches until the stream is broken; 0: never
 	streams    int
-	refetch    *spillwayv1.Refetch // asked for when a stream opens
-	refetched  fakePartition       // the answers to it
-	refuseOnce error               // answer to the first of them
-	accepted   map[int64]bool      // where those begin that were accepted
-	mayWait    map[int64]bool      // what was said of batches, by where they end
+	refetch    *spillwayv1.Refetch   // asked for when a stream opens
+	refetches  []*spillwayv1.Refetch // before that one
+	finds      []*spillwayv1.FindOffset
+	found      map[uint64]*spillwayv1.FoundOffset
+	refetched  fakePartition  // the answers to it
+	refuseOnce error          // answer to the first of them
+	accepted   map[int64]bool // where those begin that were accepted
+	mayWait    map[int64]bool // what was said of batches, by where they end
 }
 
 type fakePartition struct {
@@ -62,7 +65,7 @@ func startBuffer(t *testing.T, more ...func(grpc.ServiceRegistrar)) *fakeBuffer 
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fakeBuffer{t: t, addr: lis.Addr().String(), partitions: make(map[topicPartition]*fakePartition), lives: make(map[topicPartition]uint32), accepted: make(map[int64]bool), mayWait: make(map[int64]bool)}
+	f := &fakeBuffer{t: t, addr: lis.Addr().String(), partitions: make(map[topicPartition]*fakePartition), lives: make(map[topicPartition]uint32), accepted: make(map[int64]bool), found: make(map[uint64]*spillwayv1.FoundOffset), mayWait: make(map[int64]bool)}
 	server := rpc.NewServer(slog.New(slog.DiscardHandler))
 	spillwayv1.RegisterBufferServiceServer(server.GRPC, f)
 	for _, register := range more {
@@ -92,8 +95,18 @@ func (f *fakeBuffer) Append(stream spillwayv1.BufferService_AppendServer) error 
 		return err
 	}
 	f.mu.Lock()
-	refetch := f.refetch
+	refetch, refetches, finds := f.refetch, f.refetches, f.finds
 	f.mu.Unlock()
+	for _, refetch := range refetches {
+		if err := stream.Send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Refetch{Refetch: refetch}}); err != nil {
+			return err
+		}
+	}
+	for _, find := range finds {
+		if err := stream.Send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_FindOffset{FindOffset: find}}); err != nil {
+			return err
+		}
+	}
 	if refetch != nil {
 		if err := stream.Send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Refetch{Refetch: refetch}}); err != nil {
 			return err
@@ -135,6 +148,8 @@ func (f *fakeBuffer) handle(m *spillwayv1.AppendRequest) []*spillwayv1.AppendRes
 	}
 	last, mayWait := m.LastRecord, m.MayWait
 	switch m := m.Message.(type) {
+	case *spillwayv1.AppendRequest_FoundOffset:
+		f.found[m.FoundOffset.Id] = m.FoundOffset
 	case *spillwayv1.AppendRequest_Assign:
 		tp := key(m.Assign.Source)
 		if m.Assign.Recreated && f.lives[tp] == m.Assign.Source.Incarnation {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -19,6 +20,8 @@ const (
 	// maxParts is how many parts of answers wait for a partition's reader before the partition is
 	// left out.
 	maxParts = 2
+	// leaderCheck is how often the leaders of partitions are compared with what other brokers say.
+	leaderCheck = 30 * time.Second
 	// routePause is the pause between two attempts to find leaders.
 	routePause = 200 * time.Millisecond
 )
@@ -31,6 +34,7 @@ type fetcher struct {
 	arrived     *budget
 	uncommitted bool
 	linger      time.Duration
+	check       time.Duration // leaderCheck, but in tests
 	log         *slog.Logger
 	leaders     *backoff.Trouble
 
@@ -70,7 +74,7 @@ type feed struct {
 }
 
 func newFetcher(client *kafkaclient.Client, arrived *budget, uncommitted bool, linger time.Duration, log *slog.Logger) *fetcher {
-	return &fetcher{client: client, arrived: arrived, uncommitted: uncommitted, linger: linger, log: log,
+	return &fetcher{client: client, arrived: arrived, uncommitted: uncommitted, linger: linger, check: leaderCheck, log: log,
 		leaders: backoff.NewTrouble(log, "cannot find the leaders of partitions", "all partitions have leaders again"),
 		brokers: make(map[int32]*broker), moved: make(chan struct{}, 1)}
 }
@@ -167,6 +171,62 @@ func (f *fetcher) route(ctx context.Context) error {
 		return true
 	})
 	return missing
+}
+
+// watchLeaders looks for leaders that are new until ctx ends.
+func (f *fetcher) watchLeaders(ctx context.Context) {
+	for sleep(ctx, f.check); ctx.Err() == nil; sleep(ctx, f.check) {
+		f.compare(ctx)
+	}
+}
+
+// compare moves the feeds whose partitions have another leader by now. The one before says so
+// itself, unless it does not know: cut off from the others it goes on answering fetches, without
+// any record that is new.
+func (f *fetcher) compare(ctx context.Context) {
+	names := make(map[string]bool)
+	f.mu.Lock()
+	for _, b := range f.brokers {
+		for x := range b.feeds {
+			names[x.topic] = true
+		}
+	}
+	f.mu.Unlock()
+	topics := slices.Collect(maps.Keys(names))
+	if len(topics) == 0 {
+		return
+	}
+	if err := f.client.Compare(ctx, topics); err != nil { // another broker is asked next
+		f.log.Debug("cannot compare the leaders of partitions", "error", err)
+	}
+	all, err := f.client.Leaders(ctx, topics)
+	if err != nil {
+		f.log.Debug("cannot look up the leaders of partitions", "error", err)
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	moved := 0
+	var one *feed
+	for _, b := range f.brokers {
+		for x := range b.feeds {
+			t := all[x.topic]
+			if t.Err != nil || x.number >= len(t.Leaders) || t.Leaders[x.number].Err != nil || t.Leaders[x.number].ID == b.id {
+				continue
+			}
+			f.leaveLocked(x)
+			if x.wanted && !x.homeless {
+				x.homeless = true
+				f.homeless = append(f.homeless, x)
+			}
+			moved++
+			one = x
+		}
+	}
+	if moved > 0 {
+		poke(f.moved)
+		f.log.Info("partitions have new leaders, of which the former ones do not know; fetching from the new ones", "partitions", moved, "among_them", one.topicPartition)
+	}
 }
 
 func (f *fetcher) brokerLocked(ctx context.Context, id int32) *broker {

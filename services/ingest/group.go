@@ -91,6 +91,7 @@ func (s *source) generation(ctx context.Context, buffers *shards.Buffers, group 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	fetcher := newFetcher(s.client, s.memory.arrived, s.cfg.Isolation == "read_uncommitted", s.cfg.Batch.Linger, s.log)
+	fetcher.check = s.leaderCheck
 	partitions := s.newPartitions(fetcher, assignment, committed)
 	var wg sync.WaitGroup
 	now = seen
@@ -108,6 +109,7 @@ func (s *source) generation(ctx context.Context, buffers *shards.Buffers, group 
 		s.setPartitions(partitions, fetcher, true)
 		s.log.Info("joined the group", "group", s.cfg.Group, "generation", assignment.Generation, "member", assignment.Member, "partitions", summary(partitions))
 		wg.Go(func() { fetcher.run(ctx) })
+		wg.Go(func() { fetcher.watchLeaders(ctx) })
 		wg.Go(func() { s.watchRetention(ctx, partitions) })
 		wg.Go(func() { s.watchForeign(ctx, group, assignment) })
 		wg.Go(func() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/segmentio/kafka-go"
 
@@ -119,10 +120,48 @@ func (p *partition) isGone(ctx context.Context, known []*spillwayv1.Fingerprint,
 	return gone, 0, nil
 }
 
+// sureFor is for how long it is believed that all brokers have told who leads a topic's partitions.
+const sureFor = 5 * time.Second
+
+// hasOtherLeader asks all brokers whether the one that was asked about a partition leads it. One
+// that is cut off from the others has an end that is no more than where it was cut off: as if the
+// partition had lost what came after that.
+func (s *source) hasOtherLeader(ctx context.Context, tp topicPartition) bool {
+	s.mu.Lock()
+	sure := time.Since(s.compared[tp.topic]) < sureFor
+	s.mu.Unlock()
+	if sure {
+		return false
+	}
+	before, err := s.client.Leader(ctx, tp.topic, tp.number)
+	if err != nil {
+		return false
+	}
+	began := time.Now()
+	s.client.CompareAll(ctx, tp.topic)
+	after, err := s.client.Leader(ctx, tp.topic, tp.number)
+	if err == nil && after != before {
+		s.log.Info("a broker seemed to have lost records, but another one leads the partition by now", "topic", tp.topic, "partition", tp.number,
+			"former_leader", before, "leader", after)
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	const many = 10_000
+	if len(s.compared) >= many {
+		clear(s.compared)
+	}
+	s.compared[tp.topic] = began
+	return false
+}
+
 // verify asks isGone until Kafka answers.
 func (p *partition) verify(ctx context.Context, known []*spillwayv1.Fingerprint, resume int64) (gone bool, from int64, err error) {
 	for {
 		gone, from, err := p.isGone(ctx, known, resume)
+		if err == nil && gone && p.source.hasOtherLeader(ctx, p.topicPartition) {
+			continue
+		}
 		switch {
 		case err == nil && gone && from > 0:
 			p.log.Error("the partition has lost its newest records, and has others in their place", "first_offset", from, "was_read_to", resume)
@@ -137,7 +176,7 @@ func (p *partition) verify(ctx context.Context, known []*spillwayv1.Fingerprint,
 			return false, 0, ctx.Err()
 		}
 		p.source.fetching.note(p, fmt.Errorf("is it still the topic that was read: %w", err))
-		if err := p.wait.Wait(ctx); err != nil {
+		if err := p.backOff(ctx); err != nil {
 			return false, 0, err
 		}
 	}

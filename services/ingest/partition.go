@@ -61,6 +61,8 @@ type partition struct {
 	// Of a refetch only.
 	refetching uint64 // Refetch.id; 0: it is read for the group
 	until      int64  // where it ends
+	turn       bool   // it has one of source.refetches
+	quit       context.CancelFunc
 
 	assigned chan *spillwayv1.PartitionAssigned // has room for one
 

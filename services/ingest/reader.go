@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -23,6 +24,7 @@ var errStalled = errors.New("the buffer holds the partition back")
 // it.
 type reader struct {
 	p       *partition
+	ctx     context.Context // a's, or that of a refetch
 	a       *appender
 	source  *spillwayv1.SourcePartition
 	known   bool                      // that what is no longer there is lost
@@ -65,8 +67,8 @@ func (r *reader) readGroup() error {
 		}
 		err := error(nil)
 		select {
-		case <-r.a.ctx.Done():
-			return r.a.ctx.Err()
+		case <-r.ctx.Done():
+			return r.ctx.Err()
 		case <-p.refusedC():
 			err = r.refused()
 		case <-late:
@@ -100,7 +102,7 @@ func (r *reader) arrived() error {
 		p.fetcher.want(p.feed, at)
 		return nil
 	}
-	part.Unpack = p.source.unpack(r.a.ctx, p.refusedC())
+	part.Unpack = p.source.unpack(r.ctx, p.refusedC())
 	err = r.take(part)
 	switch {
 	case errors.Is(err, errStalled):
@@ -127,8 +129,8 @@ func (r *reader) stalled() error {
 		case <-p.answered:
 		case <-p.refusedC():
 			return nil
-		case <-r.a.ctx.Done():
-			return r.a.ctx.Err()
+		case <-r.ctx.Done():
+			return r.ctx.Err()
 		}
 	}
 	p.fetcher.want(p.feed, p.position.Load())
@@ -157,7 +159,7 @@ func (r *reader) paused() error {
 	if err := r.flush(); err != nil {
 		return err
 	}
-	if err := p.source.gate.pass(r.a.ctx); err != nil {
+	if err := p.source.gate.pass(r.ctx); err != nil {
 		return err
 	}
 	p.fetcher.want(p.feed, p.position.Load())
@@ -169,8 +171,8 @@ func (r *reader) failed(err error) error {
 	p := r.p
 	var broke *brokenError
 	switch {
-	case r.a.ctx.Err() != nil:
-		return r.a.ctx.Err()
+	case r.ctx.Err() != nil:
+		return r.ctx.Err()
 	case errors.As(err, &broke):
 		return broke.err
 	}
@@ -193,10 +195,10 @@ func (r *reader) doubtful(err error) error {
 		return err
 	}
 	p.source.fetching.note(p, fmt.Errorf("%s: %w", p, err))
-	if err := p.wait.Wait(r.a.ctx); err != nil {
+	if err := p.wait.Wait(r.ctx); err != nil {
 		return err
 	}
-	gone, _, err := p.verify(r.a.ctx, r.records, r.first)
+	gone, _, err := p.verify(r.ctx, r.records, r.first)
 	if err != nil {
 		return err
 	}
@@ -284,19 +286,20 @@ func (r *reader) outOfRange(cause error) error {
 	if err := r.flush(); err != nil {
 		return err
 	}
-	first, next, err := p.offsets(r.a.ctx)
+	first, next, err := p.offsets(r.ctx)
 	if err != nil {
 		p.source.fetching.note(p, err)
-		return p.wait.Wait(r.a.ctx)
+		return p.backOff(r.ctx)
 	}
 	switch position := p.position.Load(); {
+	case position > next && p.source.hasOtherLeader(r.ctx, p.topicPartition): // that one is asked
 	case p.refetching != 0:
 		gone := p.until // the partition is shorter: it was created again
 		if position < first {
 			gone = min(first, p.until)
 		} else if position <= next {
 			p.source.fetching.note(p, cause)
-			return p.wait.Wait(r.a.ctx)
+			return p.backOff(r.ctx)
 		}
 		reason := fmt.Sprintf("Kafka has offsets %d to %d and was asked for %d to %d again", first, next-1, position, p.until-1)
 		p.log.Error("lost", "offsets", gone-position, "reason", reason)

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -24,22 +25,23 @@ const (
 func (s *source) refetch(a *appender, m *spillwayv1.Refetch) {
 	p := newPartition(s, nil, topicPartition{m.Source.GetTopic(), int(m.Source.GetPartition())}, -1)
 	p.refetching, p.until = m.Id, m.Range.GetNext()
+	ctx, cancel := context.WithCancel(a.ctx)
+	defer cancel()
+	p.quit = cancel
 	if !a.addRefetch(p) {
 		return
 	}
 	defer a.endRefetch(p)
-	select {
-	case s.refetches <- struct{}{}:
-		defer func() { <-s.refetches }()
-	case <-a.ctx.Done():
+	if p.takeTurn(ctx) != nil {
 		return
 	}
+	defer p.giveTurn()
 	p.log.Info("refetching", "refetch", m.Id, "first_offset", m.Range.GetFirst(), "next_offset", p.until)
 	defer s.full.ended(p)
 	defer s.fetching.ended(p)
 	defer p.drop()
 	p.confirmed = m.Range.GetFirst()
-	for a.ctx.Err() == nil {
+	for ctx.Err() == nil {
 		p.mu.Lock()
 		at := p.confirmed
 		p.unrefuseLocked()
@@ -48,22 +50,53 @@ func (s *source) refetch(a *appender, m *spillwayv1.Refetch) {
 			return
 		}
 		p.position.Store(at)
-		r := &reader{p: p, a: a, source: m.Source, known: true, records: m.KnownRecords, doubt: true}
+		r := &reader{p: p, ctx: ctx, a: a, source: m.Source, known: true, records: m.KnownRecords, doubt: true}
 		r.begin(at)
 		err := r.readRange()
 		r.drop()
-		if a.ctx.Err() != nil {
+		if ctx.Err() != nil {
 			return
 		}
-		p.settleAnswers(a.ctx)
+		p.settleAnswers(ctx)
 		if refusal := p.refusalErr(); refusal != nil {
 			err = refusal
 		}
 		if err != nil {
 			s.full.note(p, fmt.Errorf("refetch: %w", err))
-			sleep(a.ctx, p.pause())
+			sleep(ctx, p.pause())
 		}
 	}
+}
+
+// takeTurn waits until the refetch is one of those of its source that are under way.
+func (p *partition) takeTurn(ctx context.Context) error {
+	select {
+	case p.source.refetches <- struct{}{}:
+		p.turn = true
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (p *partition) giveTurn() {
+	if p.turn {
+		p.turn = false
+		<-p.source.refetches
+	}
+}
+
+// backOff waits before the next attempt at something that Kafka does not answer. Other refetches
+// have their turns meanwhile: of a topic that is gone, it may be for ever.
+func (p *partition) backOff(ctx context.Context) error {
+	if !p.turn {
+		return p.wait.Wait(ctx)
+	}
+	p.giveTurn()
+	if err := p.wait.Wait(ctx); err != nil {
+		return err
+	}
+	return p.takeTurn(ctx)
 }
 
 // readRange reads up to the end of a refetch. It returns errInterrupted after a refusal, or an
@@ -74,7 +107,7 @@ func (r *reader) readRange() error {
 		if p.refusalErr() != nil {
 			return errInterrupted
 		}
-		if err := p.source.gate.pass(r.a.ctx); err != nil {
+		if err := p.source.gate.pass(r.ctx); err != nil {
 			return err
 		}
 		if err := r.fetchSome(); err != nil {
@@ -88,7 +121,7 @@ func (r *reader) readRange() error {
 func (r *reader) fetchSome() error {
 	p := r.p
 	if r.doubt {
-		gone, _, err := p.verify(r.a.ctx, r.records, r.first)
+		gone, _, err := p.verify(r.ctx, r.records, r.first)
 		if err != nil {
 			return err
 		}
@@ -97,12 +130,12 @@ func (r *reader) fetchSome() error {
 		}
 		r.doubt = false
 	}
-	fetched, err := p.source.client.Fetch(r.a.ctx, kafkaclient.Request{Topic: p.topic, Partition: p.number, Offset: p.position.Load(),
+	fetched, err := p.source.client.Fetch(r.ctx, kafkaclient.Request{Topic: p.topic, Partition: p.number, Offset: p.position.Load(),
 		MinBytes: 1, MaxBytes: refetchBytes, MaxWait: idleWait, Uncommitted: p.source.cfg.Isolation == "read_uncommitted", Reserve: p.source.reserveArrived})
 	if err == nil {
 		p.first.Store(fetched.First)
 		p.end.Store(fetched.HighWatermark)
-		fetched.Unpack = p.source.unpack(r.a.ctx, p.refusedC())
+		fetched.Unpack = p.source.unpack(r.ctx, p.refusedC())
 		err = r.take(fetched)
 	}
 	var broke *brokenError
@@ -111,13 +144,13 @@ func (r *reader) fetchSome() error {
 		p.source.fetching.over(p)
 		p.wait.Reset()
 		return nil
-	case r.a.ctx.Err() != nil:
-		return r.a.ctx.Err()
+	case r.ctx.Err() != nil:
+		return r.ctx.Err()
 	case errors.Is(err, errStalled):
 		if err := r.flush(); err != nil {
 			return err
 		}
-		p.settleAnswers(r.a.ctx)
+		p.settleAnswers(r.ctx)
 		return nil
 	case errors.Is(err, errInterrupted):
 		return err
@@ -131,30 +164,52 @@ func (r *reader) fetchSome() error {
 		return err
 	}
 	p.source.fetching.note(p, fmt.Errorf("%s: %w", p, err))
-	return p.wait.Wait(r.a.ctx)
+	return p.backOff(r.ctx)
 }
 
-// find looks up an offset by time for the buffer. When Kafka does not answer, the buffer hears
-// nothing.
+// goneAfter is after how long a topic is looked for again that does not seem to be there: a broker
+// that has just started knows of none.
+const goneAfter = time.Second
+
+// find looks up an offset by time for the buffer.
 func (s *source) find(a *appender, m *spillwayv1.FindOffset) {
 	tp := topicPartition{m.Source.GetTopic(), int(m.Source.GetPartition())}
-	offset, err := s.lookups.offsetAt(a.ctx, tp, time.UnixMilli(m.TimestampMs))
-	if err != nil {
-		s.log.Warn("cannot look up a time for the buffer", "topic", tp.topic, "partition", tp.number, "error", err)
-		return
+	answer := &spillwayv1.FoundOffset{Id: m.Id}
+	for again := false; ; again = true {
+		offset, err := s.lookups.offsetAt(a.ctx, tp, time.UnixMilli(m.TimestampMs))
+		missing := errors.Is(err, kafka.UnknownTopicOrPartition)
+		if a.ctx.Err() != nil {
+			return
+		}
+		if missing && !again {
+			s.client.Stale(tp.topic)
+			sleep(a.ctx, goneAfter)
+			continue
+		}
+		if err != nil {
+			s.log.Warn("cannot look up a time for the buffer", "topic", tp.topic, "partition", tp.number, "error", err)
+			answer.Gone = missing
+			answer.Error = err.Error()
+		}
+		answer.Offset = offset
+		break
 	}
 	// When sending fails the stream is broken, and the buffer asks no more.
-	_ = a.send(&spillwayv1.AppendRequest{Message: &spillwayv1.AppendRequest_FoundOffset{FoundOffset: &spillwayv1.FoundOffset{Id: m.Id, Offset: offset}}})
+	_ = a.send(&spillwayv1.AppendRequest{Message: &spillwayv1.AppendRequest_FoundOffset{FoundOffset: answer}})
 }
 
-// addRefetch routes the answers of a refetch, unless the same one is being answered already.
+// addRefetch routes the answers of a refetch, unless the same one is being answered already. The
+// buffer asks for one range of a partition at a time: who still tries another one gives up.
 func (a *appender) addRefetch(p *partition) bool {
 	a.refetchMu.Lock()
 	defer a.refetchMu.Unlock()
 	if a.refetches[p.refetching] != nil {
 		return false
 	}
-	a.refetches[p.refetching] = p
+	if other := a.newest[p.topicPartition]; other != nil {
+		other.quit()
+	}
+	a.refetches[p.refetching], a.newest[p.topicPartition] = p, p
 	return true
 }
 
@@ -162,6 +217,9 @@ func (a *appender) endRefetch(p *partition) {
 	a.refetchMu.Lock()
 	defer a.refetchMu.Unlock()
 	delete(a.refetches, p.refetching)
+	if a.newest[p.topicPartition] == p {
+		delete(a.newest, p.topicPartition)
+	}
 }
 
 func (a *appender) refetchOf(id uint64) *partition {

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"context"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -68,5 +69,48 @@ func (c *cluster) deleteBefore(offset int64) {
 	r.Topics = []kmsg.DeleteRecordsRequestTopic{{Topic: topic, Partitions: []kmsg.DeleteRecordsRequestTopicPartition{{Partition: 0, Offset: offset}}}}
 	if _, err := r.RequestWith(c.t.Context(), c.client); err != nil {
 		c.t.Fatal(err)
+	}
+}
+
+// TestRefetchesOfGoneTopics hold up no others, however many they are.
+func TestRefetchesOfGoneTopics(t *testing.T) {
+	k, b := startKafka(t, 1, topic), startBuffer(t)
+	k.produce(numbered(100, 1, 0)...)
+	for i := range 3 * maxRefetches {
+		b.refetches = append(b.refetches, &spillwayv1.Refetch{Id: uint64(100 + i), Source: &spillwayv1.SourcePartition{Topic: "gone", Partition: int32(i)}, Range: &spillwayv1.OffsetRange{First: 0, Next: 10}})
+	}
+	s := k.ingest(b).sources[0]
+	checkOnce(t, b, 100)
+	waitFor(t, "the trouble with the topic that is gone", func() bool { return s.fetching.err() != nil })
+	b.set(func() {
+		b.refetch = &spillwayv1.Refetch{Id: 7, Source: &spillwayv1.SourcePartition{Topic: topic}, Range: &spillwayv1.OffsetRange{First: 10, Next: 60}}
+		b.breakAfter = 1
+	})
+	k.one(topic, 0, "more") // the stream breaks, and all is asked for again, the gone ones first
+	waitFor(t, "the refetched range", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.refetched.next == 60
+	})
+	if s.fetching.err() == nil {
+		t.Error("nothing is said of the topic that is gone")
+	}
+}
+
+// TestRefetchIsAskedForAnew: the buffer has given up the range before, so that nobody goes on
+// trying it.
+func TestRefetchIsAskedForAnew(t *testing.T) {
+	a := &appender{refetches: make(map[uint64]*partition), newest: make(map[topicPartition]*partition)}
+	add := func(id uint64, number int) context.Context {
+		ctx, cancel := context.WithCancel(t.Context())
+		if !a.addRefetch(&partition{topicPartition: topicPartition{topic, number}, refetching: id, quit: cancel}) {
+			t.Errorf("refetch %d is not new", id)
+		}
+		return ctx
+	}
+	former, other := add(1, 0), add(2, 1)
+	latter := add(3, 0)
+	if former.Err() == nil || other.Err() != nil || latter.Err() != nil {
+		t.Errorf("the former ended with %v, that of another partition %v, the latter %v", former.Err(), other.Err(), latter.Err())
 	}
 }

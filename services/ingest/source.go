@@ -47,6 +47,7 @@ type source struct {
 	records, bytes atomic.Int64 // accepted by the buffer
 	tellEvery      atomic.Int64 // ms between two messages that a partition has no more records
 	refetches      chan struct{}
+	leaderCheck    time.Duration // leaderCheck, but in tests
 
 	mu         sync.Mutex
 	cluster    string
@@ -59,6 +60,7 @@ type source struct {
 	owners     []*owner                 // by shard; none before a buffer has told how many there are
 	foreign    []string                 // client ids of members that are not ours
 	committed  map[topicPartition]int64 // by this process, last
+	compared   map[string]time.Time     // when all brokers were asked for the leaders of a topic
 }
 
 func newSource(name string, cfg *config.Source, memory *memory, deps Deps, onReady func(bool, string)) (*source, error) {
@@ -71,8 +73,8 @@ func newSource(name string, cfg *config.Source, memory *memory, deps Deps, onRea
 		full:      newTroubles(log, "the buffer refuses records", "the buffer takes records again"),
 		fetching:  newTroubles(log, "cannot fetch", "all partitions are fetched again"),
 		strangers: &strangers{log: log},
-		refetches: make(chan struct{}, maxRefetches),
-		committed: make(map[topicPartition]int64)}
+		refetches: make(chan struct{}, maxRefetches), leaderCheck: leaderCheck,
+		committed: make(map[topicPartition]int64), compared: make(map[string]time.Time)}
 	var err error
 	if s.wanted, err = newWanted(cfg.Topics); err != nil {
 		return nil, err

@@ -31,14 +31,15 @@ type appender struct {
 
 	sendMu    sync.Mutex
 	refetchMu sync.Mutex
-	refetches map[uint64]*partition // by Refetch.id
+	refetches map[uint64]*partition         // by Refetch.id
+	newest    map[topicPartition]*partition // of refetches
 }
 
 // openAppender opens a stream for a shard with the buffer that has it, and returns when the buffer
 // has accepted it. Its owner must close it. Source may be nil.
 func openAppender(ctx context.Context, conn *grpc.ClientConn, open *spillwayv1.AppendOpen, seen *shards.Seen, s *source, partitions []*partition) (*appender, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	a := &appender{ctx: ctx, cancel: cancel, buffer: rpc.Address(conn), source: s, routes: make(map[topicPartition]*partition), refetches: make(map[uint64]*partition), done: make(chan struct{})}
+	a := &appender{ctx: ctx, cancel: cancel, buffer: rpc.Address(conn), source: s, routes: make(map[topicPartition]*partition), refetches: make(map[uint64]*partition), newest: make(map[topicPartition]*partition), done: make(chan struct{})}
 	for _, p := range partitions {
 		a.routes[p.topicPartition] = p
 	}

@@ -405,9 +405,12 @@ func describe(code kafka.Error, p *produceapi.ResponsePartition) error {
 	return fmt.Errorf("%w: %s", code, message)
 }
 
-// isStale says whether fresh metadata may help.
+// isStale says whether fresh metadata may help. A leader without its replicas may have been cut off
+// from them, and from its controller, so that it does not know that there is another.
 func isStale(code kafka.Error) bool {
 	switch code {
+	case kafka.RequestTimedOut, kafka.NotEnoughReplicas, kafka.NotEnoughReplicasAfterAppend:
+		return true
 	case kafka.NotLeaderForPartition, kafka.UnknownTopicOrPartition, kafka.LeaderNotAvailable, kafka.ReplicaNotAvailable,
 		kafka.BrokerNotAvailable, kafka.FencedLeaderEpoch, kafka.UnknownLeaderEpoch, kafka.KafkaStorageError, kafka.NetworkException:
 		return true

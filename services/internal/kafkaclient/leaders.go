@@ -36,3 +36,14 @@ func (t *Transport) leader(ctx context.Context, topic string, partition int) (in
 
 // Stale has what is known of topics asked for again on its next use.
 func (c *Client) Stale(topics ...string) { c.transport.Stale(topics...) }
+
+// Compare has newer leaders of topics found that only other brokers know of than those that are
+// asked as a rule.
+func (c *Client) Compare(ctx context.Context, topics []string) error {
+	return c.transport.Compare(ctx, topics)
+}
+
+// CompareAll is Compare with all brokers that answer soon.
+func (c *Client) CompareAll(ctx context.Context, topic string) {
+	c.transport.CompareAll(ctx, []string{topic})
+}

@@ -3,7 +3,9 @@ package kafkaclient
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -14,6 +16,9 @@ import (
 const (
 	// metadataTimeout bounds each broker's answer to a metadata request.
 	metadataTimeout = 15 * time.Second
+	// oldLeaders is for how long an answer that tells of older leaders than are known is not
+	// believed: it is of a broker that is cut off from the others.
+	oldLeaders = 5 * time.Minute
 	// metadataLife is how long an answer about a topic is used. Leaders that moved are noticed by
 	// their answers, so this is about partitions that are added.
 	metadataLife = 30 * time.Second
@@ -26,6 +31,7 @@ type catalog struct {
 	topics  map[string]*knownTopic
 	flight  *flight         // the request under way
 	wanted  map[string]bool // topics that the next request asks for, and whether it may create them
+	turn    int             // of Compare
 }
 
 // flight is a metadata request that several callers wait for.
@@ -40,6 +46,8 @@ type knownTopic struct {
 	TopicMetadata
 	asked time.Time // when the request was sent
 	stale bool
+	// heard is when the request was sent that told of its newest leaders.
+	heard time.Time
 }
 
 // TopicMetadata describes a topic. It is shared: nobody changes it.
@@ -59,6 +67,8 @@ type TopicMetadata struct {
 type Leader struct {
 	ID  int32 // negative with an error
 	Err error // a kafka.Error
+	// Epoch grows with each new leader; negative when the broker does not tell (before Kafka 2.1).
+	Epoch int32
 }
 
 // Topics describes the topics of these names, and returns the cluster's id, too. What was heard
@@ -148,7 +158,19 @@ func (t *Transport) fly(ctx context.Context, f *flight, wanted map[string]bool) 
 		f.err, f.abandoned = err, ctx.Err() != nil
 		close(f.done)
 	}()
-	var found, create []string
+	var found, create, stale []string
+	t.mu.Lock()
+	for name := range wanted {
+		if k := t.catalog.topics[name]; k != nil && k.stale {
+			stale = append(stale, name)
+		}
+	}
+	t.mu.Unlock()
+	defer func() {
+		if err == nil { // what a leader answered may be so because it is none any more, and so may this
+			_ = t.Compare(ctx, stale)
+		}
+	}()
 	for name, may := range wanted {
 		if may {
 			create = append(create, name)
@@ -240,8 +262,9 @@ func (t *Transport) learnLocked(asked time.Time, all bool, response *kmsg.Metada
 		}
 	}
 	const many = 100_000 // names may come from records
+	before := c.topics
 	if all || len(c.topics) > many {
-		clear(c.topics)
+		c.topics = make(map[string]*knownTopic)
 		clear(c.layout.Topics)
 	}
 	for i := range response.Topics {
@@ -249,17 +272,121 @@ func (t *Transport) learnLocked(asked time.Time, all bool, response *kmsg.Metada
 		if topic.Topic == nil {
 			continue
 		}
-		k := &knownTopic{TopicMetadata: describeTopic(topic), asked: asked}
+		k := &knownTopic{TopicMetadata: describeTopic(topic), asked: asked, heard: asked}
+		k.keepNewer(before[k.Name])
 		c.topics[k.Name] = k
-		delete(c.layout.Topics, k.Name)
-		if k.Err == nil {
-			layout := protocol.Topic{Name: k.Name, Partitions: make(map[int32]protocol.Partition, len(k.Leaders))}
-			for p, l := range k.Leaders {
-				layout.Partitions[int32(p)] = protocol.Partition{ID: int32(p), Leader: l.ID}
-			}
-			c.layout.Topics[k.Name] = layout
+		c.lay(k)
+	}
+}
+
+// lay describes a topic to kafka-go's requests.
+func (c *catalog) lay(k *knownTopic) {
+	delete(c.layout.Topics, k.Name)
+	if k.Err != nil {
+		return
+	}
+	layout := protocol.Topic{Name: k.Name, Partitions: make(map[int32]protocol.Partition, len(k.Leaders))}
+	for p, l := range k.Leaders {
+		layout.Partitions[int32(p)] = protocol.Partition{ID: int32(p), Leader: l.ID}
+	}
+	c.layout.Topics[k.Name] = layout
+}
+
+// same says whether both are known to be about one topic, and not one that was created later.
+func (k *knownTopic) same(o *knownTopic) bool { return k.ID != [16]byte{} && k.ID == o.ID }
+
+// keepNewer keeps of what was known before the leaders that are newer.
+func (k *knownTopic) keepNewer(before *knownTopic) {
+	if before == nil || !k.same(before) || k.asked.Sub(before.heard) >= oldLeaders {
+		return
+	}
+	for p := range min(len(k.Leaders), len(before.Leaders)) {
+		if was := before.Leaders[p]; was.Epoch > k.Leaders[p].Epoch && k.Leaders[p].Epoch >= 0 {
+			k.Leaders[p], k.heard = was, before.heard
 		}
 	}
+}
+
+// Compare asks another broker each time for the leaders of topics, and takes over those that are
+// newer than what is known. A broker that is cut off from its controller does not know that it
+// leads a partition no more, and answers all questions as before.
+func (t *Transport) Compare(ctx context.Context, names []string) error {
+	t.mu.Lock()
+	ids := slices.Sorted(maps.Keys(t.members))
+	ids = slices.DeleteFunc(ids, func(id int32) bool { return time.Since(t.members[id].failedAt()) < compareAgain })
+	if len(t.members) < 2 || len(ids) == 0 || len(names) == 0 {
+		t.mu.Unlock()
+		return nil
+	}
+	t.catalog.turn++
+	b := t.members[ids[t.catalog.turn%len(ids)]]
+	t.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
+	defer cancel()
+	return t.compareWith(ctx, b, names)
+}
+
+// compareTimeout bounds the answers that leaders are compared with, and compareAgain is when a
+// broker that failed is asked again.
+const compareTimeout, compareAgain = 5 * time.Second, 30 * time.Second
+
+// CompareAll is Compare with all brokers that answer soon.
+func (t *Transport) CompareAll(ctx context.Context, names []string) {
+	t.mu.Lock()
+	all := slices.Collect(maps.Values(t.members))
+	t.mu.Unlock()
+	if len(all) < 2 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, b := range all {
+		wg.Go(func() { _ = t.compareWith(ctx, b, names) }) // the others count
+	}
+	wg.Wait()
+}
+
+func (t *Transport) compareWith(ctx context.Context, b *broker, names []string) error {
+	asked := time.Now()
+	answer, err := b.exchange(ctx, &encoded{Request: metadataRequest(names, false)}, metadataTimeout)
+	if err != nil {
+		return fmt.Errorf("read metadata: %w", err)
+	}
+	response := answer.(*encoded).Response.(*kmsg.MetadataResponse)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range response.Topics {
+		if response.Topics[i].Topic == nil {
+			continue
+		}
+		told := &knownTopic{TopicMetadata: describeTopic(&response.Topics[i])}
+		k := t.catalog.topics[told.Name]
+		if k == nil || !told.same(k) {
+			continue
+		}
+		leaders, older := slices.Clone(k.Leaders), false
+		for p := range min(len(leaders), len(told.Leaders)) {
+			older = older || told.Leaders[p].Epoch < leaders[p].Epoch
+			if told.Leaders[p].Epoch > leaders[p].Epoch && told.Leaders[p].Err == nil {
+				leaders[p] = told.Leaders[p]
+			}
+		}
+		next := *k
+		if next.Leaders = leaders; !older {
+			next.heard = asked
+		}
+		t.catalog.topics[k.Name] = &next
+		if !k.stale {
+			t.catalog.lay(&next)
+		}
+	}
+	for _, n := range response.Brokers {
+		if t.members[n.NodeID] == nil {
+			t.memberLocked(protocol.Broker{ID: n.NodeID, Host: n.Host, Port: n.Port})
+		}
+	}
+	return nil
 }
 
 func describeTopic(topic *kmsg.MetadataResponseTopic) TopicMetadata {
@@ -273,12 +400,12 @@ func describeTopic(topic *kmsg.MetadataResponseTopic) TopicMetadata {
 			continue
 		}
 		for len(d.Leaders) <= int(p.Partition) {
-			d.Leaders = append(d.Leaders, Leader{-1, kafka.UnknownTopicOrPartition})
+			d.Leaders = append(d.Leaders, Leader{ID: -1, Err: kafka.UnknownTopicOrPartition, Epoch: -1})
 		}
 		// A partition with a leader can have an error, too: that one of its replicas is away.
-		l := Leader{ID: p.Leader}
+		l := Leader{ID: p.Leader, Epoch: p.LeaderEpoch}
 		if p.Leader < 0 {
-			l = Leader{-1, kafka.LeaderNotAvailable}
+			l.ID, l.Err = -1, kafka.LeaderNotAvailable
 			if p.ErrorCode != 0 {
 				l.Err = kafka.Error(p.ErrorCode)
 			}
