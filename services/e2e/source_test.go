@@ -30,6 +30,7 @@ import (
 // countingBuffer takes everything, and everything is safe at once.
 type countingBuffer struct {
 	spillwayv1.UnimplementedBufferServiceServer
+	life    string // of its data
 	mu      sync.Mutex
 	records int
 	last    map[string]int64 // by partition: where the last batch ended
@@ -69,7 +70,7 @@ func (b *countingBuffer) handle(m *spillwayv1.AppendRequest) []*spillwayv1.Appen
 	}
 	switch m := m.Message.(type) {
 	case *spillwayv1.AppendRequest_Open:
-		return []*spillwayv1.AppendResponse{{Message: &spillwayv1.AppendResponse_Opened{Opened: &spillwayv1.AppendOpened{}}}}
+		return []*spillwayv1.AppendResponse{{Message: &spillwayv1.AppendResponse_Opened{Opened: &spillwayv1.AppendOpened{Life: b.life}}}}
 	case *spillwayv1.AppendRequest_Assign:
 		next, known := b.last[key(m.Assign.Source)]
 		return []*spillwayv1.AppendResponse{{Message: &spillwayv1.AppendResponse_Assigned{Assigned: &spillwayv1.PartitionAssigned{
@@ -134,7 +135,7 @@ func (r *runningSource) gauge(t testing.TB, name string) (sum float64) {
 // startSource runs a source until the test ends.
 func startSource(t testing.TB, instance string, cfg *config.Source) *runningSource {
 	t.Helper()
-	r := &runningSource{countingBuffer: &countingBuffer{last: make(map[string]int64)}, metrics: prometheus.NewRegistry()}
+	r := &runningSource{countingBuffer: &countingBuffer{life: newName("life"), last: make(map[string]int64)}, metrics: prometheus.NewRegistry()}
 	log := slog.New(slog.NewTextHandler(r, nil))
 	server := rpc.NewServer(slog.New(slog.DiscardHandler))
 	spillwayv1.RegisterBufferServiceServer(server.GRPC, r.countingBuffer)
@@ -177,6 +178,39 @@ func (r *runningSource) arrived(n int) error {
 		return fmt.Errorf("%d records, want %d; ready: %t, %s", got, n, r.ready, r.reason)
 	}
 	return nil
+}
+
+// TestTwoPipelinesInOneGroup: the second one in a group gets no partitions and says why, and the
+// first has all.
+func TestTwoPipelinesInOneGroup(t *testing.T) {
+	t.Parallel()
+	topic := newName("rivals")
+	createTopic(t, stack.kafka, topic, nil)
+	p := newProducer(t, stack.kafka, topic)
+	if err := p.produce(1000, 0); err != nil {
+		t.Fatal(err)
+	}
+	source := func() *config.Source {
+		return &config.Source{Brokers: []string{stack.kafka.addr()}, Group: topic, Topics: []string{topic}}
+	}
+	first := startSource(t, "first", source())
+	eventually(t, time.Minute, "the records", func() error { return first.arrived(1000) })
+	second := startSource(t, "second", source())
+	eventually(t, time.Minute, "the second says why it does not read", func() error {
+		second.mu.Lock()
+		defer second.mu.Unlock()
+		if second.ready || !strings.Contains(second.reason, "another pipeline's: its member spillway-first") || !strings.Contains(second.reason, first.life) {
+			return fmt.Errorf("ready: %t, %s", second.ready, second.reason)
+		}
+		return nil
+	})
+	if err := p.produce(1000, 0); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, "all records in one place", func() error { return first.arrived(2000) })
+	if n := second.count(); n != 0 || second.lines("level=ERROR", first.life, second.life) == 0 {
+		t.Errorf("the second has %d records", n)
+	}
 }
 
 // TestStoppedBootstrapBroker: the first of two bootstrap brokers is stopped with SIGSTOP, so that

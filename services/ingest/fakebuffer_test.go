@@ -27,6 +27,7 @@ type fakeBuffer struct {
 	addr string
 
 	mu         sync.Mutex
+	life       string                            // of its data
 	partitions map[topicPartition]*fakePartition // of the newest incarnation
 	lives      map[topicPartition]uint32
 	refuse     error                       // answer to batches
@@ -90,8 +91,9 @@ func (f *fakeBuffer) Append(stream spillwayv1.BufferService_AppendServer) error 
 	}
 	f.mu.Lock()
 	f.streams++
+	life := f.life
 	f.mu.Unlock()
-	if err := stream.Send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Opened{Opened: &spillwayv1.AppendOpened{}}}); err != nil {
+	if err := stream.Send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Opened{Opened: &spillwayv1.AppendOpened{Life: life}}}); err != nil {
 		return err
 	}
 	f.mu.Lock()

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,12 +29,18 @@ const (
 	leaveTimeout = 5 * time.Second
 )
 
-// consume is a member of the group for topics until ctx ends or other topics are to be read.
-func (s *source) consume(ctx context.Context, buffers *shards.Buffers, topics map[string]int) {
+// consume is a member of the group for topics until ctx ends or other topics are to be read. An
+// error says that the group is another pipeline's.
+func (s *source) consume(ctx context.Context, buffers *shards.Buffers, topics map[string]int) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	group := kafkaclient.NewGroup(s.members, kafkaclient.GroupConfig{Group: s.cfg.Group, Topics: slices.Sorted(maps.Keys(topics)),
-		SessionTimeout: sessionTimeout, RebalanceTimeout: rebalanceTimeout, Ours: clientIDs})
+		SessionTimeout: sessionTimeout, RebalanceTimeout: rebalanceTimeout, Ours: clientIDs, Ledger: s.ledger})
+	s.notJoined()
+	if err := s.lookForRivals(ctx, group); err != nil {
+		return err
+	}
+	var rival *kafkaclient.RivalError
 	// What was seen before joining is what the group's leader divides, or older.
 	seen := topics
 	var since time.Time // when the place in the group was lost; zero: there was none yet
@@ -48,6 +55,9 @@ func (s *source) consume(ctx context.Context, buffers *shards.Buffers, topics ma
 			committed, err = group.Committed(ctx, assignment.Partitions)
 		}
 		late.Stop()
+		if errors.As(err, &rival) {
+			break
+		}
 		if err != nil {
 			if ctx.Err() == nil && s.kafka.Failed(ctx, err) == nil && (since.IsZero() || time.Since(since) > lostAfter) {
 				s.notJoined()
@@ -55,6 +65,7 @@ func (s *source) consume(ctx context.Context, buffers *shards.Buffers, topics ma
 			continue
 		}
 		s.kafka.Over()
+		s.rivals.over(s.log)
 		s.onReady(true, "")
 		if assignment.Divided != nil { // by what this member saw then, which may be less
 			seen = assignment.Divided
@@ -71,12 +82,16 @@ func (s *source) consume(ctx context.Context, buffers *shards.Buffers, topics ma
 	if err := group.Leave(last); err != nil {
 		s.log.Warn("leaving the group failed; its other members wait until this one's session is over", "group", s.cfg.Group, "error", err)
 	}
+	if rival != nil {
+		return rival
+	}
+	return nil
 }
 
 // notJoined reports that the source has no place in its group.
 func (s *source) notJoined() {
 	reason := "joining the group " + s.cfg.Group
-	if err := s.kafka.Err(); err != nil {
+	if err := cmp.Or(s.rivals.current(), s.kafka.Err()); err != nil {
 		reason += ": " + err.Error()
 	}
 	s.onReady(false, reason)
@@ -111,7 +126,7 @@ func (s *source) generation(ctx context.Context, buffers *shards.Buffers, group 
 		wg.Go(func() { fetcher.run(ctx) })
 		wg.Go(func() { fetcher.watchLeaders(ctx) })
 		wg.Go(func() { s.watchRetention(ctx, partitions) })
-		wg.Go(func() { s.watchForeign(ctx, group, assignment) })
+		wg.Go(func() { s.watchMembers(ctx, group, assignment) })
 		wg.Go(func() {
 			for sleep(ctx, retentionInterval); ctx.Err() == nil; sleep(ctx, retentionInterval) {
 				s.lookAtCommits(ctx, group, assignment, partitions)
@@ -189,6 +204,10 @@ func (s *source) beat(ctx context.Context, group *kafkaclient.Group, assignment 
 		case err == nil:
 			s.kafka.Over()
 			last, wait = sent, heartbeatEvery
+			if group.OutOfDate() {
+				s.log.Info("the buffer has other data than before; joining the group again, to tell its other members", "group", s.cfg.Group, "data", s.ledger())
+				return
+			}
 		case kafkaclient.Lost(err):
 			s.log.Info("the group divides its partitions anew", "group", s.cfg.Group, "generation", assignment.Generation, "because", err)
 			return
@@ -202,14 +221,22 @@ func (s *source) beat(ctx context.Context, group *kafkaclient.Group, assignment 
 	}
 }
 
-// watchForeign says when the group has members that are not of Spillway.
-func (s *source) watchForeign(ctx context.Context, group *kafkaclient.Group, assignment *kafkaclient.Assignment) {
+// watchMembers says when the group has members that are not of Spillway, or read for other data:
+// the leader gives those nothing, unless it is of a version before, or not of Spillway.
+func (s *source) watchMembers(ctx context.Context, group *kafkaclient.Group, assignment *kafkaclient.Assignment) {
 	for ; ctx.Err() == nil; sleep(ctx, retentionInterval) {
-		foreign, err := group.Foreign(ctx)
+		members, err := group.Members(ctx)
 		if err != nil {
 			s.log.Debug("cannot look at the group's members", "group", s.cfg.Group, "error", err)
 			continue
 		}
+		if rival := group.Rival(members); rival != nil {
+			s.rivals.note(s.log, rival)
+			s.onReady(false, rival.Error())
+		} else if s.rivals.over(s.log) {
+			s.onReady(true, "")
+		}
+		foreign := members.Foreign
 		s.mu.Lock()
 		before := s.foreign
 		s.foreign = foreign

@@ -43,6 +43,7 @@ type source struct {
 	fetching  *troubles
 	strangers *strangers
 	undecided undecided
+	rivals    rivals
 
 	records, bytes atomic.Int64 // accepted by the buffer
 	tellEvery      atomic.Int64 // ms between two messages that a partition has no more records
@@ -132,7 +133,10 @@ func (s *source) run(ctx context.Context, buffers *shards.Buffers) {
 			sleep(ctx, topicPoll)
 			continue
 		}
-		s.consume(ctx, buffers, topics)
+		if rival := s.consume(ctx, buffers, topics); rival != nil {
+			s.yield(ctx, rival)
+			reached = false
+		}
 	}
 }
 
@@ -158,7 +162,7 @@ func (s *source) state() (state string, err error) {
 	s.mu.Lock()
 	running, missing, cluster, fetcher := s.running, s.missing, s.cluster, s.fetcher
 	s.mu.Unlock()
-	for _, of := range []func() error{s.kafka.Err, s.bufferErr, s.commits.Err, s.fetching.err} {
+	for _, of := range []func() error{s.rivals.current, s.kafka.Err, s.bufferErr, s.commits.Err, s.fetching.err} {
 		if err = of(); err != nil {
 			break
 		}
@@ -173,6 +177,8 @@ func (s *source) state() (state string, err error) {
 		return "waiting for Kafka", err
 	case cluster == "":
 		return "connecting", err
+	case !running && s.rivals.current() != nil:
+		return "waiting: the group is another pipeline's", err
 	case s.gate.closed():
 		return "paused", err
 	case s.full.err() != nil:

@@ -126,12 +126,12 @@ func (x *connector) source(p *probes, name string, s *config.Source) {
 			case err != nil:
 				return "", err
 			}
-			foreign, err := group.Foreign(ctx)
+			members, err := group.Members(ctx)
 			switch {
 			case errors.Is(err, kafka.GroupAuthorizationFailed):
 				return "", doubt{err}
-			case err == nil && len(foreign) > 0:
-				return "", doubt{fmt.Errorf("has members that are not of Spillway: %s", some(foreign))}
+			case err == nil && len(members.Foreign) > 0:
+				return "", doubt{fmt.Errorf("has members that are not of Spillway: %s", some(members.Foreign))}
 			}
 			return "may be used", err
 		})

@@ -29,6 +29,9 @@ type GroupConfig struct {
 	RebalanceTimeout time.Duration
 	// Ours is how the client ids of members begin that are not foreign to the group.
 	Ours string
+	// Ledger says for which data the member reads, as far as it is known when it joins; nil: it
+	// does not tell.
+	Ledger func() Ledger
 }
 
 // Group is a membership in a consumer group.
@@ -39,7 +42,8 @@ type GroupConfig struct {
 // One goroutine joins; Heartbeat and Commit may be called by others meanwhile.
 type Group struct {
 	*Membership
-	cfg GroupConfig
+	cfg  GroupConfig
+	told Ledger // when it joined last
 }
 
 // Assignment is what the group gives a member in one generation.
@@ -60,7 +64,7 @@ func NewGroup(client *Client, cfg GroupConfig) *Group {
 	for _, b := range balancers {
 		m.Protocols = append(m.Protocols, b.ProtocolName())
 	}
-	return &Group{NewMembership(client, m), cfg}
+	return &Group{Membership: NewMembership(client, m), cfg: cfg}
 }
 
 // ErrOtherProtocol is returned by Join when the other members divide partitions in ways that a
@@ -68,10 +72,15 @@ func NewGroup(client *Client, cfg GroupConfig) *Group {
 var ErrOtherProtocol = errors.New("the group's other members use none of the strategies range and roundrobin, or are no consumers (cooperative-sticky is a strategy of its own); give the source a group of its own")
 
 // Join enters the group, or enters its next generation, and returns what the member is given. It
-// waits for the other members, up to RebalanceTimeout.
+// waits for the other members, up to RebalanceTimeout. A RivalError says that the group's leader
+// reads for other data: the member is in the group, and has nothing.
 func (g *Group) Join(ctx context.Context) (*Assignment, error) {
+	var user userData
+	if g.told = g.ledger(); g.told.known() {
+		user.Ledger = &g.told
+	}
 	var divided map[string]int
-	generation, err := g.Membership.Join(ctx, encodeSubscription(g.cfg.Topics), func(ctx context.Context, protocol string, members []GroupMember) (all map[string][]byte, err error) {
+	generation, err := g.Membership.Join(ctx, encodeSubscription(g.cfg.Topics, user), func(ctx context.Context, protocol string, members []GroupMember) (all map[string][]byte, err error) {
 		all, divided, err = g.divide(ctx, protocol, members)
 		return all, err
 	})
@@ -81,9 +90,12 @@ func (g *Group) Join(ctx context.Context) (*Assignment, error) {
 	if err != nil {
 		return nil, err
 	}
-	partitions, err := parseAssignment(generation.Assignment)
+	partitions, rival, err := parseAssignment(generation.Assignment)
 	if err != nil {
 		return nil, fmt.Errorf("sync group %s: assignment by the leader %s: %w", g.cfg.Group, generation.Leader, err)
+	}
+	if rival != nil {
+		return nil, &RivalError{g.cfg.Group, g.told, *rival}
 	}
 	return &Assignment{Generation: generation.Number, Member: generation.Member, Partitions: partitions, Protocol: generation.Protocol, Divided: divided}, nil
 }
@@ -170,21 +182,61 @@ func (g *Group) Committed(ctx context.Context, partitions map[string][]int) (map
 	return all, nil
 }
 
-// Foreign returns the client ids of the group's members that do not begin as ours do, sorted,
-// each once.
-func (g *Group) Foreign(ctx context.Context) ([]string, error) {
-	members, err := g.describe(ctx)
+// Members are the other members of a group.
+type Members struct {
+	// Foreign are the client ids of those that do not begin as ours do, sorted, each once.
+	Foreign []string
+	// Rivals read the same topics for other data than this member does now.
+	Rivals []Peer
+	// Same says that one is known to read for the same data.
+	Same bool
+}
+
+// Members asks the coordinator for the other members. While the group divides its partitions
+// nobody knows for which data they read.
+func (g *Group) Members(ctx context.Context) (*Members, error) {
+	all, err := g.describe(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var foreign []string
-	for _, m := range members {
+	members, own := &Members{}, Peer{Topics: g.cfg.Topics, Ledger: g.ledger()}
+	for _, m := range all {
 		if !strings.HasPrefix(m.ClientID, g.cfg.Ours) {
-			foreign = append(foreign, m.ClientID)
+			members.Foreign = append(members.Foreign, m.ClientID)
+			continue
 		}
+		topics, ledger, err := parseSubscription(m.ProtocolMetadata)
+		if err != nil || m.MemberID == g.member {
+			continue // the metadata are left out of some answers
+		}
+		other := Peer{m.ClientID, m.ClientHost, topics, ledger}
+		if own.rivals(&other) {
+			members.Rivals = append(members.Rivals, other)
+		}
+		members.Same = members.Same || own.Ledger.Same(ledger)
 	}
-	slices.Sort(foreign)
-	return slices.Compact(foreign), nil
+	slices.Sort(members.Foreign)
+	members.Foreign = slices.Compact(members.Foreign)
+	return members, nil
+}
+
+// Rival is the error about the first of the rivals; nil when there is none.
+func (g *Group) Rival(members *Members) error {
+	if len(members.Rivals) == 0 {
+		return nil
+	}
+	return &RivalError{g.cfg.Group, g.ledger(), members.Rivals[0]}
+}
+
+// OutOfDate says whether the data is known to be other than the group was told: it has to be told
+// by joining again.
+func (g *Group) OutOfDate() bool { return g.told.Differs(g.ledger()) }
+
+func (g *Group) ledger() Ledger {
+	if g.cfg.Ledger == nil {
+		return Ledger{}
+	}
+	return g.cfg.Ledger()
 }
 
 // capped is a request that is not sent in a version above max.
@@ -207,13 +259,26 @@ func (g *Group) divide(ctx context.Context, protocol string, members []GroupMemb
 	if at < 0 {
 		return nil, nil, fmt.Errorf("divide the partitions of group %s: the coordinator chose %q: %w", g.cfg.Group, protocol, ErrOtherProtocol)
 	}
+	// Who leads the group has been in it for longest: so those that read for other data get nothing.
+	members = slices.Clone(members)
+	slices.SortStableFunc(members, func(a, b GroupMember) int { return cmp.Compare(rank(a.ID == g.member), rank(b.ID == g.member)) })
 	var all []kafka.GroupMember
+	var readers []*Peer
+	assignments := make(map[string][]byte, len(members))
 	wanted := make(map[string]bool)
 	for _, m := range members {
-		topics, err := parseSubscription(m.Metadata)
+		topics, ledger, err := parseSubscription(m.Metadata)
 		if err != nil {
 			return nil, nil, fmt.Errorf("divide the partitions of group %s: metadata of member %s: %w", g.cfg.Group, m.ID, err)
 		}
+		peer := &Peer{Name: m.ID, Topics: topics, Ledger: ledger}
+		if at := slices.IndexFunc(readers, peer.rivals); at >= 0 {
+			rival := *readers[at]
+			rival.Topics = nil
+			assignments[m.ID] = encodeAssignment(nil, userData{Rival: &rival})
+			continue
+		}
+		readers = append(readers, peer)
 		all = append(all, kafka.GroupMember{ID: m.ID, Topics: topics})
 		for _, t := range topics {
 			wanted[t] = true
@@ -239,9 +304,16 @@ func (g *Group) divide(ctx context.Context, protocol string, members []GroupMemb
 		}
 	}
 	divided := balancers[at].AssignGroups(all, partitions)
-	assignments := make(map[string][]byte, len(all))
 	for _, m := range all {
-		assignments[m.ID] = encodeAssignment(divided[m.ID])
+		assignments[m.ID] = encodeAssignment(divided[m.ID], userData{})
 	}
 	return assignments, counts, nil
+}
+
+// rank orders what is first before the rest.
+func rank(first bool) int {
+	if first {
+		return 0
+	}
+	return 1
 }

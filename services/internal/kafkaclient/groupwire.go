@@ -15,17 +15,25 @@ import (
 //	              user data int32, -1 for null
 //
 // A member that rebalances eagerly owns nothing while it joins. Newer versions add fields at the end.
-func encodeSubscription(topics []string) []byte {
+func encodeSubscription(topics []string, user userData) []byte {
 	b := binary.BigEndian.AppendUint16(nil, 1)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(topics)))
 	for _, t := range topics {
 		b = appendString(b, t)
 	}
-	b = append(b, 255, 255, 255, 255)
+	b = appendBytes(b, user.encode())
 	return append(b, 0, 0, 0, 0)
 }
 
-func encodeAssignment(partitions map[string][]int) []byte {
+// appendBytes writes nil as null.
+func appendBytes(b, bytes []byte) []byte {
+	if bytes == nil {
+		return append(b, 255, 255, 255, 255)
+	}
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(bytes))), bytes...)
+}
+
+func encodeAssignment(partitions map[string][]int, user userData) []byte {
 	b := binary.BigEndian.AppendUint16(nil, 0)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(partitions)))
 	for _, t := range slices.Sorted(maps.Keys(partitions)) {
@@ -35,28 +43,32 @@ func encodeAssignment(partitions map[string][]int) []byte {
 			b = binary.BigEndian.AppendUint32(b, uint32(p))
 		}
 	}
-	return append(b, 255, 255, 255, 255)
+	return appendBytes(b, user.encode())
 }
 
-// parseSubscription returns the topics of a consumer's metadata of any version.
-func parseSubscription(b []byte) (topics []string, err error) {
+// parseSubscription returns the topics of a consumer's metadata of any version, and whose data
+// they are read for.
+func parseSubscription(b []byte) (topics []string, ledger Ledger, err error) {
 	p := payload{rest: b}
 	p.bytes(2)
 	for n := p.int32(); n > 0 && !p.bad; n-- {
 		topics = append(topics, p.string())
 	}
 	if p.bad {
-		return nil, fmt.Errorf("%d bytes that are no consumer's metadata", len(b))
+		return nil, ledger, fmt.Errorf("%d bytes that are no consumer's metadata", len(b))
 	}
-	return topics, nil
+	if user := parseUserData(p.optional()); user.Ledger != nil {
+		ledger = *user.Ledger
+	}
+	return topics, ledger, nil
 }
 
-// parseAssignment returns the partitions of an assignment of any version. A leader that has none
-// to give may send no assignment at all.
-func parseAssignment(b []byte) (map[string][]int, error) {
-	partitions := make(map[string][]int)
+// parseAssignment returns the partitions of an assignment of any version, or the member because of
+// which there are none. A leader that has none to give may send no assignment at all.
+func parseAssignment(b []byte) (partitions map[string][]int, rival *Peer, err error) {
+	partitions = make(map[string][]int)
 	if len(b) == 0 {
-		return partitions, nil
+		return partitions, nil, nil
 	}
 	p := payload{rest: b}
 	p.bytes(2)
@@ -67,13 +79,16 @@ func parseAssignment(b []byte) (map[string][]int, error) {
 		}
 	}
 	if p.bad {
-		return nil, fmt.Errorf("%d bytes that are no consumer's assignment", len(b))
+		return nil, nil, fmt.Errorf("%d bytes that are no consumer's assignment", len(b))
 	}
 	for _, all := range partitions {
 		slices.Sort(all)
 	}
-	return partitions, nil
+	return partitions, parseUserData(p.optional()).Rival, nil
 }
+
+// optional reads bytes with their length before them, which may be null or missing.
+func (p *payload) optional() []byte { return p.bytes(int64(p.int32())) }
 
 func (p *payload) int32() int32 {
 	if b := p.bytes(4); b != nil {

@@ -33,3 +33,10 @@ func (s *Seen) Admit(life string, epoch uint64) error {
 	s.life, s.epoch = life, epoch
 	return nil
 }
+
+// Life is the name of the shard's data that was seen last; empty: none.
+func (s *Seen) Life() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.life
+}
