@@ -160,7 +160,7 @@ func (c *conn) answer(frame []byte) error {
 	}
 	var d time.Duration
 	if c.quota.Throttle != nil {
-		d = c.quota.Throttle(r.key, r.bytes)
+		d = c.quota.Throttle(r.key, r.bytes).Truncate(time.Millisecond) // what is named, and kept to
 	}
 	if d <= 0 {
 		_, err := c.Conn.Write(frame)
