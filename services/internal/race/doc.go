@@ -5,7 +5,7 @@ package race
 import "testing"
 
 // Apart, as the first statement of a test, skips it under the race detector: one that measures, or
-// has a single goroutine. `make test-unit` runs all tests that call it once more, without the race
+// has a single goroutine. `make test-apart` runs all tests that call it, without the race
 // detector.
 func Apart(t testing.TB) {
 	t.Helper()
