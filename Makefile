@@ -60,8 +60,8 @@ test-apart: ## those of the unit tests that the race detector leaves out: models
 
 test-e2e: ## the real processes with a real Kafka and a real HDFS (Java 17 and Maven)
 	@# In its own directory go test shows what was not run; by package name it would just print ok.
-	@# Four at a time also on two cores: the tests mostly wait.
-	cd services/e2e && go test -count=1 -parallel 4 -timeout 60m
+	@# Six at a time also on two cores: the tests mostly wait.
+	cd services/e2e && go test -count=1 -parallel 6 -timeout 60m
 
 soak: ## an hour or more: long chaos and long outages on real parts, and thousands of seeds of the models
 	cd services/e2e && E2E_TIER=soak E2E_ROUNDS=20 go test -count=1 -v -timeout 180m

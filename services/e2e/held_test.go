@@ -193,16 +193,16 @@ func (h *held) openReplicas(length int64) []string {
 	return found
 }
 
+// heldCase is something that files in use outlive, or that ends them.
+type heldCase struct {
+	name string
+	run  func(h *held)
+}
+
 // TestHeldFiles is what files that are held open outlive, and what ends them: in every case all
-// that was committed is there in the end, and nothing else. It has one cluster for all.
+// that was committed is there in the end, and nothing else.
 func TestHeldFiles(t *testing.T) {
-	t.Parallel()
-	env := []string{"HDFS_SITE_EXTRA=dfs.client.socket-timeout=10000\ndfs.namenode.redundancy.interval.seconds=1\ndfs.namenode.redundancy.considerLoad=false\ndfs.namenode.reconstruction.pending.timeout-sec=5"}
-	shared := newHeld(t, nil, env...)
-	for _, test := range []struct {
-		name string
-		run  func(h *held)
-	}{
+	testHeld(t, []heldCase{
 		{"idle", heldIdle},
 		{"NameNodeAway", heldNameNodeAway},
 		{"oneDataNodeDies", heldOneDies},
@@ -210,6 +210,12 @@ func TestHeldFiles(t *testing.T) {
 		{"allDataNodesDie", heldAllDie},
 		{"tornChunk", heldTorn},
 		{"NameNodeIsBackFirst", heldNameNodeFirst},
+	})
+}
+
+// TestHeldFilesInTrouble is the same for what is full, slow, or in the way.
+func TestHeldFilesInTrouble(t *testing.T) {
+	testHeld(t, []heldCase{
 		{"busyWriter", heldBusyWriter},
 		{"slowDataNode", heldSlow},
 		{"deadDataNodeIsLeftOut", heldLeftOut},
@@ -219,7 +225,15 @@ func TestHeldFiles(t *testing.T) {
 		{"upgrade", heldUpgrade},
 		{"slowCut", heldSlowCut},
 		{"idleLong", heldIdleLong},
-	} {
+	})
+}
+
+// testHeld has one cluster for all cases.
+func testHeld(t *testing.T, cases []heldCase) {
+	t.Parallel()
+	env := []string{"HDFS_SITE_EXTRA=dfs.client.socket-timeout=10000\ndfs.namenode.redundancy.interval.seconds=1\ndfs.namenode.redundancy.considerLoad=false\ndfs.namenode.reconstruction.pending.timeout-sec=5"}
+	shared := newHeld(t, nil, env...)
+	for _, test := range cases {
 		t.Run(test.name, func(t *testing.T) {
 			h := &held{cluster: shared.cluster, t: t}
 			h.fs = h.view(nil)
