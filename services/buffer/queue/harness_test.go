@@ -3,6 +3,7 @@ package queue
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -285,7 +286,11 @@ func (h *harness) assigned(topic string) Assigned {
 // manage runs one of the queue's methods that wait for a write.
 func (h *harness) manage(do func() error) error {
 	done := make(chan error, 1)
-	go func() { done <- do() }()
+	go func() {
+		runtime.LockOSThread() // the lock may measure the time of a thread's processor
+		defer runtime.UnlockOSThread()
+		done <- do()
+	}()
 	for {
 		select {
 		case err := <-done:
