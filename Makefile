@@ -2,7 +2,7 @@
 TOOL := go tool -modfile=.ci/tools.mod
 STACK := deploy/stack/bin
 
-.PHONY: help build generate check-generated lint release-api test test-quick test-unit test-race test-apart test-e2e soak bench bench-scale demo stack-up stack-down compose-test sbom vulncheck clean
+.PHONY: help build generate check-generated lint release-api test test-quick test-unit test-race test-apart test-e2e soak bench bench-scale demo stack-up stack-down compose-test sbom reproducible vulncheck clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -94,9 +94,12 @@ compose-test: ## docker-compose.yml for real: records arrive, scale to 3, kill o
 sbom: build ## bin/spillway.cdx.json: what the binary is made of (CycloneDX)
 	bin/spillway version --sbom >bin/spillway.cdx.json
 
-vulncheck: ## known weaknesses of the dependencies that are called; needs https://vuln.go.dev
-	@# Not part of CI: the database is on the network, and a new entry would fail a commit that did nothing wrong.
-	go run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
+reproducible: ## builds the committed program twice, from two places, and compares the bytes
+	deploy/reproducible
+
+vulncheck: ## known weaknesses of the dependencies that are called; VULNDB is a mirror of https://vuln.go.dev
+	@# Not part of .ci/run: the database is on the network, and a new entry would fail a commit that did nothing wrong.
+	go run golang.org/x/vuln/cmd/govulncheck@v1.9.0 $(if $(VULNDB),-db $(VULNDB)) ./...
 
 clean: ## removes what was built
 	rm -rf bin
