@@ -348,8 +348,9 @@ func (s *session) answered(m *spillwayv1.AckResult) error {
 		}
 		n := s.counters.settled(l, p.part)
 		if len(l.DeadLetters) > 0 && n > 0 { // a line for each batch, since nothing else names the records
-			s.log.Error("records are dead-lettered", "source", l.Lease.Source, "records", n,
-				"first_offset", l.DeadLetters[0].Offset, "reason", l.DeadLetters[0].Reason)
+			// Reasons may quote records, which logs do not.
+			s.log.Error("records are dead-lettered; spillway dead-letters says why", "source", l.Lease.Source, "records", n,
+				"first_offset", l.DeadLetters[0].Offset)
 		}
 	}
 	p.result <- nil
