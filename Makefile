@@ -1,6 +1,8 @@
 # `make` lists what there is. The tools that check and generate are pinned in .ci/tools.mod.
 TOOL := go tool -modfile=.ci/tools.mod
 STACK := deploy/stack/bin
+KUBECONFORM := $(TOOL) kubeconform -strict -skip Certificate,Issuer,ScaledObject,TriggerAuthentication \
+  -schema-location 'deploy/kubernetes/schemas/{{.ResourceKind}}{{.KindSuffix}}.json'
 
 .PHONY: help build generate check-generated lint release-api test test-quick test-unit test-race test-apart test-e2e soak bench bench-scale demo stack-up stack-down compose-test sbom reproducible vulncheck clean
 
@@ -26,9 +28,12 @@ lint: ## gofmt, go vet, staticcheck, buf lint and breaking, kubeconform
 	@# The API of the last release is in the repository, so that a clone needs no tag and no network.
 	$(TOOL) buf breaking --against .ci/api.binpb
 	@# Kinds of cert-manager and KEDA are not Kubernetes' own, and have no schema here.
-	$(TOOL) kubeconform -strict -skip Certificate,Issuer,ScaledObject,TriggerAuthentication \
-	  -ignore-filename-pattern 'kustomization.yaml|spillway.yaml|schemas/' \
-	  -schema-location 'deploy/kubernetes/schemas/{{.ResourceKind}}{{.KindSuffix}}.json' deploy/kubernetes
+	$(KUBECONFORM) -ignore-filename-pattern 'kustomization.yaml|spillway.yaml|schemas/' deploy/kubernetes
+	@# And what kubectl apply -k makes of them, by the patches of the overlays.
+	@command -v kubectl >/dev/null || echo "NOT RUN: the overlays as they are applied, which needs kubectl" >&2; \
+	for overlay in base overlays/production overlays/several-buffers overlays/several-on-kafka; do \
+	  ! command -v kubectl >/dev/null || { set -x; mkdir -p bin; kubectl kustomize deploy/kubernetes/$$overlay >bin/applied.yaml && $(KUBECONFORM) bin/applied.yaml; } || exit 1; \
+	done; rm -f bin/applied.yaml
 
 release-api: ## notes the API of this commit as that of a release, which later ones must be compatible with
 	$(TOOL) buf build --as-file-descriptor-set --exclude-source-info -o .ci/api.binpb

@@ -36,6 +36,12 @@ func TestSecurePipelineIsTheSame(t *testing.T) {
 	if !reflect.DeepEqual(plain.Buffers, secure.Buffers) || !reflect.DeepEqual(plain.Ingest, secure.Ingest) || !reflect.DeepEqual(plain.Buffer, secure.Buffer) || !reflect.DeepEqual(plain.Delivery, secure.Delivery) {
 		t.Error("spillway.yaml and spillway-secure.yaml of deploy/compose differ in more than security")
 	}
+	secrets := composeFile(t, "secrets.yaml")
+	for _, service := range []string{"buffer", "ingest", "delivery-hdfs", "delivery-kafka"} {
+		if n := strings.Count(secrets, "/"+service+"/tls."); n != 2 {
+			t.Errorf("secrets.yaml has %d files of %s, want a certificate and a key", n, service)
+		}
+	}
 	compose := composeFile(t, "secure.yaml")
 	for _, x := range secure.Security.Identities {
 		if !strings.Contains(compose, " "+x.Name) {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -268,18 +269,68 @@ func TestKubernetesScaling(t *testing.T) {
 	}
 }
 
+// TestKubernetesSeveralBuffers: there are as many pods as shards, spillway.yaml has their names, and
+// each takes the shard of its number.
+func TestKubernetesSeveralBuffers(t *testing.T) {
+	dir := filepath.Join(deployDir, "kubernetes/overlays/several-buffers")
+	type kustomization struct {
+		Replicas []struct {
+			Name  string
+			Count int
+		}
+		Patches []struct{ Patch string }
+	}
+	all := documents[kustomization](t, filepath.Join(dir, "kustomization.yaml"))
+	if len(all) != 1 || len(all[0].Replicas) != 1 || all[0].Replicas[0].Name != "buffer" {
+		t.Fatalf("%+v", all)
+	}
+	n := all[0].Replicas[0].Count
+	kafka := documents[struct{ Resources []string }](t, filepath.Join(deployDir, "kubernetes/overlays/several-on-kafka/kustomization.yaml"))
+	if len(kafka) != 1 || !slices.Equal(kafka[0].Resources, []string{"../several-buffers"}) {
+		t.Errorf("several-on-kafka is made of %+v", kafka)
+	}
+	patches := fmt.Sprint(all[0].Patches)
+	const variable = "SPILLWAY_BUFFER__SHARD"
+	if !strings.Contains(patches, "{name: "+variable+", valueFrom: {fieldRef: {fieldPath: \"metadata.labels['apps.kubernetes.io/pod-index']\"}}}") {
+		t.Errorf("the shard is not that of the pod: %s", patches)
+	}
+	for shard := range n {
+		t.Setenv(variable, strconv.Itoa(shard))
+		cfg, err := config.Load(filepath.Join(dir, "spillway.yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cfg.ForBuffer(); err != nil {
+			t.Error(err)
+		}
+		inKafka, err := config.Load(filepath.Join(deployDir, "kubernetes/overlays/several-on-kafka/spillway.yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if q := inKafka.Buffer.Queues["logs"]; q.Store.Kafka == nil || q.Shards != n || inKafka.Buffer.DataDir != "" || inKafka.Buffer.Shard != shard || !slices.Equal(inKafka.Buffers, cfg.Buffers) {
+			t.Errorf("pod %d on Kafka: %+v", shard, inKafka.Buffer)
+		}
+		if cfg.Buffer.Shard != shard || cfg.Buffer.Queues["logs"].Shards != n || len(cfg.Buffers) != n || cfg.Buffers[shard] != fmt.Sprintf("buffer-%d.buffer:7400", shard) {
+			t.Errorf("pod %d: shard %d of %d, buffers %q", shard, cfg.Buffer.Shard, cfg.Buffer.Queues["logs"].Shards, cfg.Buffers)
+		}
+	}
+}
+
 // TestKustomize has kubectl put the objects together, where there is one.
 func TestKustomize(t *testing.T) {
 	kubectl, err := exec.LookPath("kubectl")
 	if err != nil {
 		t.Skip("NOT RUN: kubectl is not here; make lint has checked the files one by one")
 	}
-	for _, dir := range []string{"base", "overlays/production"} {
+	for _, dir := range []string{"base", "overlays/production", "overlays/several-buffers", "overlays/several-on-kafka"} {
 		out, err := exec.Command(kubectl, "kustomize", filepath.Join(deployDir, "kubernetes", dir)).CombinedOutput()
 		if err != nil || !bytes.Contains(out, []byte("kind: StatefulSet")) {
 			t.Errorf("%s: %v\n%s", dir, err, out)
 		}
-		if secure := bytes.Count(out, []byte("scheme: HTTPS")); secure != 0 && dir == "base" || secure != 9 && dir != "base" {
+		if volumes := bytes.Contains(out, []byte("volumeClaimTemplates")); volumes == (dir == "overlays/several-on-kafka") {
+			t.Errorf("%s: its buffers have volumes: %v", dir, volumes)
+		}
+		if secure := bytes.Count(out, []byte("scheme: HTTPS")); secure != 0 && dir != "overlays/production" || secure != 9 && dir == "overlays/production" {
 			t.Errorf("%s: %d probes use TLS", dir, secure)
 		}
 	}
