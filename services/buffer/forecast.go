@@ -54,14 +54,36 @@ func (t *trend) newest(i int) sample {
 	return t.samples[(t.next-1-i+2*n)%n]
 }
 
-// slope returns the change a second over the window, by least squares: a store grows in steps. It
-// is NaN when the samples span less than half of the window.
+// slope returns the change a second over the window. It is NaN when the samples span less than half
+// of the window.
 func (t *trend) slope(window time.Duration) float64 {
+	slope, _ := t.fit(window)
+	return slope
+}
+
+// straight is from which share of its variance on a line explains a value well: steps that a store
+// grows in do not come up to it unless there are several of them.
+const straight = 0.95
+
+// rise is slope for a value whose rise must not be noticed late: when it rises steadily, and faster
+// than in the window as a whole, in the last half of it, that half counts alone. After a kink that
+// is within 10 % of the truth when half of the window is over, and not only at its end.
+func (t *trend) rise(window time.Duration) float64 {
+	slope, _ := t.fit(window)
+	if late, line := t.fit(window / 2); line >= straight && late > slope {
+		return late
+	}
+	return slope
+}
+
+// fit is a line through the samples of the window, by least squares, since a store grows in steps:
+// its slope, and the share of the variance that it explains, from 0 to 1.
+func (t *trend) fit(window time.Duration) (slope, share float64) {
 	if len(t.samples) == 0 {
-		return math.NaN()
+		return math.NaN(), 0
 	}
 	last := t.newest(0)
-	var n, x, y, xx, xy float64
+	var n, x, y, xx, xy, yy float64
 	var span time.Duration
 	for i := range t.samples {
 		s := t.newest(i)
@@ -70,19 +92,24 @@ func (t *trend) slope(window time.Duration) float64 {
 			break
 		}
 		dx, dy := -age.Seconds(), s.value-last.value
-		n, x, y, xx, xy = n+1, x+dx, y+dy, xx+dx*dx, xy+dx*dy
+		n, x, y, xx, xy, yy = n+1, x+dx, y+dy, xx+dx*dx, xy+dx*dy, yy+dy*dy
 		span = age
 	}
 	if span < window/2 {
-		return math.NaN()
+		return math.NaN(), 0
 	}
-	return (n*xy - x*y) / (n*xx - x*x)
+	with := n*xy - x*y
+	slope = with / (n*xx - x*x)
+	if variance := n*yy - y*y; variance > 0 {
+		share = slope * with / variance
+	}
+	return slope, share
 }
 
-// toRise returns in how many seconds the value is up at limit at its slope: 0 when it is, +Inf
+// toRise returns in how many seconds the value is up at limit as it rises: 0 when it is, +Inf
 // when it does not rise, NaN when its slope is not known yet.
 func (t *trend) toRise(limit float64, window time.Duration) float64 {
-	return seconds(limit-t.last(), t.slope(window))
+	return seconds(limit-t.last(), t.rise(window))
 }
 
 // toFall is toRise for a value that is to be down at 0.

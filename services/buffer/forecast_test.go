@@ -29,6 +29,22 @@ func TestTrend(t *testing.T) {
 	if got := outage.toRise(outage.last()+100e6, 15*time.Second); !near(got, 100) {
 		t.Errorf("15 s after an outage has begun, full in %.0f s, want 100", got)
 	}
+	// Half a window after it, the forecast is right already, also of a store that grows in steps.
+	for _, grows := range []func(seconds float64) float64{func(s float64) float64 { return s * 6e6 }, func(s float64) float64 { return math.Floor(s*6e6/(4*mib)) * 4 * mib }} {
+		outage := fill(300, func(i int) float64 { return grows(max(0, float64(i-291))) })
+		if got := outage.toRise(outage.last()+600e6, 15*time.Second); !near(got, 100) {
+			t.Errorf("8 s after an outage has begun, full in %.0f s, want 100", got)
+		}
+	}
+	// Steps that are far apart are not taken for a faster rise.
+	for _, rate := range []float64{6e5, 1e6, 2e6, 4e6} {
+		for n := 100; n < 150; n++ {
+			steps := fill(n, func(i int) float64 { return math.Floor(float64(i)*rate/(4*mib)) * 4 * mib })
+			if late, all := steps.rise(15*time.Second), steps.slope(15*time.Second); late > 1.2*all && late > 1.2*rate {
+				t.Errorf("%d samples at %.1f MB/s: the rise is %.1f MB/s, and %.1f over the window", n, rate/1e6, late/1e6, all/1e6)
+			}
+		}
+	}
 	if got := outage.toRise(outage.last()+100e6, 5*time.Minute); got < 500 {
 		t.Errorf("by the long window, full in %.0f s, want much later", got)
 	}

@@ -61,13 +61,12 @@ func (t *trend) forecasts(bound float64) []*spillwayv1.Forecast {
 	}
 	var all []*spillwayv1.Forecast
 	for _, w := range windows {
-		slope := t.slope(w.length)
+		slope, left := t.rise(w.length), t.toRise(bound, w.length)
+		if bound == 0 {
+			slope, left = t.slope(w.length), t.toFall(w.length)
+		}
 		if math.IsNaN(slope) {
 			continue
-		}
-		left := t.toRise(bound, w.length)
-		if bound == 0 {
-			left = t.toFall(w.length)
 		}
 		f := &spillwayv1.Forecast{Window: durationpb.New(w.length), PerSecond: slope}
 		if left <= longest.Seconds() {
