@@ -111,6 +111,54 @@ delivery:
 	}
 }
 
+// TestConsoleOfSeveralBuffers looks at a queue that two buffers divide, in the console of one of them:
+// what both have is there, and dead letters of both are delivered once more, with the keyboard.
+func TestConsoleOfSeveralBuffers(t *testing.T) {
+	t.Parallel()
+	b, d := newBrowser(t), newDivided(t)
+	b.size(1440, "light")
+	b.open(d.consoles[1])
+	b.await("document.querySelector('h1')?.textContent === 'What flows'")
+	b.await(fmt.Sprintf("document.body.innerText.includes('Disk of shard 0, %s') && document.body.innerText.includes('Disk of shard 1, %s')", d.addresses[0], d.addresses[1]))
+	b.shoot("several-1440-light")
+	b.tabTo("q/files")
+	b.press("Enter")
+	rows := func(caption string) string {
+		return fmt.Sprintf("[...document.querySelectorAll('table')].filter((t) => t.caption.textContent.startsWith('%s')).flatMap((t) => [...t.tBodies[0].rows])", caption)
+	}
+	b.await(fmt.Sprintf("%s.length === %d", rows("Dead letters"), dividedPartitions))
+	b.await(fmt.Sprintf("%s.length === 2", rows("Deliveries"))) // a session with each buffer
+	b.await(fmt.Sprintf("%s.length >= 2 && %[1]s.every((r) => /^\\/in\\/.*\\.tmp$/.test(r.cells[0].innerText) && /^\\/in\\//.test(r.cells[1].innerText) && r.cells[2].innerText.endsWith(' B'))", rows("What deliveries have not finished")))
+	if got, want := b.eval(rows("What deliveries")+".map((r) => Number(r.cells[3].innerText)).reduce((a, b) => a + b)"), float64(dividedPartitions); got != want {
+		t.Errorf("the open files have %v records, want %v", got, want)
+	}
+	b.shoot("dead-letters-1440-light")
+	b.size(390, "dark")
+	b.await("innerWidth === 390")
+	if wide := b.eval("document.documentElement.scrollWidth").(float64); wide > 390 {
+		t.Errorf("on a phone it is %.0f wide", wide)
+	}
+	if worst := b.eval(worstContrast).(float64); worst < 4.5 {
+		t.Errorf("a text has a contrast of %.1f", worst)
+	}
+	if names := b.unnamed(); len(names) > 0 {
+		t.Errorf("a screen reader has no name for %v", names)
+	}
+	b.shoot("dead-letters-390-dark")
+	b.tabTo("Redrive")
+	b.press("Enter")
+	b.await("document.body.innerText.includes('1 record is delivered once more.')")
+	b.tabTo("Redrive all dead letters")
+	b.press("Enter")
+	b.await("document.activeElement.textContent === 'Press again to redrive all dead letters'")
+	b.press("Enter")
+	b.await("/[0-9]+ records are delivered once more/.test(document.body.innerText)")
+	b.await(fmt.Sprintf("%s.length === %d", rows("Dead letters"), dividedPartitions)) // they are nonsense still
+	if all := b.troubles(); len(all) > 0 {
+		t.Errorf("the browser complains: %v", all)
+	}
+}
+
 // TestConsoleLogin has a reader log in, who sees everything and changes nothing.
 func TestConsoleLogin(t *testing.T) {
 	t.Parallel()

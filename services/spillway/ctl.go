@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -109,28 +110,25 @@ func (t *target) run(f func(c *call, args []string) error) func(*cobra.Command, 
 	}
 }
 
-// runOne is run for what is asked of one buffer.
-func (t *target) runOne(f func(c *call, args []string) error) func(*cobra.Command, []string) error {
-	return t.run(func(c *call, args []string) error {
-		if len(c.all) > 1 {
-			return &usageError{fmt.Errorf("%s names %d buffers, and this asks one: give its address with --buffer, and not --config; spillway shards -c %[1]s says which has what",
-				t.config, len(c.all))}
-		}
-		return f(c, args)
-	})
-}
-
 // each calls f for one buffer after the other, with c.conn to it, and leaves out those that do not
-// have the queue. It goes on after a failure, and says which failed.
-func (c *call) each(f func() error) error {
+// have the queue, or whose error has one of the reasons elsewhere: what is asked for is another's.
+// When it is nobody's, the first of the reasons counts. It goes on after a failure, and says which
+// failed.
+func (c *call) each(f func() error, elsewhere ...string) error {
 	if len(c.all) == 1 {
 		return f()
 	}
 	var failed, strange []error
+	told := len(elsewhere) // which reason strange[0] has
 	for _, conn := range c.all {
 		c.conn, c.address = conn, rpc.Address(conn)
-		switch err := f(); {
-		case rpc.Reason(err) == "NOT_OWNER":
+		err := f()
+		reason := rpc.Reason(err)
+		at := slices.Index(elsewhere, reason)
+		switch {
+		case at >= 0 && at < told:
+			strange, told = slices.Insert(strange, 0, err), at
+		case at >= 0, reason == "NOT_OWNER":
 			strange = append(strange, err)
 		case err != nil:
 			failed = append(failed, fmt.Errorf("the buffer at %s: %w", c.address, rpc.Explain(err, c.service, c.address)))
@@ -189,8 +187,8 @@ func (c *call) ask(f func(context.Context) error) error {
 }
 
 // askEach is ask for each buffer.
-func (c *call) askEach(f func(context.Context) error) error {
-	return c.each(func() error { return c.ask(f) })
+func (c *call) askEach(f func(context.Context) error, elsewhere ...string) error {
+	return c.each(func() error { return c.ask(f) }, elsewhere...)
 }
 
 // pages calls f for page after page, with its token, until there is no next one; of all buffers.

@@ -44,18 +44,23 @@ func showDeadLetter(t *target) *cobra.Command {
 			"is shown as Go writes it; --output json has it in base64.",
 		Example: "  spillway dead-letters show logs/hdfs orders/0/1207",
 		Args:    nameAndPlace,
-		RunE: t.runOne(func(c *call, args []string) error {
+		RunE: t.run(func(c *call, args []string) error {
 			source, r, err := placeOf(args[1])
 			if err != nil {
 				return err
 			}
-			return c.ask(func(ctx context.Context) error {
-				got, err := spillwayv1.NewBufferAdminServiceClient(c.conn).ReadUndelivered(ctx, &spillwayv1.ReadUndeliveredRequest{
-					Subscription: args[0], Source: source, Offset: r.First})
-				return either(err, func() error {
-					return c.show(got, func(w io.Writer) { recordTable(w, got) })
-				})
-			})
+			var got *spillwayv1.ReadUndeliveredResponse
+			err = c.askEach(func(ctx context.Context) error {
+				one, err := c.buffer().ReadUndelivered(ctx, &spillwayv1.ReadUndeliveredRequest{Subscription: args[0], Source: source, Offset: r.First})
+				if err == nil {
+					got = one
+				}
+				return err
+			}, "NO_COPY", "MALFORMED") // the latter: it has never heard of the partition
+			if got == nil {
+				return err
+			}
+			return c.show(got, func(w io.Writer) { recordTable(w, got) }) // whatever the others say
 		}),
 	}
 }
@@ -194,7 +199,7 @@ func redriveDeadLetters(t *target) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return t.runOne(func(c *call, _ []string) error {
+		return t.run(func(c *call, _ []string) error {
 			return c.eachFilter(args[0], filters, "delivered once more", func(ctx context.Context, a spillwayv1.BufferAdminServiceClient, filter *spillwayv1.UndeliveredFilter) (int64, error) {
 				r, err := a.RedriveUndelivered(ctx, &spillwayv1.RedriveUndeliveredRequest{Subscription: args[0], Filter: filter})
 				return r.GetOffsets(), err
@@ -224,7 +229,7 @@ func forgetDeadLetters(t *target) *cobra.Command {
 		if err := confirmed(cmd, confirm, args[0], fmt.Sprintf("dead letters of %s are to be forgotten", args[0])); err != nil {
 			return err
 		}
-		return t.runOne(func(c *call, _ []string) error {
+		return t.run(func(c *call, _ []string) error {
 			return c.eachFilter(args[0], filters, "forgotten", func(ctx context.Context, a spillwayv1.BufferAdminServiceClient, filter *spillwayv1.UndeliveredFilter) (int64, error) {
 				r, err := a.ForgetUndelivered(ctx, &spillwayv1.ForgetUndeliveredRequest{Subscription: args[0], Filter: filter})
 				return r.GetOffsets(), err
@@ -236,17 +241,20 @@ func forgetDeadLetters(t *target) *cobra.Command {
 	return cmd
 }
 
-// eachFilter changes what each filter chooses, and prints how many offsets that were.
+// eachFilter changes what each filter chooses, at each buffer, and prints how many offsets that were.
 func (c *call) eachFilter(name string, filters []*spillwayv1.UndeliveredFilter, done string,
 	change func(context.Context, spillwayv1.BufferAdminServiceClient, *spillwayv1.UndeliveredFilter) (int64, error)) error {
 	offsets := int64(0)
 	for _, filter := range filters {
-		err := c.ask(func(ctx context.Context) error {
-			n, err := change(ctx, spillwayv1.NewBufferAdminServiceClient(c.conn), filter)
+		err := c.askEach(func(ctx context.Context) error {
+			n, err := change(ctx, c.buffer(), filter)
 			offsets += n
 			return err
-		})
+		}, "NOTHING_CHOSEN")
 		if err != nil {
+			if offsets > 0 {
+				err = fmt.Errorf("%d offsets of %s are %s; then: %w", offsets, name, done, err)
+			}
 			return err
 		}
 	}

@@ -19,7 +19,8 @@ func updateQueue(t *target) *cobra.Command {
 		Use:   "update QUEUE",
 		Short: "Changes how much a queue may keep on disk, at once, also while it is full",
 		Long: "Changes disk.bytes or disk.records of a running queue. It counts at once: an ingest that a full queue holds back goes on within\n" +
-			"a second. It is kept over restarts until the pipeline's file says something else than it does now; so change the file, too.",
+			"a second. It is kept over restarts until the pipeline's file says something else than it does now; so change the file, too.\n" +
+			"With a file that names several buffers, each that has a part of the queue gets these bounds.",
 		Example: "  spillway queues update logs --disk-bytes 200GiB",
 		Args:    oneName("a queue"),
 	}
@@ -34,11 +35,19 @@ func updateQueue(t *target) *cobra.Command {
 		if request.DiskBytes == nil && request.DiskRecords == nil {
 			return &usageError{errors.New("nothing to change: give --disk-bytes or --disk-records")}
 		}
-		return t.runOne(func(c *call, _ []string) error {
-			return c.ask(func(ctx context.Context) error {
-				r, err := spillwayv1.NewBufferAdminServiceClient(c.conn).UpdateQueue(ctx, request)
-				return either(err, func() error { return c.queue(r.Queue) })
+		return t.run(func(c *call, _ []string) error {
+			var all []*spillwayv1.Queue
+			err := c.askEach(func(ctx context.Context) error {
+				r, err := c.buffer().UpdateQueue(ctx, request)
+				if err == nil {
+					all = append(all, r.Queue)
+				}
+				return err
 			})
+			if len(all) == 0 {
+				return err
+			}
+			return errors.Join(c.bounds(all), err)
 		})(cmd, args)
 	}
 	cmd.Flags().TextVar(&bytes, "disk-bytes", config.ByteSize(0), "bound of what its files take, such as 200GiB")
@@ -46,15 +55,21 @@ func updateQueue(t *target) *cobra.Command {
 	return cmd
 }
 
-// queue prints a queue after it was changed, and what to do for the change to last.
-func (c *call) queue(q *spillwayv1.Queue) error {
-	return c.show(q, func(w io.Writer) {
-		queueTable(w, []*spillwayv1.Queue{q})
+// bounds prints a queue after it was changed, at each buffer that has a part of it, and what to do for the
+// change to last.
+func (c *call) bounds(all []*spillwayv1.Queue) error {
+	q := all[0]
+	table := func(w io.Writer) {
+		queueTable(w, all)
 		if q.DiskBytesLimit != q.ConfiguredDiskBytes {
 			fmt.Fprintf(w, "\nthe file says disk.bytes: %s; as soon as it says something else than that, the file counts again\n", config.ByteSize(q.ConfiguredDiskBytes))
 		}
 		if q.DiskRecordsLimit != q.ConfiguredDiskRecords {
 			fmt.Fprintf(w, "\nthe file says disk.records: %d; as soon as it says something else than that, the file counts again\n", q.ConfiguredDiskRecords)
 		}
-	})
+	}
+	if len(c.all) > 1 {
+		return c.show(&spillwayv1.ListQueuesResponse{Queues: all}, table)
+	}
+	return c.show(q, table)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
@@ -52,10 +55,10 @@ func newReplay() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return t.runOne(func(c *call, _ []string) error {
-			admin := spillwayv1.NewBufferAdminServiceClient(c.conn)
+		return t.run(func(c *call, _ []string) error {
 			request.ValidateOnly = true
-			plan, err := c.replay(admin, request)
+			plans := make(map[*grpc.ClientConn]*spillwayv1.ReplaySubscriptionResponse)
+			plan, err := c.replay(func() *spillwayv1.ReplaySubscriptionRequest { return request }, plans)
 			if err != nil {
 				return err
 			}
@@ -66,14 +69,14 @@ func newReplay() *cobra.Command {
 			if err := confirmed(cmd, confirm, args[0], what); err != nil {
 				return err
 			}
-			request.ValidateOnly = false
-			begun, err := c.replay(admin, request)
-			return either(err, func() error {
-				return c.show(begun, func(w io.Writer) {
-					planTable(w, begun)
-					fmt.Fprintf(w, "\nit goes on over restarts; spillway replay status %s says how far it is\n", args[0])
-				})
-			})
+			begun, err := c.replay(func() *spillwayv1.ReplaySubscriptionRequest { return partOf(request, plans[c.conn], plan) }, nil)
+			if begun == nil {
+				return err
+			}
+			return errors.Join(c.show(begun, func(w io.Writer) {
+				planTable(w, begun)
+				fmt.Fprintf(w, "\nit goes on over restarts; spillway replay status %s says how far it is\n", args[0])
+			}), err)
 		})(cmd, args)
 	}
 	t.register(cmd)
@@ -88,12 +91,93 @@ func newReplay() *cobra.Command {
 	return cmd
 }
 
-func (c *call) replay(admin spillwayv1.BufferAdminServiceClient, request *spillwayv1.ReplaySubscriptionRequest) (r *spillwayv1.ReplaySubscriptionResponse, err error) {
-	err = c.ask(func(ctx context.Context) error {
-		r, err = admin.ReplaySubscription(ctx, request)
-		return err
+// replay asks each buffer for its part of a replay, and returns the sum: also when some of them fail,
+// and nil when nothing was asked. The buffer that has the connection c.conn is asked what of returns,
+// or nothing. Each answer is put into answers, if there is such a map.
+func (c *call) replay(of func() *spillwayv1.ReplaySubscriptionRequest, answers map[*grpc.ClientConn]*spillwayv1.ReplaySubscriptionResponse) (
+	sum *spillwayv1.ReplaySubscriptionResponse, err error) {
+	err = c.askEach(func(ctx context.Context) error {
+		request := of()
+		if request == nil {
+			return nil
+		}
+		r, err := c.buffer().ReplaySubscription(ctx, request)
+		if err != nil {
+			return err
+		}
+		if answers != nil {
+			answers[c.conn] = proto.CloneOf(r)
+		}
+		sum = addReplayed(sum, r)
+		return nil
 	})
-	return r, err
+	return sum, err
+}
+
+// partOf is what one buffer is asked of a replay: its share of the rate; nothing if it has nothing to
+// replay, and others have.
+func partOf(request *spillwayv1.ReplaySubscriptionRequest, plan, sum *spillwayv1.ReplaySubscriptionResponse) *spillwayv1.ReplaySubscriptionRequest {
+	part := proto.CloneOf(request)
+	part.ValidateOnly = false
+	switch {
+	case sum.AgainOffsets == 0:
+	case plan.GetAgainOffsets() == 0:
+		return nil
+	default:
+		part.OffsetsPerSecond *= float64(plan.AgainOffsets) / float64(sum.AgainOffsets)
+	}
+	return part
+}
+
+// addReplayed adds what one buffer tells of its part of a replay to the sum of others.
+func addReplayed(sum, r *spillwayv1.ReplaySubscriptionResponse) *spillwayv1.ReplaySubscriptionResponse {
+	if sum == nil {
+		return r
+	}
+	sum.Subscription = addSubscription(sum.Subscription, r.Subscription)
+	sum.Partitions = append(sum.Partitions, r.Partitions...)
+	sum.AgainOffsets += r.AgainOffsets
+	sum.HeldOffsets += r.HeldOffsets
+	sum.OffsetsPerSecond += r.OffsetsPerSecond
+	if r.Takes.AsDuration() > sum.Takes.AsDuration() {
+		sum.Takes = r.Takes
+	}
+	sum.HoldsUp = sum.HoldsUp || r.HoldsUp
+	return sum
+}
+
+// addReplay adds the replay at one buffer to that at others. Those of another one, which are older,
+// are left out: a buffer that has nothing to replay is not asked to.
+func addReplay(sum, r *spillwayv1.Replay) *spillwayv1.Replay {
+	switch {
+	case sum == nil:
+		return r
+	case r == nil:
+		return sum
+	case !proto.Equal(sum.From, r.From) || !proto.Equal(sum.To, r.To):
+		if r.BeganAt.AsTime().After(sum.BeganAt.AsTime()) {
+			return r
+		}
+		return sum
+	}
+	// It is cancelled when nothing goes on anywhere.
+	goesOn := func(r *spillwayv1.Replay) bool { return r.CancelledAt == nil && r.LeftOffsets > 0 }
+	cancelled := sum.CancelledAt
+	if r.CancelledAt.AsTime().After(cancelled.AsTime()) {
+		cancelled = r.CancelledAt
+	}
+	if goesOn(sum) || goesOn(r) {
+		cancelled = nil
+	}
+	all := proto.CloneOf(sum)
+	all.CancelledAt = cancelled
+	all.Offsets += r.Offsets
+	all.LeftOffsets += r.LeftOffsets
+	all.OffsetsPerSecond += r.OffsetsPerSecond
+	if r.BeganAt.AsTime().Before(all.BeganAt.AsTime()) {
+		all.BeganAt = r.BeganAt
+	}
+	return all
 }
 
 // replayFlags say what to replay, and how fast.
@@ -198,10 +282,10 @@ func replayStatus(t *target) *cobra.Command {
 	return &cobra.Command{
 		Use: "status QUEUE/SUBSCRIPTION", Short: "Says how far a replay is", Long: "Says how much of a subscription's last replay is left.",
 		Example: "  spillway replay status logs/hdfs", Args: oneName("queue/subscription"),
-		RunE: t.runOne(func(c *call, args []string) error {
-			return c.ask(func(ctx context.Context) error {
-				r, err := spillwayv1.NewBufferAdminServiceClient(c.conn).GetSubscription(ctx, &spillwayv1.GetSubscriptionRequest{Name: args[0], PageSize: 1})
-				return either(err, func() error { return c.replayOf(r.Subscription) })
+		RunE: t.run(func(c *call, args []string) error {
+			return c.replayOf(func(ctx context.Context) (*spillwayv1.Subscription, error) {
+				r, err := c.buffer().GetSubscription(ctx, &spillwayv1.GetSubscriptionRequest{Name: args[0], PageSize: 1})
+				return r.GetSubscription(), err
 			})
 		}),
 	}
@@ -212,22 +296,32 @@ func cancelReplay(t *target) *cobra.Command {
 		Use: "cancel QUEUE/SUBSCRIPTION", Short: "Ends a replay; what is with deliveries is finished",
 		Long: "Ends a subscription's replay. What was delivered stays, and what is with deliveries is finished.", Example: "  spillway replay cancel logs/hdfs",
 		Args: oneName("queue/subscription"),
-		RunE: t.runOne(func(c *call, args []string) error {
-			return c.ask(func(ctx context.Context) error {
-				r, err := spillwayv1.NewBufferAdminServiceClient(c.conn).CancelReplay(ctx, &spillwayv1.CancelReplayRequest{Name: args[0]})
-				return either(err, func() error { return c.replayOf(r.Subscription) })
-			})
+		RunE: t.run(func(c *call, args []string) error {
+			return c.replayOf(func(ctx context.Context) (*spillwayv1.Subscription, error) {
+				r, err := c.buffer().CancelReplay(ctx, &spillwayv1.CancelReplayRequest{Name: args[0]})
+				return r.GetSubscription(), err
+			}, "NO_REPLAY")
 		}),
 	}
 }
 
-// replayOf prints the replay of a subscription.
-func (c *call) replayOf(s *spillwayv1.Subscription) error {
-	if s.Replay == nil && c.output != "json" {
+// replayOf prints the replay of a subscription, which ask returns of each buffer.
+func (c *call) replayOf(ask func(context.Context) (*spillwayv1.Subscription, error), elsewhere ...string) error {
+	var s *spillwayv1.Subscription
+	err := c.askEach(func(ctx context.Context) error {
+		one, err := ask(ctx)
+		if err == nil {
+			s = addSubscription(s, one)
+		}
+		return err
+	}, elsewhere...)
+	switch {
+	case err != nil:
+		return err
+	case s.Replay == nil && c.output != "json":
 		_, err := fmt.Fprintln(c.out, s.Name, "was never replayed")
 		return err
-	}
-	if s.Replay == nil {
+	case s.Replay == nil:
 		return c.json(struct{}{})
 	}
 	return c.show(s.Replay, func(w io.Writer) { row(w, s.Name+":", replayText(s.Replay)) })

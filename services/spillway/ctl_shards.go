@@ -94,8 +94,9 @@ func addSubscription(sum, s *spillwayv1.Subscription) *spillwayv1.Subscription {
 	if sum == nil {
 		return s
 	}
+	replay := addReplay(sum.Replay, s.Replay)
 	add(sum, s)
-	sum.Paused = sum.Paused || s.Paused
+	sum.Replay, sum.Paused = replay, sum.Paused || s.Paused
 	if s.OldestPendingAge.AsDuration() > sum.OldestPendingAge.AsDuration() {
 		sum.OldestPendingAge = s.OldestPendingAge
 	}

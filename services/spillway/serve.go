@@ -79,11 +79,23 @@ func (p *process) serveLocally() dialFunc {
 	return p.local.lis.Dial
 }
 
-// addConsole puts the console on the HTTP port of a buffer.
-func (p *process) addConsole(guard *security.Security) {
+// addConsole puts the console on the HTTP port of a buffer. Of several, each shows all.
+func (p *process) addConsole(guard *security.Security, buffers []string) {
 	direct := rpc.NewDirect(p.log)
 	p.service.Register(direct)
-	p.console = console.New(direct, guard, version())
+	var others []*grpc.ClientConn
+	for _, address := range buffers {
+		if len(buffers) == 1 {
+			break // it is this one
+		}
+		conn, err := guard.Dial(address)
+		if err != nil {
+			p.log.Warn("the console does not show a buffer", "address", address, "err", err)
+			continue
+		}
+		others = append(others, conn)
+	}
+	p.console = console.New(direct, others, guard, version())
 	p.http.Pages = p.console
 }
 
@@ -113,7 +125,7 @@ func newProcess(cfg *config.Config, log *slog.Logger, listen listenFunc, part, g
 	}
 	p.service.Register(p.rpc.GRPC)
 	if part == "buffer" {
-		p.addConsole(guard)
+		p.addConsole(guard, cfg.Buffers)
 	}
 	if p.grpcLis, err = listen(grpcAddr); err != nil {
 		return nil, fmt.Errorf("%s.listen: %w", part, err)

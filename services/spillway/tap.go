@@ -1,20 +1,25 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/rpc"
 )
 
 func newTap() *cobra.Command {
@@ -63,37 +68,56 @@ counted, and said at the end.`,
 	return cmd
 }
 
-// tap prints records until there are limit of them, the time is over, or the command is
-// interrupted, and what was left out.
+// tap prints records of all buffers until there are limit of them, the time is over, or the command is
+// interrupted, and what was left out. The rate is divided among the buffers.
 func (c *call) tap(request *spillwayv1.TapRecordsRequest, limit int64, duration time.Duration, stderr io.Writer) error {
 	ctx, cancel := context.WithCancel(c.ctx)
+	n := len(c.all)
+	request.RecordsPerSecond = (request.RecordsPerSecond + int32(n) - 1) / int32(n)
+	request.BytesPerSecond = (request.BytesPerSecond + int64(n) - 1) / int64(n)
+	came := make(chan tapAnswer)
+	var wg sync.WaitGroup
+	for i, conn := range c.all {
+		wg.Go(func() { tapOne(ctx, i, conn, request, came) })
+	}
+	defer wg.Wait()
 	defer cancel()
 	first := time.AfterFunc(c.timeout, cancel)
 	defer first.Stop()
 	if duration > 0 {
 		defer time.AfterFunc(duration, cancel).Stop()
 	}
-	stream, err := spillwayv1.NewBufferAdminServiceClient(c.conn).TapRecords(ctx, request)
-	if err != nil {
-		return err
-	}
-	var counts *spillwayv1.TapCounts
-	shown := int64(0)
+	counts, strange := make([]*spillwayv1.TapCounts, n), make(map[int]bool)
+	answered, shown := 0, int64(0)
 	for {
-		m, err := stream.Recv()
-		switch {
-		case err != nil && ctx.Err() != nil && counts == nil && c.ctx.Err() == nil:
-			return fmt.Errorf("no answer from the buffer at %s within %s", c.address, c.timeout)
-		case err != nil && ctx.Err() != nil:
-			return c.tapped(counts, stderr)
-		case errors.Is(err, io.EOF):
-			return fmt.Errorf("the buffer at %s ended the tap", c.address)
-		case err != nil:
-			return err
+		var a tapAnswer
+		select {
+		case a = <-came:
+		case <-ctx.Done():
+			a.err = ctx.Err()
 		}
-		first.Stop()
-		counts = m.Counts
-		for _, r := range m.Records {
+		address := rpc.Address(c.all[a.from])
+		switch {
+		case a.err != nil && ctx.Err() != nil && answered < n && c.ctx.Err() == nil:
+			silent := slices.IndexFunc(counts, func(x *spillwayv1.TapCounts) bool { return x == nil })
+			return fmt.Errorf("no answer from the buffer at %s within %s", rpc.Address(c.all[silent]), c.timeout)
+		case a.err != nil && ctx.Err() != nil:
+			return c.tapped(counts, stderr)
+		case rpc.Reason(a.err) == "NOT_OWNER" && n > 1 && len(strange) < n-1:
+			strange[a.from] = true
+			a.m = &spillwayv1.TapRecordsResponse{Counts: &spillwayv1.TapCounts{}}
+		case errors.Is(a.err, io.EOF):
+			return fmt.Errorf("the buffer at %s ended the tap", address)
+		case a.err != nil:
+			return rpc.Explain(a.err, c.service, address)
+		}
+		if counts[a.from] == nil {
+			if answered++; answered == n {
+				first.Stop()
+			}
+		}
+		counts[a.from] = a.m.Counts
+		for _, r := range a.m.Records {
 			if err := c.record(r); err != nil {
 				return err
 			}
@@ -104,10 +128,43 @@ func (c *call) tap(request *spillwayv1.TapRecordsRequest, limit int64, duration 
 	}
 }
 
-// tapped says what was left out.
-func (c *call) tapped(n *spillwayv1.TapCounts, stderr io.Writer) error {
-	if n == nil {
+// tapAnswer is what one of several buffers answers to a tap.
+type tapAnswer struct {
+	from int
+	m    *spillwayv1.TapRecordsResponse
+	err  error
+}
+
+// tapOne passes on what one buffer answers, until ctx ends or an error.
+func tapOne(ctx context.Context, from int, conn *grpc.ClientConn, request *spillwayv1.TapRecordsRequest, to chan<- tapAnswer) {
+	stream, err := spillwayv1.NewBufferAdminServiceClient(conn).TapRecords(ctx, request)
+	for {
+		a := tapAnswer{from: from, err: err}
+		if err == nil {
+			a.m, a.err = stream.Recv()
+		}
+		select {
+		case to <- a:
+		case <-ctx.Done():
+			return
+		}
+		if a.err != nil {
+			return
+		}
+	}
+}
+
+// tapped says what was left out, by all buffers.
+func (c *call) tapped(all []*spillwayv1.TapCounts, stderr io.Writer) error {
+	if !slices.ContainsFunc(all, func(x *spillwayv1.TapCounts) bool { return x != nil }) {
 		return nil
+	}
+	n := &spillwayv1.TapCounts{}
+	for _, x := range all {
+		if x != nil {
+			add(n, x)
+			n.FilterError = cmp.Or(n.FilterError, x.FilterError)
+		}
 	}
 	text := fmt.Sprintf("%d records seen, %d match", n.Seen, n.Matched)
 	if n.Limited > 0 {

@@ -31,13 +31,14 @@ func newTop() *cobra.Command {
 		Short: "Shows what flows through a buffer, what is wrong and what to do, live",
 		Long: "Asks a running buffer again and again, and shows on the terminal what is wrong and what to do, what comes in, what is\n" +
 			"in memory and on disk beside the bounds and when the disk is full, and for each subscription its backlog in records, bytes\n" +
-			"and age, what goes out a second, and when the backlog is gone. It outlives restarts of the buffer. q or Ctrl-C ends it.\n\n" +
+			"and age, what goes out a second, and when the backlog is gone. It outlives restarts of the buffer. q or Ctrl-C ends it.\n" +
+			"With a file that names several buffers, it shows the queues that they divide as one, and the disk of each.\n\n" +
 			"Forecasts and rates are of the last 15 seconds. Without a terminal, and with --once or --output json, it looks once.\nWith NO_COLOR set, it has no colours.",
 		Example: "  spillway top\n  spillway top -b buffer:7400\n  spillway top --once -c pipeline.yaml",
 		Args:    noArgs,
 	}
 	cmd.RunE = t.run(func(c *call, _ []string) error {
-		top := &top{call: c, buffer: spillwayv1.NewBufferAdminServiceClient(c.conn)}
+		top := newTopOf(c)
 		if once || c.output == "json" || !isTerminal(cmd.OutOrStdout()) {
 			return top.once()
 		}
@@ -53,16 +54,33 @@ func newTop() *cobra.Command {
 	return cmd
 }
 
-// top shows pictures of a buffer.
+// top shows pictures of a buffer, or of all that divide the queues.
 type top struct {
 	*call
-	buffer spillwayv1.BufferAdminServiceClient
+	buffers []picture.Buffer
 }
 
-// look asks the buffer, with the time that an answer may take.
+func newTopOf(c *call) *top {
+	t := &top{call: c}
+	for _, conn := range c.all {
+		t.buffers = append(t.buffers, picture.Buffer{Address: rpc.Address(conn), Admin: spillwayv1.NewBufferAdminServiceClient(conn)})
+	}
+	return t
+}
+
+// where names the buffers.
+func (t *top) where() string {
+	var all []string
+	for _, b := range t.buffers {
+		all = append(all, b.Address)
+	}
+	return strings.Join(all, ", ")
+}
+
+// look asks the buffers, with the time that an answer may take.
 func (t *top) look() (p *picture.Picture, err error) {
 	err = t.ask(func(ctx context.Context) error {
-		p, err = picture.Look(ctx, t.buffer)
+		p, err = picture.LookAll(ctx, t.buffers)
 		return err
 	})
 	return p, err
@@ -103,7 +121,7 @@ func (t *top) live(s *screen) error {
 		err error
 	}
 	ctx, cancel := context.WithCancel(t.ctx)
-	looking := &top{call: &call{target: t.target, ctx: ctx, out: t.out, conn: t.conn}, buffer: t.buffer}
+	looking := &top{call: &call{target: t.target, ctx: ctx, out: t.out}, buffers: t.buffers}
 	looks, next, ended := make(chan seen, 1), make(chan struct{}, 1), make(chan struct{})
 	go func() { // at most one look is under way, or wanted, or waits to be seen
 		defer close(ended)
@@ -159,10 +177,10 @@ func (t *top) frame(s *screen, p *picture.Picture, err error) []string {
 	lines := p.Lines(picture.Style{Width: width, Height: height, Colour: s.colour})
 	width = max(width, 60)
 	clock := p.At.Format("15:04:05") + "  q: quit"
-	title := picture.Cut("spillway top  "+t.address, width-len(clock)-1)
+	title := picture.Cut("spillway top  "+t.where(), width-len(clock)-1)
 	head := []string{fmt.Sprintf("%-*s %s", width-len(clock)-1, title, clock)}
 	if err != nil {
-		away := fmt.Sprintf("No answer for %s; this is what was before: %v", picture.Duration(time.Since(p.At)), rpc.Explain(err, t.service, t.address))
+		away := fmt.Sprintf("No answer for %s; this is what was before: %v", picture.Duration(time.Since(p.At)), rpc.Explain(err, t.service, t.where()))
 		head = append(head, picture.Cut(strings.Join(strings.Fields(away), " "), width))
 	}
 	lines = append(append(head, ""), lines...)
@@ -173,8 +191,9 @@ func (t *top) frame(s *screen, p *picture.Picture, err error) []string {
 	return lines
 }
 
-// draw writes over all that the screen shows. It homes the cursor, and clears the rest of each line
-// and of the screen, so that nothing of before stays, whatever size the terminal had.
+// draw writes over all that the screen shows. It homes the cursor, and clears each line and the rest
+// of the screen, so that nothing of before stays, whatever size the terminal had. A line is cleared
+// before it is written: behind a full one the cursor is still on its last column.
 func (s *screen) draw(lines []string) {
 	var b strings.Builder
 	b.WriteString("\x1b[H")
@@ -182,7 +201,7 @@ func (s *screen) draw(lines []string) {
 		if i > 0 {
 			b.WriteString("\r\n")
 		}
-		b.WriteString(line + "\x1b[K")
+		b.WriteString("\x1b[K" + line)
 	}
 	b.WriteString("\x1b[J")
 	_, _ = io.WriteString(s.out, b.String()) // a terminal that is gone ends the process by SIGHUP

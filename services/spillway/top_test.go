@@ -10,7 +10,8 @@ import (
 	"testing"
 	"time"
 
-	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"google.golang.org/grpc"
+
 	"github.com/spillwayio/spillway/services/internal/rpc"
 )
 
@@ -45,7 +46,7 @@ buffer: {listen: %q, http: '127.0.0.1:0', data_dir: %q, queues: {q: {subscriptio
 		defer close(quit)
 		awaitQuit(keys)
 	}()
-	live := &top{call: &call{target: target, ctx: t.Context(), out: shown, conn: conn}, buffer: spillwayv1.NewBufferAdminServiceClient(conn)}
+	live := newTopOf(&call{target: target, ctx: t.Context(), out: shown, all: []*grpc.ClientConn{conn}})
 	ended := make(chan error, 1)
 	go func() { ended <- live.live(s) }()
 
@@ -61,7 +62,7 @@ buffer: {listen: %q, http: '127.0.0.1:0', data_dir: %q, queues: {q: {subscriptio
 	resized <- syscall.SIGWINCH
 	wait("the frame has five lines", func(f string) bool {
 		lines := strings.Split(f, "\r\n")
-		return len(lines) == 5 && len([]rune(strings.TrimSuffix(lines[0], "\x1b[K"))) == 100 && strings.Contains(lines[4], "more lines")
+		return len(lines) == 5 && len([]rune(strings.TrimPrefix(lines[0], "\x1b[K"))) == 100 && strings.Contains(lines[4], "more lines")
 	})
 	<-size
 	size <- [2]int{80, 24}

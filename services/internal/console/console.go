@@ -3,7 +3,8 @@
 // was not delivered, and the audit.
 //
 // It calls the admin API of the buffer in its own process, and asks package security, for each call,
-// what the caller of the HTTP request may do. Run is its only goroutine. A look at the buffer is shared by
+// what the caller of the HTTP request may do. Where several buffers divide the queues it asks the
+// others, too, as a client that shows what this process shows to others. Run is its only goroutine. A look at the buffer is shared by
 // all who ask within a second, and the history is bounded.
 package console
 
@@ -23,6 +24,7 @@ import (
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/picture"
+	"github.com/spillwayio/spillway/services/internal/rpc"
 	"github.com/spillwayio/spillway/services/internal/security"
 )
 
@@ -39,8 +41,9 @@ const (
 
 // Console answers requests for the pages. Its methods may be called concurrently.
 type Console struct {
-	conn    grpc.ClientConnInterface
-	buffer  spillwayv1.BufferAdminServiceClient
+	conn    grpc.ClientConnInterface // the buffer of this process
+	others  []*grpc.ClientConn       // all buffers, if there are several; one of them may be this process's
+	buffers []picture.Buffer
 	guard   *security.Security
 	version string
 	mux     *http.ServeMux
@@ -50,10 +53,15 @@ type Console struct {
 	last *picture.Picture
 }
 
-// New returns a console of the buffer behind conn. All requests must come through guard's Handler.
-func New(conn grpc.ClientConnInterface, guard *security.Security, version string) *Console {
-	c := &Console{conn: conn, buffer: spillwayv1.NewBufferAdminServiceClient(conn), guard: guard, version: version,
-		mux: http.NewServeMux(), history: newHistory()}
+// New returns a console of the buffer behind conn, and of all buffers that divide the queues with it,
+// whose connections the console closes when Run ends. All requests must come through guard's
+// Handler.
+func New(conn grpc.ClientConnInterface, others []*grpc.ClientConn, guard *security.Security, version string) *Console {
+	c := &Console{conn: conn, others: others, guard: guard, version: version, mux: http.NewServeMux(), history: newHistory()}
+	c.buffers = append(c.buffers, picture.Buffer{Admin: spillwayv1.NewBufferAdminServiceClient(conn)})
+	for _, other := range others {
+		c.buffers = append(c.buffers, picture.Buffer{Address: rpc.Address(other), Admin: spillwayv1.NewBufferAdminServiceClient(other)})
+	}
 	static, err := fs.Sub(files, "static")
 	if err != nil {
 		panic(err) // the name is a constant
@@ -75,6 +83,11 @@ const lookShare = 50
 
 // Run keeps the history until ctx ends.
 func (c *Console) Run(ctx context.Context) error {
+	defer func() {
+		for _, other := range c.others {
+			_ = other.Close() // nobody waits for what is under way
+		}
+	}()
 	for {
 		began := time.Now()
 		if p, err := c.look(ctx); err == nil { // else the buffer stops
@@ -167,7 +180,7 @@ func (c *Console) look(ctx context.Context) (*picture.Picture, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	p, err := picture.Look(ctx, c.buffer)
+	p, err := picture.LookAll(ctx, c.buffers)
 	if err != nil {
 		return nil, err
 	}

@@ -7,14 +7,17 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/config"
@@ -28,12 +31,15 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // buffer is one that has a queue, and counts the looks at it.
 type buffer struct {
 	spillwayv1.UnimplementedBufferAdminServiceServer
-	looks int
+	looks  int
+	shard  int32
+	pauses atomic.Int32
+	dead   int64 // dead letters
 }
 
 func (b *buffer) ListQueues(context.Context, *spillwayv1.ListQueuesRequest) (*spillwayv1.ListQueuesResponse, error) {
 	b.looks++
-	return &spillwayv1.ListQueuesResponse{Queues: []*spillwayv1.Queue{{Name: "q", State: "open", DiskBytes: 5, DiskBytesLimit: 10}}}, nil
+	return &spillwayv1.ListQueuesResponse{Queues: []*spillwayv1.Queue{{Name: "q", State: "open", DiskBytes: 5, DiskBytesLimit: 10, Shard: b.shard, Shards: 2}}}, nil
 }
 
 func (b *buffer) ListSubscriptions(context.Context, *spillwayv1.ListSubscriptionsRequest) (*spillwayv1.ListSubscriptionsResponse, error) {
@@ -45,10 +51,22 @@ func (b *buffer) ListSessions(context.Context, *spillwayv1.ListSessionsRequest) 
 }
 
 func (b *buffer) PauseSubscription(_ context.Context, r *spillwayv1.PauseSubscriptionRequest) (*spillwayv1.PauseSubscriptionResponse, error) {
+	b.pauses.Add(1)
 	if r.Name != "q/s" {
 		return nil, rpc.Error(5, "SUBSCRIPTION_NOT_FOUND", 0, "no such subscription: %s", r.Name)
 	}
 	return &spillwayv1.PauseSubscriptionResponse{Subscription: &spillwayv1.Subscription{Name: r.Name, Paused: true}}, nil
+}
+
+func (b *buffer) ListUndelivered(context.Context, *spillwayv1.ListUndeliveredRequest) (*spillwayv1.ListUndeliveredResponse, error) {
+	return &spillwayv1.ListUndeliveredResponse{Ranges: []*spillwayv1.Undelivered{{Reason: fmt.Sprint("of shard ", b.shard)}}}, nil
+}
+
+func (b *buffer) RedriveUndelivered(context.Context, *spillwayv1.RedriveUndeliveredRequest) (*spillwayv1.RedriveUndeliveredResponse, error) {
+	if b.dead == 0 {
+		return nil, rpc.Error(5, "NOTHING_CHOSEN", 0, "nothing undelivered")
+	}
+	return &spillwayv1.RedriveUndeliveredResponse{Offsets: b.dead}, nil
 }
 
 // site is a console on loopback, without security.
@@ -59,7 +77,7 @@ type site struct {
 	url     string
 }
 
-func newSite(t *testing.T) *site {
+func newSite(t *testing.T, others ...*grpc.ClientConn) *site {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	guard, err := security.New(&config.Security{}, log)
@@ -69,7 +87,7 @@ func newSite(t *testing.T) *site {
 	x := &site{t: t, buffer: &buffer{}}
 	direct := rpc.NewDirect(log)
 	spillwayv1.RegisterBufferAdminServiceServer(direct, x.buffer)
-	x.console = New(direct, guard, "v1.2.3")
+	x.console = New(direct, others, guard, "v1.2.3")
 	web := httptest.NewServer(guard.Handler(x.console))
 	x.url = web.URL
 	t.Cleanup(func() {
@@ -203,6 +221,79 @@ func TestAPI(t *testing.T) {
 	}
 	if r, body := x.ask("POST", "/console/api/login", `{"token": 1}`); r.StatusCode != 401 || r.Header.Get("Set-Cookie") != "" {
 		t.Errorf("login: %s %s", r.Status, body)
+	}
+}
+
+// TestSeveralBuffers shows all buffers that divide a queue, and steers all: each once, though the
+// list of buffers has that of the console, too. One that is away is no obstacle to look, and one to
+// steer.
+func TestSeveralBuffers(t *testing.T) {
+	var others []*grpc.ClientConn
+	var fakes []*buffer
+	var stop []func()
+	for shard := range int32(3) {
+		lis, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		fake, server := &buffer{shard: shard, dead: int64(shard)}, grpc.NewServer()
+		spillwayv1.RegisterBufferAdminServiceServer(server, fake)
+		go func() { _ = server.Serve(lis) }()
+		t.Cleanup(server.Stop)
+		conn, err := rpc.Dial(lis.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		others, fakes, stop = append(others, conn), append(fakes, fake), append(stop, server.Stop)
+	}
+	x := newSite(t, others...)
+	x.buffer.dead = 5
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	defer func() {
+		if err := x.console.Run(ctx); err != nil { // closes the connections
+			t.Error(err)
+		}
+	}()
+	_, body := x.ask("GET", "/console/api/me", "")
+	var me struct{ CSRF string }
+	if err := json.Unmarshal([]byte(body), &me); err != nil {
+		t.Fatal(err)
+	}
+	call := func(method, request string, want int, answer string) {
+		t.Helper()
+		r, body := x.ask("POST", "/console/api/call/"+method, request, "X-Spillway-Csrf", me.CSRF)
+		if r.StatusCode != want || !regexp.MustCompile(answer).MatchString(body) {
+			t.Errorf("%s %s: %s %s, want %d %s", method, request, r.Status, body, want, answer)
+		}
+	}
+	_, body = x.ask("GET", "/console/api/picture", "")
+	var p picture.Picture
+	if err := json.Unmarshal([]byte(body), &p); err != nil || len(p.Queues) != 1 || len(p.Queues[0].Shards) != 3 || p.Queues[0].Disk.Used != 15 ||
+		p.Buffers[0].Address != rpc.Address(others[0]) || p.Queues[0].Subscriptions[0].Backlog != 21 {
+		t.Fatalf("%s %v", body, err)
+	}
+	call("PauseSubscription", `{"name": "q/s"}`, 200, `"paused":\s*true`)
+	if x.buffer.pauses.Load() != 1 || fakes[0].pauses.Load() != 0 || fakes[1].pauses.Load() != 1 || fakes[2].pauses.Load() != 1 {
+		t.Error("not each buffer was asked once")
+	}
+	call("ListUndelivered", `{"subscription": "q/s"}`, 200, "(?s)of shard 0.*of shard 1.*of shard 2")
+	call("RedriveUndelivered", `{"subscription": "q/s", "filter": {}}`, 200, `"offsets":\s*"8"`)
+	x.buffer.dead, fakes[2].dead = 0, 0
+	call("RedriveUndelivered", `{"subscription": "q/s", "filter": {}}`, 200, `"offsets":\s*"1"`)
+	fakes[1].dead = 0
+	call("RedriveUndelivered", `{"subscription": "q/s", "filter": {}}`, 404, "nothing undelivered")
+
+	stop[2]()
+	x.console.last = nil // a second is over
+	call("ListUndelivered", `{"subscription": "q/s"}`, 200, "(?s)of shard 0.*of shard 1")
+	call("PauseSubscription", `{"name": "q/s"}`, 503, regexp.QuoteMeta(rpc.Address(others[2])))
+	if x.buffer.pauses.Load() != 2 || fakes[1].pauses.Load() != 2 {
+		t.Error("a buffer that is away keeps the others from being asked")
+	}
+	_, body = x.ask("GET", "/console/api/picture", "")
+	if !strings.Contains(body, `"about":"`+rpc.Address(others[2])+`","what":"this buffer is not in the picture`) {
+		t.Errorf("a buffer that is away is no trouble: %s", body)
 	}
 }
 

@@ -58,7 +58,7 @@ func (l *looking) askQueues(p *Picture) error {
 		r, err := l.buffer.ListQueues(l.ctx, &spillwayv1.ListQueuesRequest{PageToken: token})
 		for _, q := range r.GetQueues() {
 			shown := &Queue{Name: q.Name, State: q.State, PendingRecords: q.PendingRecords, Ingests: []Ingest{}, Subscriptions: []*Subscription{},
-				Memory: Level{q.MemoryBytes, q.MemoryBytesLimit}, Disk: Level{q.DiskBytes, q.DiskBytesLimit}}
+				Memory: Level{q.MemoryBytes, q.MemoryBytesLimit}, Disk: Level{q.DiskBytes, q.DiskBytesLimit}, number: q.Shard, of: q.Shards}
 			p.Queues, l.queues[q.Name] = append(p.Queues, shown), shown
 		}
 		return r.GetNextPageToken(), err

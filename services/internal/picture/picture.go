@@ -1,7 +1,7 @@
 // Package picture shows a pipeline as its buffer sees it, for people: what comes in, what is held,
 // what goes out, how long that can go on, and what is wrong. A Picture is computed from answers of
-// the buffer's admin API; `spillway top` prints it, and the console draws it. It keeps nothing and
-// starts no goroutine.
+// the admin API of a buffer, or of all that divide the queues; `spillway top` prints it, and the
+// console draws it. It keeps nothing, and no goroutine outlives the call that started it.
 package picture
 
 import (
@@ -13,8 +13,15 @@ import (
 // Picture is one look at a buffer. Its JSON is what the console and --output json show.
 type Picture struct {
 	At       time.Time `json:"at"`
-	Troubles []Trouble `json:"troubles"` // the worst first
-	Queues   []*Queue  `json:"queues"`   // by name
+	Troubles []Trouble `json:"troubles"`          // the worst first
+	Queues   []*Queue  `json:"queues"`            // by name
+	Buffers  []Asked   `json:"buffers,omitempty"` // when several were looked at
+}
+
+// Asked is a buffer that was looked at.
+type Asked struct {
+	Address string `json:"address"`
+	Answers bool   `json:"answers"`
 }
 
 // Queue is one queue with those who feed it and those who take from it.
@@ -27,7 +34,22 @@ type Queue struct {
 	Disk           Level           `json:"disk"`
 	PendingRecords int64           `json:"pending_records"`
 	Full           Forecast        `json:"time_to_full"`
-	Subscriptions  []*Subscription `json:"subscriptions"` // by name
+	Subscriptions  []*Subscription `json:"subscriptions"`    // by name
+	Shards         []Shard         `json:"shards,omitempty"` // when several buffers were looked at
+
+	number, of int32 // of the shard that the buffer has
+}
+
+// Shard is the part of a queue that one of several buffers has. What a Queue says is of all of them:
+// the sums, and the first of its disks to be full.
+type Shard struct {
+	Number int32    `json:"number"`
+	Of     int32    `json:"of"`
+	Buffer string   `json:"buffer"` // its address
+	State  string   `json:"state"`
+	Memory Level    `json:"memory"`
+	Disk   Level    `json:"disk"`
+	Full   Forecast `json:"time_to_full"`
 }
 
 // Level is a use beside its bound, in bytes.
@@ -103,7 +125,8 @@ type Destination struct {
 	Live     bool      `json:"live"`
 	Opened   time.Time `json:"opened_at"`
 	Leased   int64     `json:"leased_batches"`
-	Entries  int32     `json:"state_entries"` // such as files in use
+	Entries  int32     `json:"state_entries"`    // such as files in use
+	Buffer   string    `json:"buffer,omitempty"` // its address, when several were looked at
 }
 
 // Forecast tells when something is reached if it goes on as it does. It looks back on 15 seconds.

@@ -1,8 +1,10 @@
 package picture
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"unicode"
 )
@@ -88,7 +90,8 @@ func (d *drawing) queue(q *Queue) {
 	d.coloured(bold, title)
 	d.line("  sources  " + sources(q))
 	d.level("window", q.Memory, "")
-	d.level("disk", q.Disk, full(q))
+	d.level("disk", q.Disk, full(q.Full))
+	d.shards(q.Shards)
 	format := fmt.Sprintf("  %%-%d.%ds %%7s %%9s %%6s %%7s %%7s  %%s", nameWidth, nameWidth)
 	d.line(fmt.Sprintf(format, "SUBSCRIPTION", "BACKLOG", "BYTES", "AGE", "OUT/S", "DRAINED", "DELIVERIES"))
 	for _, s := range q.Subscriptions {
@@ -123,25 +126,55 @@ func sources(q *Queue) string {
 
 // level draws a bar.
 func (d *drawing) level(name string, l Level, more string) {
-	share := l.Share()
-	filled := min(barWidth, int(math.Round(share*barWidth)))
+	colour := ""
+	if name != "window" { // full, that only means that the queue spills
+		colour = diskColour(l)
+	}
+	d.coloured(colour, fmt.Sprintf("  %-8s %s %3.0f%%  %s of %s%s", name, bar(l, barWidth), 100*l.Share(), Bytes(l.Used), Bytes(l.Limit), more))
+}
+
+func bar(l Level, width int) string {
+	filled := min(width, int(math.Round(l.Share()*float64(width))))
 	if l.Used > 0 {
 		filled = max(filled, 1)
 	}
-	bar := strings.Repeat("#", filled) + strings.Repeat(".", barWidth-filled)
-	colour := ""
-	switch {
-	case name != "disk": // a full window only means that the queue spills
-	case share >= fullShare:
-		colour = red
-	case share >= 0.8:
-		colour = yellow
-	}
-	d.coloured(colour, fmt.Sprintf("  %-8s [%s] %3.0f%%  %s of %s%s", name, bar, 100*share, Bytes(l.Used), Bytes(l.Limit), more))
+	return "[" + strings.Repeat("#", filled) + strings.Repeat(".", width-filled) + "]"
 }
 
-func full(q *Queue) string {
-	left, ok := q.Full.Left()
+func diskColour(l Level) string {
+	switch share := l.Share(); {
+	case share >= fullShare:
+		return red
+	case share >= 0.8:
+		return yellow
+	}
+	return ""
+}
+
+// maxShards is how many are drawn one by one.
+const maxShards = 8
+
+// shards draws the disk of each part of a queue, the fullest first when there are many.
+func (d *drawing) shards(all []Shard) {
+	if len(all) > maxShards {
+		all = slices.Clone(all)
+		slices.SortStableFunc(all, func(a, b Shard) int { return cmp.Compare(b.Disk.Share(), a.Disk.Share()) })
+		defer func(n int) { d.line(fmt.Sprintf("   and %d shards that are less full", n)) }(len(all) - maxShards)
+		all = all[:maxShards]
+	}
+	for _, s := range all {
+		switch {
+		case s.Of <= 1: // a queue of one buffer
+		case s.State != "open":
+			d.coloured(red, fmt.Sprintf("  shard %-3d %-20s %s", s.Number, printable(s.Buffer), printable(s.State)))
+		default:
+			d.coloured(diskColour(s.Disk), fmt.Sprintf("  shard %-3d %-20s %s %3.0f%%  %s%s", s.Number, printable(s.Buffer), bar(s.Disk, 10), 100*s.Disk.Share(), Bytes(s.Disk.Used), full(s.Full)))
+		}
+	}
+}
+
+func full(f Forecast) string {
+	left, ok := f.Left()
 	switch {
 	case ok && left == 0:
 		return ", full"
@@ -177,6 +210,9 @@ func deliveries(s *Subscription) string {
 		name := d.Consumer
 		if !d.Live {
 			name += " (dead)"
+		}
+		if d.Buffer != "" && slices.Contains(names, name) {
+			continue // it has a session with the buffer of each shard
 		}
 		names = append(names, name)
 	}

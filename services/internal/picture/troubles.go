@@ -22,6 +22,12 @@ type Trouble struct {
 	About    string   `json:"about"` // a queue, or queue/subscription
 	What     string   `json:"what"`
 	Do       string   `json:"do"` // what somebody should do about it
+
+	kind string // the same for the same trouble of the same thing, whatever the numbers
+}
+
+func trouble(severity Severity, about, do, what string, args ...any) Trouble {
+	return Trouble{severity, about, fmt.Sprintf(what, args...), do, string(severity) + " " + about + " " + what}
 }
 
 const (
@@ -30,6 +36,7 @@ const (
 	laterFull = 4 * time.Hour    // a warning
 	stuckFor  = 15 * time.Second // the window of the rates
 	growsFor  = time.Minute
+	notOpen   = "the queue is not open: %s"
 )
 
 // troubles looks for all that is wrong, the worst first.
@@ -41,16 +48,20 @@ func troubles(p *Picture) []Trouble {
 			all = append(all, s.troubles()...)
 		}
 	}
-	slices.SortStableFunc(all, func(a, b Trouble) int { return strings.Compare(string(a.Severity), string(b.Severity)) })
+	sortTroubles(all)
 	return all
+}
+
+func sortTroubles(all []Trouble) {
+	slices.SortStableFunc(all, func(a, b Trouble) int { return strings.Compare(string(a.Severity), string(b.Severity)) })
 }
 
 func (q *Queue) troubles() (all []Trouble) {
 	add := func(severity Severity, do, what string, args ...any) {
-		all = append(all, Trouble{severity, q.Name, fmt.Sprintf(what, args...), do})
+		all = append(all, trouble(severity, q.Name, do, what, args...))
 	}
 	if q.State != "open" {
-		add(Critical, "The buffer tries again by itself; its log says more. spillway inspect looks at the files.", "the queue is not open: %s", q.State)
+		add(Critical, "The buffer tries again by itself; its log says more. spillway inspect looks at the files.", notOpen, q.State)
 		return all
 	}
 	left, known := q.Full.Left()
@@ -85,7 +96,7 @@ func (q *Queue) largest() (most *Subscription) {
 
 func (s *Subscription) troubles() (all []Trouble) {
 	add := func(severity Severity, do, what string, args ...any) {
-		all = append(all, Trouble{severity, s.Name, fmt.Sprintf(what, args...), do})
+		all = append(all, trouble(severity, s.Name, do, what, args...))
 	}
 	wait := fmt.Sprintf("%s records wait, the oldest for %s", Count(float64(s.Backlog)), Duration(s.Age()))
 	left := s.left()

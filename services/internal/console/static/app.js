@@ -101,7 +101,28 @@ async function steer(method, done) {
   await refresh();
 }
 
+async function redrive(filter) {
+  const name = route();
+  let said;
+  try {
+    const r = await api.call('RedriveUndelivered', { subscription: name, filter });
+    said = `${plural(Number(r.offsets), 'record is', 'records are')} delivered once more.`;
+  } catch (e) {
+    said = e.message;
+  }
+  if (route() === name) state.found.redriven = said;
+  state.found.sure = false;
+  state.asked = 0; // the list is another now
+  await refresh();
+}
+
 const actions = {
+  redrive: ({ outcome, topic, partition, first, next }) => redrive({ outcome, topic, partition: Number(partition), range: { first, next } }),
+  redriveAll: () => {
+    if (state.found.sure) return redrive({ outcome: 'OUTCOME_DEAD_LETTERED' });
+    state.found.sure = true;
+    return draw();
+  },
   pause: () => steer('PauseSubscription', 'It is paused.'),
   resume: () => steer('ResumeSubscription', 'It goes on.'),
   audit: () => { state.found.audit = undefined; draw(); return ask(); },
@@ -110,7 +131,7 @@ const actions = {
 
 document.addEventListener('click', (e) => {
   const b = e.target.closest('button[data-action]');
-  if (b && !b.disabled) actions[b.dataset.action]();
+  if (b && !b.disabled) actions[b.dataset.action](b.dataset);
 });
 
 document.addEventListener('submit', async (e) => {

@@ -28,15 +28,14 @@ function queue(q, all, history) {
   if (q.state !== 'open') {
     return h('section', { 'data-key': q.name, 'aria-labelledby': id }, h('h2', { id }, 'Queue ' + q.name), h('p', {}, q.state));
   }
-  const share = q.disk.limit ? q.disk.used / q.disk.limit : 0;
-  const never = q.time_to_full.known && q.time_to_full.seconds === null;
-  const full = !q.time_to_full.known ? '' : never ? 'not filling' : q.time_to_full.seconds === 0 ? 'full' : 'full in ' + duration(q.time_to_full.seconds);
+  const shards = q.shards || [];
   return h('section', { 'data-key': q.name, 'aria-labelledby': id },
     h('h2', { id }, 'Queue ' + q.name),
     h('p', {}, `${count(q.in_per_second)} records/s come in`, sources(q)),
     h('div', { class: 'levels' },
       level('Window in memory', q.memory, ''),
-      level('Disk', q.disk, share >= 0.95 ? 'critical' : share >= 0.8 ? 'warning' : '', full)),
+      disk('Disk', q),
+      shards.length > 1 && shards.map((s) => (s.state === 'open' ? disk(`Disk of shard ${s.number}, ${s.buffer}`, s) : h('p', { class: 'away' }, `Shard ${s.number}, ${s.buffer}: ${s.state}`)))),
     h('div', { class: 'plots' },
       plot('Records/s in', history, 'per_second', count),
       plot('Disk in use', history, 'bytes', bytes),
@@ -55,6 +54,14 @@ function sources(q) {
   return ' from ' + q.ingests.map((i) => (i.sources.length ? `${i.name} (${i.sources.join(', ')})` : i.name)).join(', ') + '.';
 }
 
+// disk is that of a queue, or of a shard of it.
+function disk(name, q) {
+  const share = q.disk.limit ? q.disk.used / q.disk.limit : 0;
+  const never = q.time_to_full.known && q.time_to_full.seconds === null;
+  const full = !q.time_to_full.known ? '' : never ? 'not filling' : q.time_to_full.seconds === 0 ? 'full' : 'full in ' + duration(q.time_to_full.seconds);
+  return level(name, q.disk, share >= 0.95 ? 'critical' : share >= 0.8 ? 'warning' : '', full);
+}
+
 function level(name, l, severity, more) {
   const text = `${percent(l.used, l.limit)} %: ${bytes(l.used)} of ${bytes(l.limit)}${more ? ', ' + more : ''}`;
   return h('div', { class: 'level ' + severity },
@@ -65,6 +72,7 @@ function level(name, l, severity, more) {
 const worst = (all) => (all.some((t) => t.severity === 'critical') ? 'critical' : all.length ? 'warning' : '');
 
 function deliveries(s) {
-  const names = s.deliveries.map((d) => (d.live ? d.consumer : d.consumer + ' (dead)')).join(', ') || 'none';
+  // With several buffers, a delivery has a session with each.
+  const names = [...new Set(s.deliveries.map((d) => (d.live ? d.consumer : d.consumer + ' (dead)')))].join(', ') || 'none';
   return s.paused ? 'Paused; ' + names : names;
 }
