@@ -34,6 +34,7 @@ func (s *Service) keepInKafka(m *managedQueue, q *config.Queue) error {
 		return fmt.Errorf("buffer.queues.%s.store.kafka: %w", m.name, err)
 	}
 	s.accesses = append(s.accesses, access)
+	m.cfg.KeepsOld = true
 	m.kafka = &kafkastore.Config{Topics: KafkaTopics(m.name, q, access), Shard: s.cfg.Shard, Address: addressOf(s.cfg.Listen), Log: s.deps.Log.With("queue", m.name)}
 	return nil
 }

@@ -91,7 +91,7 @@ func (v *server) Append(stream spillwayv1.BufferService_AppendServer) error {
 	defer a.flows.readNoMore(a)
 	log := v.s.deps.Log.With("queue", open.Queue, "client", open.Client, "cluster", open.Cluster)
 	log.Info("ingest connected")
-	if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Opened{Opened: &spillwayv1.AppendOpened{Life: q.LedgerID(), Epoch: v.s.queues[open.Queue].ownerEpoch()}}}); err != nil {
+	if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Opened{Opened: &spillwayv1.AppendOpened{Life: q.LedgerID(), Epoch: v.s.queues[open.Queue].ownerEpoch(), WantsRetention: v.s.queues[open.Queue].cfg.KeepsOld}}}); err != nil {
 		return err
 	}
 	defer a.finish()
@@ -200,6 +200,11 @@ func (a *appendStream) handle(m *spillwayv1.AppendRequest) (err error) {
 		}
 	case *spillwayv1.AppendRequest_Topics:
 		err = a.list(m.Topics)
+	case *spillwayv1.AppendRequest_Retention:
+		var id queue.Partition
+		if id, err = a.partition(m.Retention.Source); err == nil {
+			err = a.q.Old(id, m.Retention.OldOffset)
+		}
 	default:
 		err = fmt.Errorf("%w message %T", queue.ErrInvalid, m)
 	}

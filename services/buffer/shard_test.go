@@ -263,3 +263,49 @@ func TestAQueueChangesItsPlace(t *testing.T) {
 		}
 	}
 }
+
+// TestRetentionIsHeard has an ingest tell what its Kafka may delete soon: a queue that is kept in Kafka
+// wants to know, and stores what it has in memory only.
+func TestRetentionIsHeard(t *testing.T) {
+	for _, kafka := range []bool{true, false} {
+		change := func(*config.Queue, *Deps) {}
+		if kafka {
+			change = inKafka(t)
+		}
+		r := start(t, t.TempDir(), func(q *config.Queue, d *Deps) {
+			change(q, d)
+			q.SpillAfter = time.Hour
+		})
+		in, err := spillwayv1.NewBufferServiceClient(r.conn).Append(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.send(in, &spillwayv1.AppendRequest{Message: &spillwayv1.AppendRequest_Open{Open: &spillwayv1.AppendOpen{Queue: "c", Cluster: "k"}}})
+		if m, err := in.Recv(); err != nil || m.GetOpened().GetWantsRetention() != kafka {
+			t.Fatalf("opened %v, %v; want wants_retention %v", m, err, kafka)
+		}
+		r.appended(in, batch("t", 0, 10, "v"))
+		tell := func(topic string, old int64) {
+			t.Helper()
+			r.send(in, &spillwayv1.AppendRequest{Message: &spillwayv1.AppendRequest_Retention{Retention: &spillwayv1.SourceRetention{
+				Source: source(topic), EndOffset: 10, OldOffset: old}}})
+			r.assign(in, topic) // it has been heard
+		}
+		tell("other", 5)
+		tell("t", 0)
+		q, err := r.service.queue("c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := q.Stats().SpilledRecords; n != 0 {
+			t.Errorf("%d records are spilled, and none is old", n)
+		}
+		tell("t", 5)
+		for begin := time.Now(); kafka && q.Stats().SpilledRecords < 10; time.Sleep(time.Millisecond) {
+			if time.Since(begin) > time.Minute {
+				t.Fatal("what is old is not stored")
+			}
+		}
+		r.stop()
+	}
+}

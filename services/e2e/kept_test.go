@@ -26,11 +26,11 @@ type keptPipeline struct {
 }
 
 // newKeptPipeline has the queue kept by brokers, in so many replicas.
-func newKeptPipeline(t *testing.T, brokers []string, replication int) *keptPipeline {
+func newKeptPipeline(t *testing.T, brokers []string, replication int, edit ...string) *keptPipeline {
 	t.Helper()
 	namespace := fmt.Sprintf("e2e-%d", time.Now().UnixNano())
-	p := &keptPipeline{pipeline: newShardedPipeline(t, "commit_after: safe", fmt.Sprintf("commit_after: delivered\n      store: {kafka: {brokers: [%s], namespace: %s, replication: %d}}",
-		strings.Join(brokers, ", "), namespace, replication))}
+	p := &keptPipeline{pipeline: newShardedPipeline(t, append([]string{"commit_after: safe", fmt.Sprintf("commit_after: delivered\n      store: {kafka: {brokers: [%s], namespace: %s, replication: %d}}",
+		strings.Join(brokers, ", "), namespace, replication)}, edit...)...)}
 	var addresses []string
 	for shard := range p.spares {
 		s := newService(t, p.dir, fmt.Sprint("spare-", shard), "buffer", "-c", p.config)
@@ -157,6 +157,47 @@ func TestAnotherMachineTakesOver(t *testing.T) {
 		t.Errorf("the second machine lists %v, %v", s, err)
 	}
 	heir.stop() // a fenced buffer drains as any other
+}
+
+// TestSourceForgetsWhatIsDeferred: a destination is away, and most of its backlog is left to the source
+// by its policy. When half of the time for which the source keeps records is over, they are stored.
+// Then the source deletes them, and all buffers are lost with their disks. Everything arrives once.
+func TestSourceForgetsWhatIsDeferred(t *testing.T) {
+	const n, keeps = 24_000, 40 * time.Second
+	p := newKeptPipeline(t, []string{stack.kafka.addr()}, 1, `test: {topics: ["*"], on_full: block}`, `test: {topics: ["*"], on_full: defer, limit: 64KiB}`)
+	admin := kadm.NewClient(newClient(t, stack.kafka))
+	if _, err := admin.AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Name: "retention.ms", Value: kadm.StringPtr(fmt.Sprint(keeps.Milliseconds()))}}, p.topic); err != nil {
+		t.Fatal(err)
+	}
+	p.start()
+	p.kafka.kill()
+	if err := newProducer(t, stack.kafka, p.topic).produce(n, 0); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, "one destination has everything", func() error { return p.settled(n, "hdfs") })
+	deferred := int64(0)
+	for _, b := range p.buffers() {
+		subs, err := subscriptionsOf(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		deferred += subs["test"].DeferredOffsets
+	}
+	if deferred < n/4 {
+		t.Fatalf("%d offsets are deferred: that is no test", deferred)
+	}
+	began := time.Now()
+	eventually(t, 2*time.Minute, "what is deferred is stored", func() error { return p.stored("test", n) })
+	t.Logf("%d deferred offsets were stored after %v; the source keeps them for %v", deferred, time.Since(began).Round(time.Second), keeps)
+	emptyTopic(t, p.topic)
+	for shard := range p.spares {
+		(*p.owner(shard)).kill()
+		p.takeOver(shard)
+	}
+	p.kafka.start()
+	p.awaitRest(n, time.Minute, p.hdfs)
+	tallyHDFS(t, p.hdfsDir, n).check(t, "HDFS", false)
+	checkCommitted(t, stack.kafka, p.out, n)
 }
 
 // stored is nil when a subscription has so many records pending, and all of them are in stores.

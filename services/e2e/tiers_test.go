@@ -50,6 +50,7 @@ var soakTests = []string{
 	"TestDeliveryIsCutOff",
 	"TestShardsAreKilledAgainAndAgain",
 	"TestKeptInKafkaLosesNothing",
+	"TestSourceForgetsWhatIsDeferred",
 }
 
 // chooseTests sets -test.run and -test.skip for the tier, and says what is left out.

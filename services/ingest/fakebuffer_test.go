@@ -45,6 +45,8 @@ type fakeBuffer struct {
 	refuseOnce error          // answer to the first of them
 	accepted   map[int64]bool // where those begin that were accepted
 	mayWait    map[int64]bool // what was said of batches, by where they end
+	wants      bool           // wants_retention
+	retention  []*spillwayv1.SourceRetention
 }
 
 type fakePartition struct {
@@ -91,9 +93,9 @@ func (f *fakeBuffer) Append(stream spillwayv1.BufferService_AppendServer) error 
 	}
 	f.mu.Lock()
 	f.streams++
-	life := f.life
+	life, wants := f.life, f.wants
 	f.mu.Unlock()
-	if err := stream.Send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Opened{Opened: &spillwayv1.AppendOpened{Life: life}}}); err != nil {
+	if err := stream.Send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Opened{Opened: &spillwayv1.AppendOpened{Life: life, WantsRetention: wants}}}); err != nil {
 		return err
 	}
 	f.mu.Lock()
@@ -182,6 +184,8 @@ func (f *fakeBuffer) handle(m *spillwayv1.AppendRequest) []*spillwayv1.AppendRes
 			}
 		}
 		return f.answer(b.Source, &spillwayv1.OffsetRange{First: b.FirstOffset, Next: b.NextOffset}, err)
+	case *spillwayv1.AppendRequest_Retention:
+		f.retention = append(f.retention, m.Retention)
 	case *spillwayv1.AppendRequest_Settle:
 		r := m.Settle
 		err := f.extend(r.Source, r.Range.First, r.Range.Next, func(p *fakePartition) error {

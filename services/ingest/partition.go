@@ -55,8 +55,13 @@ type partition struct {
 	retention  atomic.Pointer[kafkaclient.Retention] // of the topic; nil: unknown
 	added      bool                                  // it is younger than the group's reading of its topic
 	wait       backoff.Backoff                       // of its goroutine
+	stream     atomic.Pointer[appender]              // that it is read over; nil: none
 	thin       bool                                  // the margin until Kafka deletes what is not safe; of watchRetention
 	seen       struct{ offset, timestampMs int64 }   // the record at a safe offset; of watchRetention
+	old        struct {                              // what was told of retention; of tellRetention
+		to     *appender
+		offset int64
+	}
 
 	// Of a refetch only.
 	refetching uint64 // Refetch.id; 0: it is read for the group
@@ -124,6 +129,8 @@ func (p *partition) run(a *appender) {
 	defer p.source.full.ended(p)
 	defer p.source.fetching.ended(p)
 	defer p.drop()
+	p.stream.Store(a)
+	defer p.stream.Store(nil)
 	for a.ctx.Err() == nil {
 		r, err := p.assign(a)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/segmentio/kafka-go"
 
+	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/kafkaclient"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
@@ -20,6 +21,9 @@ const (
 	// hurryShare is the part of what Kafka keeps that a partition may be behind before the buffer
 	// is to take its batches at once, whatever becomes of them there.
 	hurryShare = 8
+	// oldShare is the part of what Kafka keeps that may be over before the buffer is to keep itself
+	// what it needs.
+	oldShare = 2
 )
 
 // keeps is the topic's retention; zero while it is unknown.
@@ -44,6 +48,9 @@ func (p *partition) mayWait(next, newestMs int64) bool {
 // watchRetention compares the age of each partition's first unsafe record with how long its topic
 // keeps records, until ctx ends. What Kafka deletes before it is safe may be lost.
 func (s *source) watchRetention(ctx context.Context, partitions []*partition) {
+	told := make(chan struct{}, 1) // has room while nobody is told
+	var telling sync.WaitGroup
+	defer telling.Wait()
 	for ctx.Err() == nil {
 		err := s.lookAtRetention(ctx, partitions)
 		switch {
@@ -55,6 +62,14 @@ func (s *source) watchRetention(ctx context.Context, partitions []*partition) {
 			s.retention.Over()
 		}
 		s.lookAtTransactions(partitions)
+		select {
+		case told <- struct{}{}: // a buffer may take its time
+			telling.Go(func() {
+				s.tellRetention(ctx, partitions)
+				<-told
+			})
+		default:
+		}
 		sleep(ctx, retentionInterval)
 	}
 }
@@ -113,6 +128,43 @@ func (s *source) lookAtRetention(ctx context.Context, partitions []*partition) e
 		}
 	}
 	return failures
+}
+
+// tellRetention tells buffers that want to know what Kafka may delete soon.
+func (s *source) tellRetention(ctx context.Context, partitions []*partition) {
+	for _, p := range partitions {
+		a := p.stream.Load()
+		if a == nil || !a.wants || p.safe.Load() < 0 || ctx.Err() != nil {
+			continue
+		}
+		old, err := p.oldOffset(ctx)
+		if err != nil || p.old.to == a && p.old.offset == old {
+			continue // it is looked at again soon
+		}
+		m := &spillwayv1.SourceRetention{FirstOffset: p.first.Load(), EndOffset: p.end.Load(), OldOffset: old, Source: &spillwayv1.SourcePartition{
+			Cluster: s.clusterID(), Topic: p.topic, Partition: int32(p.number), Incarnation: p.life.Load()}}
+		if a.send(&spillwayv1.AppendRequest{Message: &spillwayv1.AppendRequest_Retention{Retention: m}}) == nil {
+			p.old.to, p.old.offset = a, old
+		}
+	}
+}
+
+// oldOffset returns what Kafka may delete soon: what is before it. Of a partition whose first unsafe
+// record is young it is 0, unless bytes count.
+func (p *partition) oldOffset(ctx context.Context) (old int64, err error) {
+	first, end, keeps := p.first.Load(), p.end.Load(), p.retention.Load()
+	if keeps == nil || keeps.Compacted {
+		return end, nil
+	}
+	if keeps.Bounded {
+		old = first + (end-first)/oldShare
+	}
+	half := keeps.After / oldShare
+	if half == 0 || time.Duration(p.unsafeAge.Load())*time.Millisecond <= half {
+		return old, nil
+	}
+	at, err := p.source.lookups.offsetAt(ctx, p.topicPartition, time.Now().Add(-half))
+	return max(old, at), err
 }
 
 // oldestUnsafe is the age of the record at the safe offset, 0 when there is none.

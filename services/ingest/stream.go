@@ -24,6 +24,7 @@ type appender struct {
 	cancel context.CancelCauseFunc
 	stream spillwayv1.BufferService_AppendClient
 	buffer string                        // its address
+	wants  bool                          // it wants to hear of retention
 	source *source                       // who answers refetches and finds; may be nil
 	routes map[topicPartition]*partition // fixed
 	done   chan struct{}                 // closed when receive has ended
@@ -70,6 +71,7 @@ func (a *appender) open(conn *grpc.ClientConn, open *spillwayv1.AppendOpen, seen
 	if opened == nil {
 		return fmt.Errorf("the buffer answered %T, want opened", m.Message)
 	}
+	a.wants = opened.WantsRetention
 	return seen.Admit(opened.Life, opened.Epoch)
 }
 

@@ -3,6 +3,7 @@ package ingest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/config"
 	"github.com/spillwayio/spillway/services/internal/kafkaclient"
 )
@@ -284,6 +286,74 @@ func TestRetentionIsWatched(t *testing.T) {
 	if got := s.sources[0].partitionStatus()[0]; got.OldestUnsafeMs < week*6/7 || !p.thin {
 		t.Errorf("6 of 7 days: %v, thin %v", got, p.thin)
 	}
+}
+
+// TestOldIsTold: a buffer that wants to know hears what Kafka may delete soon, when that changes: what
+// is needed and in the older half of the time that Kafka keeps records, or of the bytes, and all of
+// a compacted topic.
+func TestOldIsTold(t *testing.T) {
+	kafka := startKafka(t, 1, topic)
+	records := numbered(20, 1, 0)
+	for i, r := range records { // 6 of 7 days, and 2
+		r.Timestamp = time.Now().Add(-time.Duration(6-i/10*4) * 24 * time.Hour)
+	}
+	kafka.produce(records...)
+	start := func(wants bool) (*source, *fakeBuffer, func()) {
+		t.Helper()
+		buffer := startBuffer(t)
+		buffer.wants = wants
+		s := kafka.ingest(buffer)
+		waitFor(t, "the records to be safe", func() bool {
+			status := s.sources[0].partitionStatus()
+			return len(status) == 1 && status[0].SafeOffset == 20
+		})
+		return s.sources[0], buffer, s.stop
+	}
+	source, buffer, stop := start(true)
+	p := source.partitions[0]
+	look := func() (last *spillwayv1.SourceRetention, n int) {
+		t.Helper()
+		if err := source.lookAtRetention(t.Context(), source.partitions); err != nil {
+			t.Fatal(err)
+		}
+		source.tellRetention(t.Context(), source.partitions)
+		buffer.set(func() {
+			if n = len(buffer.retention); n > 0 {
+				last = buffer.retention[n-1]
+			}
+		})
+		return last, n
+	}
+	told := func(want int64) {
+		t.Helper()
+		waitFor(t, fmt.Sprint("the buffer to hear that offsets are old before ", want), func() bool {
+			last, _ := look()
+			return last != nil && last.OldOffset == want && last.EndOffset == 20
+		})
+	}
+	told(0)
+	p.safe.Store(0)
+	told(10)
+	_, before := look()
+	if _, n := look(); n != before {
+		t.Errorf("the buffer was told %d times, want %d: nothing has changed", n, before)
+	}
+	p.safe.Store(20)
+	told(0)
+	kafka.deleteBefore(4)
+	kafka.configure("retention.bytes", "1000000")
+	told(12)
+	kafka.configure("retention.bytes", "-1")
+	told(0)
+	kafka.configure("cleanup.policy", "compact")
+	told(20)
+	stop()
+
+	source, buffer, stop = start(false)
+	if _, n := look(); n != 0 {
+		t.Errorf("a buffer that does not want to know was told %d times", n)
+	}
+	stop()
 }
 
 // TestMayWait: the buffer holds back nothing that Kafka may delete soon.

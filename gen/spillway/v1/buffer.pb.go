@@ -94,6 +94,7 @@ type AppendRequest struct {
 	//	*AppendRequest_FoundOffset
 	//	*AppendRequest_CaughtUp
 	//	*AppendRequest_Topics
+	//	*AppendRequest_Retention
 	Message isAppendRequest_Message `protobuf_oneof:"message"`
 	// With batch and settle: the Refetch that it answers; 0 for what the consumer group brought.
 	RefetchId uint64 `protobuf:"varint,6,opt,name=refetch_id,json=refetchId,proto3" json:"refetch_id,omitempty"`
@@ -215,6 +216,15 @@ func (x *AppendRequest) GetTopics() *SourceTopics {
 	return nil
 }
 
+func (x *AppendRequest) GetRetention() *SourceRetention {
+	if x != nil {
+		if x, ok := x.Message.(*AppendRequest_Retention); ok {
+			return x.Retention
+		}
+	}
+	return nil
+}
+
 func (x *AppendRequest) GetRefetchId() uint64 {
 	if x != nil {
 		return x.RefetchId
@@ -280,6 +290,11 @@ type AppendRequest_Topics struct {
 	Topics *SourceTopics `protobuf:"bytes,10,opt,name=topics,proto3,oneof"`
 }
 
+type AppendRequest_Retention struct {
+	// What Kafka may delete soon. Only when AppendOpened.wants_retention is set.
+	Retention *SourceRetention `protobuf:"bytes,12,opt,name=retention,proto3,oneof"`
+}
+
 func (*AppendRequest_Open) isAppendRequest_Message() {}
 
 func (*AppendRequest_Assign) isAppendRequest_Message() {}
@@ -295,6 +310,8 @@ func (*AppendRequest_FoundOffset) isAppendRequest_Message() {}
 func (*AppendRequest_CaughtUp) isAppendRequest_Message() {}
 
 func (*AppendRequest_Topics) isAppendRequest_Message() {}
+
+func (*AppendRequest_Retention) isAppendRequest_Message() {}
 
 // AppendOpen starts an append stream.
 type AppendOpen struct {
@@ -807,6 +824,81 @@ func (x *SourceTopic) GetPartitions() int32 {
 	return 0
 }
 
+// SourceRetention says how near Kafka is to deleting records of a partition that the buffer may ask for again.
+type SourceRetention struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The partition.
+	Source *SourcePartition `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// The first offset that Kafka has.
+	FirstOffset int64 `protobuf:"varint,2,opt,name=first_offset,json=firstOffset,proto3" json:"first_offset,omitempty"`
+	// The offset that its next record gets.
+	EndOffset int64 `protobuf:"varint,3,opt,name=end_offset,json=endOffset,proto3" json:"end_offset,omitempty"`
+	// Kafka may delete soon what is before it: half of the time for which it keeps records is over, or it is in the older
+	// half of the bytes that it keeps. It is end_offset when the topic is compacted, or nobody knows how long it keeps
+	// records, and 0 when that is far away.
+	OldOffset     int64 `protobuf:"varint,4,opt,name=old_offset,json=oldOffset,proto3" json:"old_offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SourceRetention) Reset() {
+	*x = SourceRetention{}
+	mi := &file_spillway_v1_buffer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SourceRetention) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SourceRetention) ProtoMessage() {}
+
+func (x *SourceRetention) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SourceRetention.ProtoReflect.Descriptor instead.
+func (*SourceRetention) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SourceRetention) GetSource() *SourcePartition {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *SourceRetention) GetFirstOffset() int64 {
+	if x != nil {
+		return x.FirstOffset
+	}
+	return 0
+}
+
+func (x *SourceRetention) GetEndOffset() int64 {
+	if x != nil {
+		return x.EndOffset
+	}
+	return 0
+}
+
+func (x *SourceRetention) GetOldOffset() int64 {
+	if x != nil {
+		return x.OldOffset
+	}
+	return 0
+}
+
 // AppendResponse is one message to an ingest.
 type AppendResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -827,7 +919,7 @@ type AppendResponse struct {
 
 func (x *AppendResponse) Reset() {
 	*x = AppendResponse{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[9]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +931,7 @@ func (x *AppendResponse) String() string {
 func (*AppendResponse) ProtoMessage() {}
 
 func (x *AppendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[9]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +944,7 @@ func (x *AppendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendResponse.ProtoReflect.Descriptor instead.
 func (*AppendResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{9}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AppendResponse) GetMessage() isAppendResponse_Message {
@@ -969,14 +1061,17 @@ type AppendOpened struct {
 	Life string `protobuf:"bytes,1,opt,name=life,proto3" json:"life,omitempty"`
 	// Number of the shard's owner, higher for each new one within a life. 0 where an owner is for
 	// ever, as with data_dir.
-	Epoch         uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Epoch uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// What the buffer does not have it may have to ask for again, after the loss of its machine: the ingest is to send
+	// retention now and then.
+	WantsRetention bool `protobuf:"varint,3,opt,name=wants_retention,json=wantsRetention,proto3" json:"wants_retention,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *AppendOpened) Reset() {
 	*x = AppendOpened{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1083,7 @@ func (x *AppendOpened) String() string {
 func (*AppendOpened) ProtoMessage() {}
 
 func (x *AppendOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1096,7 @@ func (x *AppendOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendOpened.ProtoReflect.Descriptor instead.
 func (*AppendOpened) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{10}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AppendOpened) GetLife() string {
@@ -1016,6 +1111,13 @@ func (x *AppendOpened) GetEpoch() uint64 {
 		return x.Epoch
 	}
 	return 0
+}
+
+func (x *AppendOpened) GetWantsRetention() bool {
+	if x != nil {
+		return x.WantsRetention
+	}
+	return false
 }
 
 // PartitionAssigned tells where to go on.
@@ -1040,7 +1142,7 @@ type PartitionAssigned struct {
 
 func (x *PartitionAssigned) Reset() {
 	*x = PartitionAssigned{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1154,7 @@ func (x *PartitionAssigned) String() string {
 func (*PartitionAssigned) ProtoMessage() {}
 
 func (x *PartitionAssigned) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1167,7 @@ func (x *PartitionAssigned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionAssigned.ProtoReflect.Descriptor instead.
 func (*PartitionAssigned) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{11}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PartitionAssigned) GetSource() *SourcePartition {
@@ -1124,7 +1226,7 @@ type Appended struct {
 
 func (x *Appended) Reset() {
 	*x = Appended{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1238,7 @@ func (x *Appended) String() string {
 func (*Appended) ProtoMessage() {}
 
 func (x *Appended) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1251,7 @@ func (x *Appended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Appended.ProtoReflect.Descriptor instead.
 func (*Appended) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{12}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Appended) GetSource() *SourcePartition {
@@ -1207,7 +1309,7 @@ type Refetch struct {
 
 func (x *Refetch) Reset() {
 	*x = Refetch{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1219,7 +1321,7 @@ func (x *Refetch) String() string {
 func (*Refetch) ProtoMessage() {}
 
 func (x *Refetch) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1232,7 +1334,7 @@ func (x *Refetch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refetch.ProtoReflect.Descriptor instead.
 func (*Refetch) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{13}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Refetch) GetId() uint64 {
@@ -1279,7 +1381,7 @@ type FindOffset struct {
 
 func (x *FindOffset) Reset() {
 	*x = FindOffset{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1291,7 +1393,7 @@ func (x *FindOffset) String() string {
 func (*FindOffset) ProtoMessage() {}
 
 func (x *FindOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1304,7 +1406,7 @@ func (x *FindOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindOffset.ProtoReflect.Descriptor instead.
 func (*FindOffset) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{14}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *FindOffset) GetId() uint64 {
@@ -1345,7 +1447,7 @@ type FoundOffset struct {
 
 func (x *FoundOffset) Reset() {
 	*x = FoundOffset{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1357,7 +1459,7 @@ func (x *FoundOffset) String() string {
 func (*FoundOffset) ProtoMessage() {}
 
 func (x *FoundOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1370,7 +1472,7 @@ func (x *FoundOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FoundOffset.ProtoReflect.Descriptor instead.
 func (*FoundOffset) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{15}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FoundOffset) GetId() uint64 {
@@ -1414,7 +1516,7 @@ type SafeOffset struct {
 
 func (x *SafeOffset) Reset() {
 	*x = SafeOffset{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1528,7 @@ func (x *SafeOffset) String() string {
 func (*SafeOffset) ProtoMessage() {}
 
 func (x *SafeOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1541,7 @@ func (x *SafeOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SafeOffset.ProtoReflect.Descriptor instead.
 func (*SafeOffset) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{16}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SafeOffset) GetSource() *SourcePartition {
@@ -1475,7 +1577,7 @@ type ConsumeRequest struct {
 
 func (x *ConsumeRequest) Reset() {
 	*x = ConsumeRequest{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1589,7 @@ func (x *ConsumeRequest) String() string {
 func (*ConsumeRequest) ProtoMessage() {}
 
 func (x *ConsumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1602,7 @@ func (x *ConsumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeRequest.ProtoReflect.Descriptor instead.
 func (*ConsumeRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{17}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ConsumeRequest) GetMessage() isConsumeRequest_Message {
@@ -1618,7 +1720,7 @@ type ConsumeOpen struct {
 
 func (x *ConsumeOpen) Reset() {
 	*x = ConsumeOpen{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1732,7 @@ func (x *ConsumeOpen) String() string {
 func (*ConsumeOpen) ProtoMessage() {}
 
 func (x *ConsumeOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1745,7 @@ func (x *ConsumeOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeOpen.ProtoReflect.Descriptor instead.
 func (*ConsumeOpen) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{18}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ConsumeOpen) GetSubscription() string {
@@ -1712,7 +1814,7 @@ type FlowTarget struct {
 
 func (x *FlowTarget) Reset() {
 	*x = FlowTarget{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1724,7 +1826,7 @@ func (x *FlowTarget) String() string {
 func (*FlowTarget) ProtoMessage() {}
 
 func (x *FlowTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1737,7 +1839,7 @@ func (x *FlowTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowTarget.ProtoReflect.Descriptor instead.
 func (*FlowTarget) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{19}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *FlowTarget) GetSubscription() string {
@@ -1785,7 +1887,7 @@ type FlowSource struct {
 
 func (x *FlowSource) Reset() {
 	*x = FlowSource{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1797,7 +1899,7 @@ func (x *FlowSource) String() string {
 func (*FlowSource) ProtoMessage() {}
 
 func (x *FlowSource) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1810,7 +1912,7 @@ func (x *FlowSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowSource.ProtoReflect.Descriptor instead.
 func (*FlowSource) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{20}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FlowSource) GetQueue() string {
@@ -1855,7 +1957,7 @@ type Flows struct {
 
 func (x *Flows) Reset() {
 	*x = Flows{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +1969,7 @@ func (x *Flows) String() string {
 func (*Flows) ProtoMessage() {}
 
 func (x *Flows) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +1982,7 @@ func (x *Flows) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flows.ProtoReflect.Descriptor instead.
 func (*Flows) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{21}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Flows) GetSources() []*FlowSource {
@@ -1908,7 +2010,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +2022,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +2035,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{22}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Credit) GetBytes() int64 {
@@ -1958,7 +2060,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +2072,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +2085,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{23}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Ack) GetId() uint64 {
@@ -2026,7 +2128,7 @@ type AckedLease struct {
 
 func (x *AckedLease) Reset() {
 	*x = AckedLease{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2140,7 @@ func (x *AckedLease) String() string {
 func (*AckedLease) ProtoMessage() {}
 
 func (x *AckedLease) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2153,7 @@ func (x *AckedLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckedLease.ProtoReflect.Descriptor instead.
 func (*AckedLease) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{24}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AckedLease) GetLeaseId() uint64 {
@@ -2097,7 +2199,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2109,7 +2211,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2122,7 +2224,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{25}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DeadLetter) GetOffset() int64 {
@@ -2161,7 +2263,7 @@ type StateChange struct {
 
 func (x *StateChange) Reset() {
 	*x = StateChange{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2173,7 +2275,7 @@ func (x *StateChange) String() string {
 func (*StateChange) ProtoMessage() {}
 
 func (x *StateChange) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2186,7 +2288,7 @@ func (x *StateChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateChange.ProtoReflect.Descriptor instead.
 func (*StateChange) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{26}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StateChange) GetKey() string {
@@ -2225,7 +2327,7 @@ type Nack struct {
 
 func (x *Nack) Reset() {
 	*x = Nack{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2237,7 +2339,7 @@ func (x *Nack) String() string {
 func (*Nack) ProtoMessage() {}
 
 func (x *Nack) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2250,7 +2352,7 @@ func (x *Nack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nack.ProtoReflect.Descriptor instead.
 func (*Nack) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{27}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Nack) GetLeaseId() uint64 {
@@ -2285,7 +2387,7 @@ type Extend struct {
 
 func (x *Extend) Reset() {
 	*x = Extend{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2297,7 +2399,7 @@ func (x *Extend) String() string {
 func (*Extend) ProtoMessage() {}
 
 func (x *Extend) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2310,7 +2412,7 @@ func (x *Extend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extend.ProtoReflect.Descriptor instead.
 func (*Extend) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{28}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Extend) GetLeaseIds() []uint64 {
@@ -2341,7 +2443,7 @@ type ConsumeResponse struct {
 
 func (x *ConsumeResponse) Reset() {
 	*x = ConsumeResponse{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[29]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2353,7 +2455,7 @@ func (x *ConsumeResponse) String() string {
 func (*ConsumeResponse) ProtoMessage() {}
 
 func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[29]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2366,7 +2468,7 @@ func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeResponse.ProtoReflect.Descriptor instead.
 func (*ConsumeResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{29}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ConsumeResponse) GetMessage() isConsumeResponse_Message {
@@ -2507,7 +2609,7 @@ type Watermark struct {
 
 func (x *Watermark) Reset() {
 	*x = Watermark{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[30]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2519,7 +2621,7 @@ func (x *Watermark) String() string {
 func (*Watermark) ProtoMessage() {}
 
 func (x *Watermark) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[30]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2532,7 +2634,7 @@ func (x *Watermark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Watermark.ProtoReflect.Descriptor instead.
 func (*Watermark) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{30}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Watermark) GetPassedMs() int64 {
@@ -2573,7 +2675,7 @@ type ConsumeOpened struct {
 
 func (x *ConsumeOpened) Reset() {
 	*x = ConsumeOpened{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[31]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +2687,7 @@ func (x *ConsumeOpened) String() string {
 func (*ConsumeOpened) ProtoMessage() {}
 
 func (x *ConsumeOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[31]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +2700,7 @@ func (x *ConsumeOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeOpened.ProtoReflect.Descriptor instead.
 func (*ConsumeOpened) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{31}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ConsumeOpened) GetSessionId() uint64 {
@@ -2659,7 +2761,7 @@ type HeaderFilter struct {
 
 func (x *HeaderFilter) Reset() {
 	*x = HeaderFilter{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[32]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2671,7 +2773,7 @@ func (x *HeaderFilter) String() string {
 func (*HeaderFilter) ProtoMessage() {}
 
 func (x *HeaderFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[32]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2684,7 +2786,7 @@ func (x *HeaderFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderFilter.ProtoReflect.Descriptor instead.
 func (*HeaderFilter) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{32}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *HeaderFilter) GetName() string {
@@ -2730,7 +2832,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[33]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2742,7 +2844,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[33]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2755,7 +2857,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{33}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Lease) GetLeaseId() uint64 {
@@ -2814,7 +2916,7 @@ type AckResult struct {
 
 func (x *AckResult) Reset() {
 	*x = AckResult{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[34]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2826,7 +2928,7 @@ func (x *AckResult) String() string {
 func (*AckResult) ProtoMessage() {}
 
 func (x *AckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[34]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2839,7 +2941,7 @@ func (x *AckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckResult.ProtoReflect.Descriptor instead.
 func (*AckResult) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{34}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AckResult) GetId() uint64 {
@@ -2869,7 +2971,7 @@ type Adopt struct {
 
 func (x *Adopt) Reset() {
 	*x = Adopt{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[35]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2881,7 +2983,7 @@ func (x *Adopt) String() string {
 func (*Adopt) ProtoMessage() {}
 
 func (x *Adopt) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[35]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2894,7 +2996,7 @@ func (x *Adopt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Adopt.ProtoReflect.Descriptor instead.
 func (*Adopt) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{35}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Adopt) GetSessionId() uint64 {
@@ -2924,7 +3026,7 @@ type StateEntry struct {
 
 func (x *StateEntry) Reset() {
 	*x = StateEntry{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[36]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +3038,7 @@ func (x *StateEntry) String() string {
 func (*StateEntry) ProtoMessage() {}
 
 func (x *StateEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[36]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3051,7 @@ func (x *StateEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateEntry.ProtoReflect.Descriptor instead.
 func (*StateEntry) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{36}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *StateEntry) GetKey() string {
@@ -2977,7 +3079,7 @@ type Revoked struct {
 
 func (x *Revoked) Reset() {
 	*x = Revoked{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[37]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2989,7 +3091,7 @@ func (x *Revoked) String() string {
 func (*Revoked) ProtoMessage() {}
 
 func (x *Revoked) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[37]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3002,7 +3104,7 @@ func (x *Revoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoked.ProtoReflect.Descriptor instead.
 func (*Revoked) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{37}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Revoked) GetLeaseIds() []uint64 {
@@ -3016,7 +3118,7 @@ var File_spillway_v1_buffer_proto protoreflect.FileDescriptor
 
 const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\n" +
-	"\x18spillway/v1/buffer.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x18spillway/v1/record.proto\"\xb8\x04\n" +
+	"\x18spillway/v1/buffer.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x18spillway/v1/record.proto\"\xf6\x04\n" +
 	"\rAppendRequest\x12-\n" +
 	"\x04open\x18\x01 \x01(\v2\x17.spillway.v1.AppendOpenH\x00R\x04open\x126\n" +
 	"\x06assign\x18\x02 \x01(\v2\x1c.spillway.v1.AssignPartitionH\x00R\x06assign\x126\n" +
@@ -3026,7 +3128,8 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\ffound_offset\x18\a \x01(\v2\x18.spillway.v1.FoundOffsetH\x00R\vfoundOffset\x124\n" +
 	"\tcaught_up\x18\t \x01(\v2\x15.spillway.v1.CaughtUpH\x00R\bcaughtUp\x123\n" +
 	"\x06topics\x18\n" +
-	" \x01(\v2\x19.spillway.v1.SourceTopicsH\x00R\x06topics\x12\x1d\n" +
+	" \x01(\v2\x19.spillway.v1.SourceTopicsH\x00R\x06topics\x12<\n" +
+	"\tretention\x18\f \x01(\v2\x1c.spillway.v1.SourceRetentionH\x00R\tretention\x12\x1d\n" +
 	"\n" +
 	"refetch_id\x18\x06 \x01(\x04R\trefetchId\x129\n" +
 	"\vlast_record\x18\b \x01(\v2\x18.spillway.v1.FingerprintR\n" +
@@ -3067,7 +3170,14 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1e\n" +
 	"\n" +
 	"partitions\x18\x02 \x01(\x05R\n" +
-	"partitions\"\xe0\x02\n" +
+	"partitions\"\xa8\x01\n" +
+	"\x0fSourceRetention\x124\n" +
+	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12!\n" +
+	"\ffirst_offset\x18\x02 \x01(\x03R\vfirstOffset\x12\x1d\n" +
+	"\n" +
+	"end_offset\x18\x03 \x01(\x03R\tendOffset\x12\x1d\n" +
+	"\n" +
+	"old_offset\x18\x04 \x01(\x03R\toldOffset\"\xe0\x02\n" +
 	"\x0eAppendResponse\x123\n" +
 	"\x06opened\x18\x01 \x01(\v2\x19.spillway.v1.AppendOpenedH\x00R\x06opened\x12<\n" +
 	"\bassigned\x18\x02 \x01(\v2\x1e.spillway.v1.PartitionAssignedH\x00R\bassigned\x123\n" +
@@ -3076,10 +3186,11 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\arefetch\x18\x05 \x01(\v2\x14.spillway.v1.RefetchH\x00R\arefetch\x12:\n" +
 	"\vfind_offset\x18\x06 \x01(\v2\x17.spillway.v1.FindOffsetH\x00R\n" +
 	"findOffsetB\t\n" +
-	"\amessage\"8\n" +
+	"\amessage\"a\n" +
 	"\fAppendOpened\x12\x12\n" +
 	"\x04life\x18\x01 \x01(\tR\x04life\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\xe4\x01\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12'\n" +
+	"\x0fwants_retention\x18\x03 \x01(\bR\x0ewantsRetention\"\xe4\x01\n" +
 	"\x11PartitionAssigned\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12\x14\n" +
 	"\x05known\x18\x02 \x01(\bR\x05known\x12#\n" +
@@ -3240,7 +3351,7 @@ func file_spillway_v1_buffer_proto_rawDescGZIP() []byte {
 }
 
 var file_spillway_v1_buffer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_spillway_v1_buffer_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_spillway_v1_buffer_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_spillway_v1_buffer_proto_goTypes = []any{
 	(Ordering)(0),               // 0: spillway.v1.Ordering
 	(*AppendRequest)(nil),       // 1: spillway.v1.AppendRequest
@@ -3252,115 +3363,118 @@ var file_spillway_v1_buffer_proto_goTypes = []any{
 	(*CaughtUp)(nil),            // 7: spillway.v1.CaughtUp
 	(*SourceTopics)(nil),        // 8: spillway.v1.SourceTopics
 	(*SourceTopic)(nil),         // 9: spillway.v1.SourceTopic
-	(*AppendResponse)(nil),      // 10: spillway.v1.AppendResponse
-	(*AppendOpened)(nil),        // 11: spillway.v1.AppendOpened
-	(*PartitionAssigned)(nil),   // 12: spillway.v1.PartitionAssigned
-	(*Appended)(nil),            // 13: spillway.v1.Appended
-	(*Refetch)(nil),             // 14: spillway.v1.Refetch
-	(*FindOffset)(nil),          // 15: spillway.v1.FindOffset
-	(*FoundOffset)(nil),         // 16: spillway.v1.FoundOffset
-	(*SafeOffset)(nil),          // 17: spillway.v1.SafeOffset
-	(*ConsumeRequest)(nil),      // 18: spillway.v1.ConsumeRequest
-	(*ConsumeOpen)(nil),         // 19: spillway.v1.ConsumeOpen
-	(*FlowTarget)(nil),          // 20: spillway.v1.FlowTarget
-	(*FlowSource)(nil),          // 21: spillway.v1.FlowSource
-	(*Flows)(nil),               // 22: spillway.v1.Flows
-	(*Credit)(nil),              // 23: spillway.v1.Credit
-	(*Ack)(nil),                 // 24: spillway.v1.Ack
-	(*AckedLease)(nil),          // 25: spillway.v1.AckedLease
-	(*DeadLetter)(nil),          // 26: spillway.v1.DeadLetter
-	(*StateChange)(nil),         // 27: spillway.v1.StateChange
-	(*Nack)(nil),                // 28: spillway.v1.Nack
-	(*Extend)(nil),              // 29: spillway.v1.Extend
-	(*ConsumeResponse)(nil),     // 30: spillway.v1.ConsumeResponse
-	(*Watermark)(nil),           // 31: spillway.v1.Watermark
-	(*ConsumeOpened)(nil),       // 32: spillway.v1.ConsumeOpened
-	(*HeaderFilter)(nil),        // 33: spillway.v1.HeaderFilter
-	(*Lease)(nil),               // 34: spillway.v1.Lease
-	(*AckResult)(nil),           // 35: spillway.v1.AckResult
-	(*Adopt)(nil),               // 36: spillway.v1.Adopt
-	(*StateEntry)(nil),          // 37: spillway.v1.StateEntry
-	(*Revoked)(nil),             // 38: spillway.v1.Revoked
-	(*Batch)(nil),               // 39: spillway.v1.Batch
-	(*Fingerprint)(nil),         // 40: spillway.v1.Fingerprint
-	(*SourcePartition)(nil),     // 41: spillway.v1.SourcePartition
-	(*OffsetRange)(nil),         // 42: spillway.v1.OffsetRange
-	(Outcome)(0),                // 43: spillway.v1.Outcome
-	(*status.Status)(nil),       // 44: google.rpc.Status
-	(*durationpb.Duration)(nil), // 45: google.protobuf.Duration
+	(*SourceRetention)(nil),     // 10: spillway.v1.SourceRetention
+	(*AppendResponse)(nil),      // 11: spillway.v1.AppendResponse
+	(*AppendOpened)(nil),        // 12: spillway.v1.AppendOpened
+	(*PartitionAssigned)(nil),   // 13: spillway.v1.PartitionAssigned
+	(*Appended)(nil),            // 14: spillway.v1.Appended
+	(*Refetch)(nil),             // 15: spillway.v1.Refetch
+	(*FindOffset)(nil),          // 16: spillway.v1.FindOffset
+	(*FoundOffset)(nil),         // 17: spillway.v1.FoundOffset
+	(*SafeOffset)(nil),          // 18: spillway.v1.SafeOffset
+	(*ConsumeRequest)(nil),      // 19: spillway.v1.ConsumeRequest
+	(*ConsumeOpen)(nil),         // 20: spillway.v1.ConsumeOpen
+	(*FlowTarget)(nil),          // 21: spillway.v1.FlowTarget
+	(*FlowSource)(nil),          // 22: spillway.v1.FlowSource
+	(*Flows)(nil),               // 23: spillway.v1.Flows
+	(*Credit)(nil),              // 24: spillway.v1.Credit
+	(*Ack)(nil),                 // 25: spillway.v1.Ack
+	(*AckedLease)(nil),          // 26: spillway.v1.AckedLease
+	(*DeadLetter)(nil),          // 27: spillway.v1.DeadLetter
+	(*StateChange)(nil),         // 28: spillway.v1.StateChange
+	(*Nack)(nil),                // 29: spillway.v1.Nack
+	(*Extend)(nil),              // 30: spillway.v1.Extend
+	(*ConsumeResponse)(nil),     // 31: spillway.v1.ConsumeResponse
+	(*Watermark)(nil),           // 32: spillway.v1.Watermark
+	(*ConsumeOpened)(nil),       // 33: spillway.v1.ConsumeOpened
+	(*HeaderFilter)(nil),        // 34: spillway.v1.HeaderFilter
+	(*Lease)(nil),               // 35: spillway.v1.Lease
+	(*AckResult)(nil),           // 36: spillway.v1.AckResult
+	(*Adopt)(nil),               // 37: spillway.v1.Adopt
+	(*StateEntry)(nil),          // 38: spillway.v1.StateEntry
+	(*Revoked)(nil),             // 39: spillway.v1.Revoked
+	(*Batch)(nil),               // 40: spillway.v1.Batch
+	(*Fingerprint)(nil),         // 41: spillway.v1.Fingerprint
+	(*SourcePartition)(nil),     // 42: spillway.v1.SourcePartition
+	(*OffsetRange)(nil),         // 43: spillway.v1.OffsetRange
+	(Outcome)(0),                // 44: spillway.v1.Outcome
+	(*status.Status)(nil),       // 45: google.rpc.Status
+	(*durationpb.Duration)(nil), // 46: google.protobuf.Duration
 }
 var file_spillway_v1_buffer_proto_depIdxs = []int32{
 	2,  // 0: spillway.v1.AppendRequest.open:type_name -> spillway.v1.AppendOpen
 	4,  // 1: spillway.v1.AppendRequest.assign:type_name -> spillway.v1.AssignPartition
 	5,  // 2: spillway.v1.AppendRequest.revoke:type_name -> spillway.v1.RevokePartition
-	39, // 3: spillway.v1.AppendRequest.batch:type_name -> spillway.v1.Batch
+	40, // 3: spillway.v1.AppendRequest.batch:type_name -> spillway.v1.Batch
 	6,  // 4: spillway.v1.AppendRequest.settle:type_name -> spillway.v1.SettleRange
-	16, // 5: spillway.v1.AppendRequest.found_offset:type_name -> spillway.v1.FoundOffset
+	17, // 5: spillway.v1.AppendRequest.found_offset:type_name -> spillway.v1.FoundOffset
 	7,  // 6: spillway.v1.AppendRequest.caught_up:type_name -> spillway.v1.CaughtUp
 	8,  // 7: spillway.v1.AppendRequest.topics:type_name -> spillway.v1.SourceTopics
-	40, // 8: spillway.v1.AppendRequest.last_record:type_name -> spillway.v1.Fingerprint
-	3,  // 9: spillway.v1.AppendOpen.shard:type_name -> spillway.v1.ShardClaim
-	41, // 10: spillway.v1.AssignPartition.source:type_name -> spillway.v1.SourcePartition
-	41, // 11: spillway.v1.RevokePartition.source:type_name -> spillway.v1.SourcePartition
-	41, // 12: spillway.v1.SettleRange.source:type_name -> spillway.v1.SourcePartition
-	42, // 13: spillway.v1.SettleRange.range:type_name -> spillway.v1.OffsetRange
-	43, // 14: spillway.v1.SettleRange.outcome:type_name -> spillway.v1.Outcome
-	41, // 15: spillway.v1.CaughtUp.source:type_name -> spillway.v1.SourcePartition
-	9,  // 16: spillway.v1.SourceTopics.topics:type_name -> spillway.v1.SourceTopic
-	11, // 17: spillway.v1.AppendResponse.opened:type_name -> spillway.v1.AppendOpened
-	12, // 18: spillway.v1.AppendResponse.assigned:type_name -> spillway.v1.PartitionAssigned
-	13, // 19: spillway.v1.AppendResponse.appended:type_name -> spillway.v1.Appended
-	17, // 20: spillway.v1.AppendResponse.safe:type_name -> spillway.v1.SafeOffset
-	14, // 21: spillway.v1.AppendResponse.refetch:type_name -> spillway.v1.Refetch
-	15, // 22: spillway.v1.AppendResponse.find_offset:type_name -> spillway.v1.FindOffset
-	41, // 23: spillway.v1.PartitionAssigned.source:type_name -> spillway.v1.SourcePartition
-	40, // 24: spillway.v1.PartitionAssigned.known_records:type_name -> spillway.v1.Fingerprint
-	41, // 25: spillway.v1.Appended.source:type_name -> spillway.v1.SourcePartition
-	42, // 26: spillway.v1.Appended.range:type_name -> spillway.v1.OffsetRange
-	44, // 27: spillway.v1.Appended.status:type_name -> google.rpc.Status
-	41, // 28: spillway.v1.Refetch.source:type_name -> spillway.v1.SourcePartition
-	42, // 29: spillway.v1.Refetch.range:type_name -> spillway.v1.OffsetRange
-	40, // 30: spillway.v1.Refetch.known_records:type_name -> spillway.v1.Fingerprint
-	41, // 31: spillway.v1.FindOffset.source:type_name -> spillway.v1.SourcePartition
-	41, // 32: spillway.v1.SafeOffset.source:type_name -> spillway.v1.SourcePartition
-	19, // 33: spillway.v1.ConsumeRequest.open:type_name -> spillway.v1.ConsumeOpen
-	23, // 34: spillway.v1.ConsumeRequest.credit:type_name -> spillway.v1.Credit
-	24, // 35: spillway.v1.ConsumeRequest.ack:type_name -> spillway.v1.Ack
-	28, // 36: spillway.v1.ConsumeRequest.nack:type_name -> spillway.v1.Nack
-	29, // 37: spillway.v1.ConsumeRequest.extend:type_name -> spillway.v1.Extend
-	0,  // 38: spillway.v1.ConsumeOpen.ordering:type_name -> spillway.v1.Ordering
-	20, // 39: spillway.v1.ConsumeOpen.target:type_name -> spillway.v1.FlowTarget
-	3,  // 40: spillway.v1.ConsumeOpen.shard:type_name -> spillway.v1.ShardClaim
-	21, // 41: spillway.v1.Flows.sources:type_name -> spillway.v1.FlowSource
-	20, // 42: spillway.v1.Flows.targets:type_name -> spillway.v1.FlowTarget
-	25, // 43: spillway.v1.Ack.leases:type_name -> spillway.v1.AckedLease
-	27, // 44: spillway.v1.Ack.state_changes:type_name -> spillway.v1.StateChange
-	42, // 45: spillway.v1.AckedLease.filtered:type_name -> spillway.v1.OffsetRange
-	26, // 46: spillway.v1.AckedLease.dead_letters:type_name -> spillway.v1.DeadLetter
-	42, // 47: spillway.v1.AckedLease.only:type_name -> spillway.v1.OffsetRange
-	45, // 48: spillway.v1.Nack.delay:type_name -> google.protobuf.Duration
-	32, // 49: spillway.v1.ConsumeResponse.opened:type_name -> spillway.v1.ConsumeOpened
-	34, // 50: spillway.v1.ConsumeResponse.lease:type_name -> spillway.v1.Lease
-	35, // 51: spillway.v1.ConsumeResponse.ack_result:type_name -> spillway.v1.AckResult
-	36, // 52: spillway.v1.ConsumeResponse.adopt:type_name -> spillway.v1.Adopt
-	38, // 53: spillway.v1.ConsumeResponse.revoked:type_name -> spillway.v1.Revoked
-	31, // 54: spillway.v1.ConsumeResponse.watermark:type_name -> spillway.v1.Watermark
-	22, // 55: spillway.v1.ConsumeResponse.flows:type_name -> spillway.v1.Flows
-	45, // 56: spillway.v1.ConsumeOpened.lease_duration:type_name -> google.protobuf.Duration
-	33, // 57: spillway.v1.ConsumeOpened.headers:type_name -> spillway.v1.HeaderFilter
-	39, // 58: spillway.v1.Lease.batch:type_name -> spillway.v1.Batch
-	42, // 59: spillway.v1.Lease.settled:type_name -> spillway.v1.OffsetRange
-	44, // 60: spillway.v1.AckResult.status:type_name -> google.rpc.Status
-	37, // 61: spillway.v1.Adopt.entries:type_name -> spillway.v1.StateEntry
-	1,  // 62: spillway.v1.BufferService.Append:input_type -> spillway.v1.AppendRequest
-	18, // 63: spillway.v1.BufferService.Consume:input_type -> spillway.v1.ConsumeRequest
-	10, // 64: spillway.v1.BufferService.Append:output_type -> spillway.v1.AppendResponse
-	30, // 65: spillway.v1.BufferService.Consume:output_type -> spillway.v1.ConsumeResponse
-	64, // [64:66] is the sub-list for method output_type
-	62, // [62:64] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	10, // 8: spillway.v1.AppendRequest.retention:type_name -> spillway.v1.SourceRetention
+	41, // 9: spillway.v1.AppendRequest.last_record:type_name -> spillway.v1.Fingerprint
+	3,  // 10: spillway.v1.AppendOpen.shard:type_name -> spillway.v1.ShardClaim
+	42, // 11: spillway.v1.AssignPartition.source:type_name -> spillway.v1.SourcePartition
+	42, // 12: spillway.v1.RevokePartition.source:type_name -> spillway.v1.SourcePartition
+	42, // 13: spillway.v1.SettleRange.source:type_name -> spillway.v1.SourcePartition
+	43, // 14: spillway.v1.SettleRange.range:type_name -> spillway.v1.OffsetRange
+	44, // 15: spillway.v1.SettleRange.outcome:type_name -> spillway.v1.Outcome
+	42, // 16: spillway.v1.CaughtUp.source:type_name -> spillway.v1.SourcePartition
+	9,  // 17: spillway.v1.SourceTopics.topics:type_name -> spillway.v1.SourceTopic
+	42, // 18: spillway.v1.SourceRetention.source:type_name -> spillway.v1.SourcePartition
+	12, // 19: spillway.v1.AppendResponse.opened:type_name -> spillway.v1.AppendOpened
+	13, // 20: spillway.v1.AppendResponse.assigned:type_name -> spillway.v1.PartitionAssigned
+	14, // 21: spillway.v1.AppendResponse.appended:type_name -> spillway.v1.Appended
+	18, // 22: spillway.v1.AppendResponse.safe:type_name -> spillway.v1.SafeOffset
+	15, // 23: spillway.v1.AppendResponse.refetch:type_name -> spillway.v1.Refetch
+	16, // 24: spillway.v1.AppendResponse.find_offset:type_name -> spillway.v1.FindOffset
+	42, // 25: spillway.v1.PartitionAssigned.source:type_name -> spillway.v1.SourcePartition
+	41, // 26: spillway.v1.PartitionAssigned.known_records:type_name -> spillway.v1.Fingerprint
+	42, // 27: spillway.v1.Appended.source:type_name -> spillway.v1.SourcePartition
+	43, // 28: spillway.v1.Appended.range:type_name -> spillway.v1.OffsetRange
+	45, // 29: spillway.v1.Appended.status:type_name -> google.rpc.Status
+	42, // 30: spillway.v1.Refetch.source:type_name -> spillway.v1.SourcePartition
+	43, // 31: spillway.v1.Refetch.range:type_name -> spillway.v1.OffsetRange
+	41, // 32: spillway.v1.Refetch.known_records:type_name -> spillway.v1.Fingerprint
+	42, // 33: spillway.v1.FindOffset.source:type_name -> spillway.v1.SourcePartition
+	42, // 34: spillway.v1.SafeOffset.source:type_name -> spillway.v1.SourcePartition
+	20, // 35: spillway.v1.ConsumeRequest.open:type_name -> spillway.v1.ConsumeOpen
+	24, // 36: spillway.v1.ConsumeRequest.credit:type_name -> spillway.v1.Credit
+	25, // 37: spillway.v1.ConsumeRequest.ack:type_name -> spillway.v1.Ack
+	29, // 38: spillway.v1.ConsumeRequest.nack:type_name -> spillway.v1.Nack
+	30, // 39: spillway.v1.ConsumeRequest.extend:type_name -> spillway.v1.Extend
+	0,  // 40: spillway.v1.ConsumeOpen.ordering:type_name -> spillway.v1.Ordering
+	21, // 41: spillway.v1.ConsumeOpen.target:type_name -> spillway.v1.FlowTarget
+	3,  // 42: spillway.v1.ConsumeOpen.shard:type_name -> spillway.v1.ShardClaim
+	22, // 43: spillway.v1.Flows.sources:type_name -> spillway.v1.FlowSource
+	21, // 44: spillway.v1.Flows.targets:type_name -> spillway.v1.FlowTarget
+	26, // 45: spillway.v1.Ack.leases:type_name -> spillway.v1.AckedLease
+	28, // 46: spillway.v1.Ack.state_changes:type_name -> spillway.v1.StateChange
+	43, // 47: spillway.v1.AckedLease.filtered:type_name -> spillway.v1.OffsetRange
+	27, // 48: spillway.v1.AckedLease.dead_letters:type_name -> spillway.v1.DeadLetter
+	43, // 49: spillway.v1.AckedLease.only:type_name -> spillway.v1.OffsetRange
+	46, // 50: spillway.v1.Nack.delay:type_name -> google.protobuf.Duration
+	33, // 51: spillway.v1.ConsumeResponse.opened:type_name -> spillway.v1.ConsumeOpened
+	35, // 52: spillway.v1.ConsumeResponse.lease:type_name -> spillway.v1.Lease
+	36, // 53: spillway.v1.ConsumeResponse.ack_result:type_name -> spillway.v1.AckResult
+	37, // 54: spillway.v1.ConsumeResponse.adopt:type_name -> spillway.v1.Adopt
+	39, // 55: spillway.v1.ConsumeResponse.revoked:type_name -> spillway.v1.Revoked
+	32, // 56: spillway.v1.ConsumeResponse.watermark:type_name -> spillway.v1.Watermark
+	23, // 57: spillway.v1.ConsumeResponse.flows:type_name -> spillway.v1.Flows
+	46, // 58: spillway.v1.ConsumeOpened.lease_duration:type_name -> google.protobuf.Duration
+	34, // 59: spillway.v1.ConsumeOpened.headers:type_name -> spillway.v1.HeaderFilter
+	40, // 60: spillway.v1.Lease.batch:type_name -> spillway.v1.Batch
+	43, // 61: spillway.v1.Lease.settled:type_name -> spillway.v1.OffsetRange
+	45, // 62: spillway.v1.AckResult.status:type_name -> google.rpc.Status
+	38, // 63: spillway.v1.Adopt.entries:type_name -> spillway.v1.StateEntry
+	1,  // 64: spillway.v1.BufferService.Append:input_type -> spillway.v1.AppendRequest
+	19, // 65: spillway.v1.BufferService.Consume:input_type -> spillway.v1.ConsumeRequest
+	11, // 66: spillway.v1.BufferService.Append:output_type -> spillway.v1.AppendResponse
+	31, // 67: spillway.v1.BufferService.Consume:output_type -> spillway.v1.ConsumeResponse
+	66, // [66:68] is the sub-list for method output_type
+	64, // [64:66] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_spillway_v1_buffer_proto_init() }
@@ -3378,8 +3492,9 @@ func file_spillway_v1_buffer_proto_init() {
 		(*AppendRequest_FoundOffset)(nil),
 		(*AppendRequest_CaughtUp)(nil),
 		(*AppendRequest_Topics)(nil),
+		(*AppendRequest_Retention)(nil),
 	}
-	file_spillway_v1_buffer_proto_msgTypes[9].OneofWrappers = []any{
+	file_spillway_v1_buffer_proto_msgTypes[10].OneofWrappers = []any{
 		(*AppendResponse_Opened)(nil),
 		(*AppendResponse_Assigned)(nil),
 		(*AppendResponse_Appended)(nil),
@@ -3387,15 +3502,15 @@ func file_spillway_v1_buffer_proto_init() {
 		(*AppendResponse_Refetch)(nil),
 		(*AppendResponse_FindOffset)(nil),
 	}
-	file_spillway_v1_buffer_proto_msgTypes[17].OneofWrappers = []any{
+	file_spillway_v1_buffer_proto_msgTypes[18].OneofWrappers = []any{
 		(*ConsumeRequest_Open)(nil),
 		(*ConsumeRequest_Credit)(nil),
 		(*ConsumeRequest_Ack)(nil),
 		(*ConsumeRequest_Nack)(nil),
 		(*ConsumeRequest_Extend)(nil),
 	}
-	file_spillway_v1_buffer_proto_msgTypes[26].OneofWrappers = []any{}
-	file_spillway_v1_buffer_proto_msgTypes[29].OneofWrappers = []any{
+	file_spillway_v1_buffer_proto_msgTypes[27].OneofWrappers = []any{}
+	file_spillway_v1_buffer_proto_msgTypes[30].OneofWrappers = []any{
 		(*ConsumeResponse_Opened)(nil),
 		(*ConsumeResponse_Lease)(nil),
 		(*ConsumeResponse_AckResult)(nil),
@@ -3410,7 +3525,7 @@ func file_spillway_v1_buffer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spillway_v1_buffer_proto_rawDesc), len(file_spillway_v1_buffer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   38,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

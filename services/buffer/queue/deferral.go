@@ -134,6 +134,9 @@ func (q *Queue) takesBackLocked(g *progress) bool {
 	if q.supersededLocked(g.part) {
 		return true // or it is lost when the others have it
 	}
+	if q.isOldLocked(g) {
+		return true // or it may be lost with Kafka's retention
+	}
 	if g.sub.paused || !q.replaysNowLocked(g) {
 		return false
 	}

@@ -57,6 +57,7 @@ func (q *Queue) Assign(id Partition, recreated bool) (Assigned, error) {
 	id.Incarnation = q.newest[id.topic()]
 	if recreated && id.Incarnation == gone && q.partitions[id] != nil {
 		id.Incarnation++
+		q.spillOldLocked() // of which Kafka has nothing any more
 		q.cfg.Log.Warn("topic was created again: its offsets begin anew", "topic", id.Topic, "partition", id.Number, "incarnation", id.Incarnation)
 	}
 	p := q.partitions[id]

@@ -37,6 +37,7 @@ func Open(cfg Config, openStore func(StoreOptions) (Store, error)) (*Queue, erro
 		listed: make(map[reads]listedTopics), empty: make(map[Partition]int64), unraised: make(map[*partition]bool),
 		room: make(chan struct{}), kick: make(chan struct{}, 1), done: make(chan struct{})}
 	q.mu.now = sinceStart
+	q.spillUntil = -1
 	r := &recovery{q: q, homes: make(map[Partition]*partition)}
 	store, err := openStore(StoreOptions{
 		DiskBytes: cfg.DiskBytes,

@@ -85,6 +85,7 @@ type partition struct {
 	printed  int64                       // when one was journaled, on the queue's clock
 	givingUp bool                        // a change that settles what is lost is being written
 	lacks    node[*partition]            // in Queue.lacking
+	old      int64                       // Kafka may delete soon what is before it, as an ingest said last; 0: nothing
 	snapshot uint32                      // the number of the one that was begun before it became known
 	listed   bool                        // a source reads it, as topicTimesLocked found last
 }

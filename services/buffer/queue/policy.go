@@ -49,8 +49,8 @@ func (q *Queue) fullLocked(p *partition, refetched bool) error {
 		return nil
 	}
 	for _, g := range p.progress {
-		if limit := q.limit(g.sub); !g.unwanted && g.sub.OnFull == Block && limit > 0 && g.sub.pendingBytes >= limit {
-			return fmt.Errorf("%w: subscription %s has a backlog of %d bytes, at most %d", ErrFull, g.sub.Name, g.sub.pendingBytes, limit)
+		if limit := q.limit(g.sub); !g.unwanted && g.sub.OnFull == Block && limit > 0 && q.backlogLocked(g.sub) >= limit {
+			return fmt.Errorf("%w: subscription %s has a backlog of %d bytes, at most %d", ErrFull, g.sub.Name, q.backlogLocked(g.sub), limit)
 		}
 	}
 	return nil

@@ -40,7 +40,11 @@ type Config struct {
 	// SpillAfter is how old a batch gets in memory before it is written; 0 writes it through.
 	SpillAfter time.Duration
 	// Delivered keeps stored batches of required subscriptions out of the safe offset.
-	Delivered     bool
+	Delivered bool
+	// KeepsOld has the store take what Kafka may delete soon (Queue.Old) and a required subscription
+	// still needs, whatever its policy, and though it is paused: else the loss of this machine, or of
+	// what it has in memory, may find it nowhere.
+	KeepsOld      bool
 	LeaseDuration time.Duration
 	Subscriptions []SubscriptionConfig
 	// Shard is the number of this part of a queue that several buffers share, in the first 16 bits
@@ -94,6 +98,7 @@ type Queue struct {
 	changes                    []*change // to be written
 	settledRefs                []Ref     // stored payloads to be released
 	storeStats                 StoreStats
+	spillUntil                 int64            // what was appended until then is due, on clock; -1: nothing is
 	noSpaceUntil               time.Time        // the store had no space for batches; zero: it has
 	noSpaceForChanges          bool             // nor for changes alone
 	writeBegan                 int64            // when the write began that goes on, on clock; 0: none

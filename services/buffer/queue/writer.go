@@ -319,7 +319,7 @@ func (q *Queue) spillDueLocked() bool {
 	if q.spilling || q.wantRoom > 0 {
 		return true
 	}
-	return len(q.unspilled) > 0 && q.clock()-q.unspilled[0].appended >= int64(q.cfg.SpillAfter)
+	return len(q.unspilled) > 0 && (q.clock()-q.unspilled[0].appended >= int64(q.cfg.SpillAfter) || q.unspilled[0].appended <= q.spillUntil)
 }
 
 func (q *Queue) aboveHighWatermark() bool {

@@ -119,6 +119,8 @@ func (c *Client) LeaveGroup(ctx context.Context, group, member string) error {
 type Retention struct {
 	After   time.Duration // of that age; 0: never
 	Bounded bool          // also when a partition has more than so many bytes
+	// Compacted says that records go when there is a later one with their key.
+	Compacted bool
 }
 
 // Retention returns when each of the topics deletes records.
@@ -137,7 +139,7 @@ func (c *Client) Retention(ctx context.Context, topics []string) (map[string]Ret
 		if r.Error != nil {
 			return nil, fmt.Errorf("describe the configuration of topic %s: %w", r.ResourceName, r.Error)
 		}
-		kept, bounded, deletes := int64(-1), false, false
+		kept, bounded, deletes, compacts := int64(-1), false, false, false
 		for _, entry := range r.ConfigEntries {
 			switch entry.ConfigName {
 			case "retention.ms":
@@ -147,17 +149,18 @@ func (c *Client) Retention(ctx context.Context, topics []string) (map[string]Ret
 			case "retention.bytes":
 				bounded = entry.ConfigValue != "-1"
 			case "cleanup.policy":
-				deletes = strings.Contains(entry.ConfigValue, "delete")
+				deletes, compacts = strings.Contains(entry.ConfigValue, "delete"), strings.Contains(entry.ConfigValue, "compact")
 			}
 		}
 		const longest = math.MaxInt64 / int64(time.Millisecond)
 		if kept < 0 || kept >= longest {
 			kept = 0
 		}
-		all[r.ResourceName] = Retention{}
+		keeps := Retention{Compacted: compacts}
 		if deletes {
-			all[r.ResourceName] = Retention{time.Duration(kept) * time.Millisecond, bounded}
+			keeps.After, keeps.Bounded = time.Duration(kept)*time.Millisecond, bounded
 		}
+		all[r.ResourceName] = keeps
 	}
 	return all, nil
 }

@@ -1,0 +1,134 @@
+package queue
+
+import (
+	"errors"
+	"testing"
+	"time"
+)
+
+// TestOldIsSpilled: what is in memory only is written when an ingest says that Kafka may delete it
+// soon, long before it would be otherwise; but not while Kafka is far from that.
+func TestOldIsSpilled(t *testing.T) {
+	h := newHarness(t, SubscriptionConfig{Name: "s", Topics: []string{"*"}, Required: true})
+	h.cfg.SpillAfter, h.cfg.Delivered, h.cfg.KeepsOld = time.Hour, true, true
+	h.reopen()
+	h.append("t", 0, 10)
+	h.write()
+	spilled := func(want int64) {
+		t.Helper()
+		h.write()
+		if got := h.q.Stats().SpilledRecords; got != want {
+			t.Errorf("%d records are spilled, want %d", got, want)
+		}
+	}
+	old := func(before int64) {
+		t.Helper()
+		if err := h.q.Old(testPartition("t"), before); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spilled(0)
+	old(0)
+	spilled(0)
+	old(5)
+	spilled(10)
+	h.pass(time.Second)
+	h.append("t", 10, 20) // not looked at before the ingest tells again
+	spilled(10)
+	old(5)
+	spilled(20)
+	if err := h.q.Old(testPartition("other"), 5); err != nil {
+		t.Errorf("a partition that is not known: %v", err)
+	}
+
+	h.cfg.KeepsOld = false
+	h.reopen()
+	h.append("t", 20, 30)
+	old(30)
+	spilled(0)
+}
+
+// TestOldIsTakenBack: what a required subscription has deferred, or is paused for, is refetched when
+// Kafka may delete it soon, and is stored. For one that is not required its policy holds.
+func TestOldIsTakenBack(t *testing.T) {
+	for _, required := range []bool{true, false} {
+		h := newHarness(t, SubscriptionConfig{Name: "s", Topics: []string{"*"}, Required: required, OnFull: Defer, Limit: 100})
+		h.cfg.SpillAfter, h.cfg.Delivered, h.cfg.KeepsOld = 0, true, true
+		h.reopen()
+		h.append("t", 0, 90)
+		h.append("t", 90, 180) // above the limit
+		h.write()
+		if err := h.manage(func() error { return h.q.Pause(t.Context(), "s", true) }); err != nil {
+			t.Fatal(err)
+		}
+		w := h.q.Watch(testPartition("t").Cluster, "ingest")
+		asked := func() []Refetch {
+			t.Helper()
+			h.pass(time.Second)
+			h.q.mu.Lock()
+			defer h.q.mu.Unlock()
+			return w.refetches
+		}
+		if got := asked(); len(got) != 0 {
+			t.Fatalf("asked for %v, though it is deferred by its policy", got)
+		}
+		if err := h.q.Old(testPartition("t"), 90); err != nil { // what is deferred begins there
+			t.Fatal(err)
+		}
+		if got := asked(); len(got) != 0 {
+			t.Fatalf("asked for %v, which is young", got)
+		}
+		if err := h.q.Old(testPartition("t"), 100); err != nil {
+			t.Fatal(err)
+		}
+		got := asked()
+		if !required {
+			if len(got) != 0 {
+				t.Errorf("asked for %v, which is not required", got)
+			}
+			w.Close()
+			continue
+		}
+		if len(got) != 1 || got[0].Range != (Range{90, 180}) {
+			t.Fatalf("asked for %v, want [90,180)", got)
+		}
+		if _, err := h.q.Append(t.Context(), testBatch("t", 90, 180), got[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		h.write()
+		h.reopen() // a crash: all of it is in the store
+		if s, err := h.q.Subscription("s"); err != nil || s.Deferred != 0 || s.PendingRecords != 180 {
+			t.Errorf("after a restart %d records are pending and %d deferred, %v; want 180", s.PendingRecords, s.Deferred, err)
+		}
+		w.Close()
+		h.checkAudit()
+	}
+}
+
+// TestDeferredCountsInLimit: after a takeover, what was in memory only is to be refetched. It counts in
+// the limit of a subscription that blocks as what is held does.
+func TestDeferredCountsInLimit(t *testing.T) {
+	for _, keeps := range []bool{true, false} {
+		h := newHarness(t, SubscriptionConfig{Name: "s", Topics: []string{"*"}, Required: true, OnFull: Block, Limit: 100})
+		h.cfg.SpillAfter, h.cfg.Delivered, h.cfg.KeepsOld = time.Hour, true, keeps
+		h.reopen()
+		h.append("t", 0, 60)
+		s := h.session("s", false, 1000)
+		h.write()
+		if len(leasesOf(drain(s))) != 1 { // which is not acked
+			t.Fatal("nothing is leased")
+		}
+		h.append("t", 60, 90)
+		h.ack(s, 1, leasesOf(drain(s))) // so that it is known how far it was appended
+		h.write()
+		h.reopen()
+		if v, err := h.q.Subscription("s"); err != nil || v.Deferred != 60 {
+			t.Fatalf("%d offsets are deferred, %v; want 60", v.Deferred, err)
+		}
+		h.append("t", 90, 130)
+		_, err := h.q.Append(t.Context(), testBatch("t", 130, 140), 0)
+		if full := errors.Is(err, ErrFull); full != keeps {
+			t.Errorf("with 40 bytes held and 60 deferred, of at most 100: %v", err)
+		}
+	}
+}
