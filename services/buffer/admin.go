@@ -24,7 +24,9 @@ type admin struct {
 func (a *admin) ListQueues(_ context.Context, r *spillwayv1.ListQueuesRequest) (*spillwayv1.ListQueuesResponse, error) {
 	var all []*spillwayv1.Queue
 	for _, name := range a.s.names() {
-		all = append(all, a.queue(name))
+		if !a.s.queues[name].isSpare() { // it has nothing of the queue
+			all = append(all, a.queue(name))
+		}
 	}
 	page, next, err := rpc.Page(all, (*spillwayv1.Queue).GetName, r.PageSize, 100, r.PageToken)
 	return &spillwayv1.ListQueuesResponse{Queues: page, NextPageToken: next}, err
@@ -84,7 +86,7 @@ func (a *admin) queue(name string) *spillwayv1.Queue {
 	q, state := m.get()
 	out := &spillwayv1.Queue{Name: name, State: state, MemoryRecordsLimit: m.cfg.MemoryRecords, MemoryBytesLimit: m.cfg.MemoryBytes,
 		DiskBytesLimit: m.cfg.DiskBytes, DiskRecordsLimit: m.cfg.DiskRecords, ConfiguredDiskBytes: m.cfg.DiskBytes, ConfiguredDiskRecords: m.cfg.DiskRecords,
-		Shard: int32(m.cfg.Shard), Shards: m.shards()}
+		Shard: max(int32(m.number()), 0), Shards: m.shards()}
 	if q == nil {
 		return out
 	}

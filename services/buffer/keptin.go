@@ -35,7 +35,10 @@ func (s *Service) keepInKafka(m *managedQueue, q *config.Queue) error {
 	}
 	s.accesses = append(s.accesses, access)
 	m.cfg.KeepsOld = true
-	m.kafka = &kafkastore.Config{Topics: KafkaTopics(m.name, q, access), Shard: s.cfg.Shard, Address: addressOf(s.cfg.Listen), Log: s.deps.Log.With("queue", m.name)}
+	m.kafka = &kafkastore.Config{Topics: KafkaTopics(m.name, q, access), Address: s.advertise, Log: s.deps.Log.With("queue", m.name)}
+	if q.InGroup() {
+		s.joinGroup(m, q, access)
+	}
 	return nil
 }
 

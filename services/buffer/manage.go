@@ -221,7 +221,7 @@ func (a *admin) Audit(_ context.Context, r *spillwayv1.AuditRequest) (*spillwayv
 	queueName, sub, _ := strings.Cut(r.Name, "/")
 	var names []string
 	for _, name := range a.s.names() {
-		if (queueName == "" || name == queueName) && name >= from.Queue {
+		if (queueName == "" || name == queueName) && name >= from.Queue && !a.s.queues[name].isSpare() {
 			names = append(names, name)
 		}
 	}

@@ -58,10 +58,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, name := range c.s.names() {
 		open := int64(0)
-		if q, _ := c.s.queues[name].get(); q != nil {
+		q, _ := c.s.queues[name].get()
+		if q != nil {
 			open = 1
 		}
-		send(descOpen, prometheus.GaugeValue, open, name)
+		if q != nil || !c.s.queues[name].isSpare() {
+			send(descOpen, prometheus.GaugeValue, open, name)
+		}
 		fenced := int64(0)
 		if c.s.queues[name].isLost() {
 			fenced = 1

@@ -8,7 +8,9 @@
 package buffer
 
 import (
+	"cmp"
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -42,6 +44,8 @@ type Deps struct {
 	OpenStore func(dir string, o queue.StoreOptions) (queue.Store, error)
 	// OpenKafka opens the store of a shard that is kept in Kafka; nil is kafkastore.Open.
 	OpenKafka func(ctx context.Context, cfg kafkastore.Config, o queue.StoreOptions) (KafkaStore, error)
+	// Dial connects to a buffer, as which this one answers there; nil asks nobody.
+	Dial func(address string) (*grpc.ClientConn, error)
 }
 
 // KafkaStore is a store that another buffer may take over.
@@ -64,6 +68,9 @@ type Service struct {
 	taps      taps
 	flows     *flows
 	accesses  []kafkaclient.Access // to the stores in Kafka
+	clients   []*kafkaclient.Client
+	advertise string // where others reach this buffer
+	instance  string // random: who is it that answers there
 
 	stopping chan struct{} // closed when Run's context has ended
 
@@ -82,17 +89,17 @@ func New(cfg config.Buffer, deps Deps) (*Service, error) {
 		}
 	}
 	s := &Service{cfg: cfg, deps: deps, queues: make(map[string]*managedQueue), flows: newFlows(), flight: newFlight(flightBytes), forecasts: newForecasts(),
-		stopping: make(chan struct{}),
-		commits:  telemetry.NewCallSeconds("spillway_buffer_commit_seconds", "Time to write a group of batches and acks to disk, with its fsync.", "queue")}
+		stopping: make(chan struct{}), advertise: cmp.Or(cfg.Advertise, addressOf(cfg.Listen)), instance: crand.Text(),
+		commits: telemetry.NewCallSeconds("spillway_buffer_commit_seconds", "Time to write a group of batches and acks to disk, with its fsync.", "queue")}
 	kept := maps.Clone(cfg.Queues)
-	maps.DeleteFunc(kept, func(_ string, q *config.Queue) bool { return cfg.Shard >= max(q.Shards, 1) })
+	maps.DeleteFunc(kept, func(_ string, q *config.Queue) bool { return !q.InGroup() && cfg.Shard >= max(q.Shards, 1) })
 	for name, q := range kept {
 		qc := queue.Config{
 			MemoryRecords: q.Memory.Records, MemoryBytes: int64(q.Memory.Bytes),
 			DiskRecords: q.Disk.Records, DiskBytes: int64(q.Disk.Bytes),
 			SpillAfter: q.SpillAfter, Delivered: q.CommitAfter == "delivered", LeaseDuration: q.Lease,
 			FreeBatches: queue.DefaultFreeBatches / int64(len(kept)), MaxLeases: queue.DefaultMaxLeases / len(kept),
-			Shard: uint16(cfg.Shard), Shards: q.Shards, ShardOf: func(cluster, topic string, partition int32) int {
+			Shards: q.Shards, ShardOf: func(cluster, topic string, partition int32) int {
 				return shards.Of(cluster, topic, partition, q.Shards)
 			},
 			Log: deps.Log.With("queue", name),
@@ -102,7 +109,7 @@ func New(cfg config.Buffer, deps Deps) (*Service, error) {
 			qc.Subscriptions = append(qc.Subscriptions, queue.SubscriptionConfig{Name: sub, Topics: sc.Topics, Required: sc.Required,
 				OnFull: onFull[sc.OnFull], Limit: int64(sc.Limit)})
 		}
-		m := &managedQueue{name: name, cfg: qc, state: "opening"}
+		m := &managedQueue{name: name, cfg: qc, shard: cfg.Shard, state: "opening"}
 		if cfg.DataDir != "" {
 			m.dir = filepath.Join(cfg.DataDir, name)
 		}
@@ -157,9 +164,16 @@ func (s *Service) Run(ctx context.Context) error {
 	wg.Go(func() { s.forecasts.run(ctx, s) })
 	wg.Go(func() { s.forecasts.ages(ctx, s) })
 	for _, m := range s.queues {
+		if m.group != nil {
+			wg.Go(func() { m.group.Run(ctx) })
+			continue
+		}
 		wg.Go(func() { s.own(ctx, m) })
 	}
 	wg.Wait()
+	for _, client := range s.clients {
+		client.Close()
+	}
 	for _, access := range s.accesses {
 		access.Close()
 	}
@@ -177,8 +191,8 @@ func (s *Service) ready() {
 	defer s.readyMu.Unlock()
 	var waiting []string
 	for _, name := range s.names() {
-		if q, state := s.queues[name].get(); q == nil {
-			waiting = append(waiting, fmt.Sprintf("queue %s: %s", name, state))
+		if q, state := s.queues[name].get(); q == nil && !s.queues[name].isSpare() {
+			waiting = append(waiting, fmt.Sprintf("queue %s: %s", name, s.queues[name].why(state)))
 		}
 	}
 	s.deps.OnReady(len(waiting) == 0, strings.Join(waiting, "; "))
@@ -205,7 +219,7 @@ func (s *Service) queue(name string) (*queue.Queue, error) {
 	}
 	q, state := m.get()
 	switch {
-	case q == nil && m.isLost():
+	case q == nil && (m.isLost() || m.number() < 0):
 		return nil, fmt.Errorf("%w: %s is %s", errNotOwner, name, state)
 	case q == nil:
 		return nil, fmt.Errorf("%w: %s is %s", errRecovering, name, state)

@@ -58,17 +58,17 @@ func startShard(t *testing.T, dir string, shard int, change func(*config.Queue, 
 	if change != nil {
 		change(cfg, &deps)
 	}
-	s, err := New(config.Buffer{DataDir: dir, Shard: shard, Queues: map[string]*config.Queue{"c": cfg}}, deps)
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(config.Buffer{Listen: lis.Addr().String(), DataDir: dir, Shard: shard, Queues: map[string]*config.Queue{"c": cfg}}, deps)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.service = s
 	srv := rpc.NewServer(log)
 	s.Register(srv.GRPC)
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 2)
 	go func() { ended <- s.Run(ctx) }()

@@ -8,24 +8,30 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spillwayio/spillway/services/buffer/owners"
 	"github.com/spillwayio/spillway/services/buffer/queue"
 	"github.com/spillwayio/spillway/services/buffer/store/kafkastore"
 	"github.com/spillwayio/spillway/services/internal/backoff"
 )
 
 // What opens and closes the queue of a shard is here, and nowhere else: own for an owner that is
-// fixed by the configuration, keepOpen for whoever is told when the shard is this buffer's.
+// fixed by the configuration, keepOpen for whoever is told when the shard is this buffer's
+// (group.go).
 
 // managedQueue is the queue of a shard, which is opened again when its store fails.
 type managedQueue struct {
 	name  string
 	cfg   queue.Config
 	dir   string             // of the queue in data_dir; empty: there is no data_dir
-	kafka *kafkastore.Config // nil: it is kept in dir
+	kafka *kafkastore.Config // nil: it is kept in dir. But for the shard
+	group *owners.Member     // gives the shard to this buffer; nil: the configuration does
 
 	mu      sync.Mutex
-	current *queue.Queue // nil while it is not open
-	epoch   uint64       // of the owner that opened it last; 0 in a data_dir, which has one for ever
+	shard   int           // -1: the group has given none
+	given   *owners.Shard // by the group
+	store   KafkaStore    // of current, when it is in Kafka
+	current *queue.Queue  // nil while it is not open
+	epoch   uint64        // of the owner that opened it last; 0 in a data_dir, which has one for ever
 	state   string
 	lost    bool // to another owner, or with its topics
 }
@@ -35,6 +41,13 @@ func (m *managedQueue) get() (*queue.Queue, string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.current, m.state
+}
+
+// number is that of the shard, -1 when the group has given none to this buffer.
+func (m *managedQueue) number() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.shard
 }
 
 // ownerEpoch is that of this buffer, also when it is the owner no more.
@@ -71,7 +84,7 @@ func (s *Service) own(ctx context.Context, m *managedQueue) {
 	if !errors.Is(err, kafkastore.ErrFenced) {
 		todo = "find out who has deleted, restored or emptied the topics; start this buffer again when they are right"
 	}
-	s.deps.Log.Error("the shard is not this buffer's any more: nothing of it is answered, and it is not opened again", "queue", m.name, "shard", m.cfg.Shard, "error", err, "todo", todo)
+	s.deps.Log.Error("the shard is not this buffer's any more: nothing of it is answered, and it is not opened again", "queue", m.name, "shard", m.number(), "error", err, "todo", todo)
 	<-ctx.Done()
 	s.set(m, nil, "closed")
 }
@@ -135,8 +148,11 @@ type opening struct {
 // opened is a queue that was opened, and not yet told to anybody.
 type opened struct {
 	q     *queue.Queue
+	shard int
 	epoch uint64
 	store KafkaStore // nil: it is in a directory
+	since sync.Mutex
+	began time.Time // of the write that is under way; zero: there is none
 }
 
 // open opens the queue. It returns as soon as ctx ends, since reading a large store takes a
@@ -147,10 +163,12 @@ func (s *Service) open(ctx context.Context, m *managedQueue, attempt opening) (*
 		err error
 	}
 	done := make(chan result, 1)
+	o := &opened{shard: m.number()}
+	cfg := m.cfg
+	cfg.Shard = uint16(o.shard)
 	go func() {
-		o := &opened{}
 		var err error
-		o.q, err = queue.Open(m.cfg, func(opts queue.StoreOptions) (queue.Store, error) { return s.openStore(ctx, m, attempt, o, opts) })
+		o.q, err = queue.Open(cfg, func(opts queue.StoreOptions) (queue.Store, error) { return s.openStore(ctx, m, attempt, o, opts) })
 		done <- result{o, err}
 	}()
 	select {
@@ -181,7 +199,7 @@ func (s *Service) openStore(ctx context.Context, m *managedQueue, attempt openin
 	var err error
 	if m.kafka != nil {
 		cfg := *m.kafka
-		cfg.Instance, cfg.After = attempt.instance, int64(attempt.after)
+		cfg.Shard, cfg.Instance, cfg.After = o.shard, attempt.instance, int64(attempt.after)
 		if o.store, err = s.deps.OpenKafka(ctx, cfg, opts); err == nil {
 			store, o.epoch = o.store, uint64(o.store.Epoch())
 		}
@@ -191,7 +209,7 @@ func (s *Service) openStore(ctx context.Context, m *managedQueue, attempt openin
 	if err != nil {
 		return nil, err
 	}
-	return timedStore{store, func(d time.Duration) { s.commits.Note(d, m.name) }}, nil
+	return timedStore{store, o, func(d time.Duration) { s.commits.Note(d, m.name) }}, nil
 }
 
 // run runs an open queue until it fails or ctx ends.
@@ -200,12 +218,17 @@ func (s *Service) run(ctx context.Context, m *managedQueue, o *opened, failing *
 	stats := q.Stats()
 	log := s.deps.Log.With("queue", m.name)
 	if m.kafka != nil {
-		log = log.With("shard", m.cfg.Shard, "epoch", o.epoch)
+		log = log.With("shard", o.shard, "epoch", o.epoch)
 	}
 	log.Info("queue is open", "pending_records", stats.PendingRecords, "disk_bytes", stats.Store.DiskBytes)
 	m.mu.Lock()
-	m.epoch = o.epoch
+	m.epoch, m.store = o.epoch, o.store
+	given := m.given
 	m.mu.Unlock()
+	if given != nil {
+		given.Watch(o.waits)
+		given.Opened(o.epoch)
+	}
 	s.set(m, q, "open")
 	stable := time.AfterFunc(stableAfter, failing.Over)
 	defer stable.Stop()
@@ -221,6 +244,9 @@ func (s *Service) run(ctx context.Context, m *managedQueue, o *opened, failing *
 	err := q.Run(ctx)
 	close(ended)
 	<-watched
+	m.mu.Lock()
+	m.store = nil
+	m.mu.Unlock()
 	if err != nil && o.store != nil {
 		_ = o.store.Close() // it may still wait for brokers that are away
 	}

@@ -28,9 +28,9 @@ import (
 )
 
 // inKafka initializes topics in a cluster in memory, and has queues kept there.
-func inKafka(t *testing.T) func(*config.Queue, *Deps) {
+func inKafka(t *testing.T, opts ...kfake.Opt) func(*config.Queue, *Deps) {
 	t.Helper()
-	c, err := kfake.NewCluster(kfake.NumBrokers(1))
+	c, err := kfake.NewCluster(append(opts, kfake.NumBrokers(1))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/spillwayio/spillway/services/buffer/owners"
 	"github.com/spillwayio/spillway/services/buffer/queue"
 	"github.com/spillwayio/spillway/services/internal/rpc"
 )
@@ -40,6 +41,10 @@ var statusTable = []struct {
 	{queue.ErrStateForgotten, codes.Unavailable, "SINK_STATE_FORGOTTEN", time.Second},
 	{queue.ErrNoSource, codes.NotFound, "SOURCE_NOT_FOUND", 0},
 	{errNotOwner, codes.Unavailable, "NOT_OWNER", time.Second},
+	{owners.ErrNotHere, codes.Unavailable, "NOT_OWNER", time.Second},
+	{owners.ErrNoMember, codes.InvalidArgument, "NO_SUCH_BUFFER", 0},
+	{owners.ErrNoRoom, codes.FailedPrecondition, "NO_ROOM", 0},
+	{errFixedOwners, codes.FailedPrecondition, "FIXED_OWNERS", 0},
 	{errShardsDiffer, codes.FailedPrecondition, "SHARDS_DIFFER", 0},
 	{errNoQueue, codes.NotFound, "QUEUE_NOT_FOUND", 0},
 	{queue.ErrNoIngest, codes.Unavailable, "NO_INGEST", time.Second},
@@ -64,6 +69,7 @@ var (
 	errChecksum     = errors.New("payload does not match its checksum")
 	errRecovering   = errors.New("queue is being recovered")
 	errNotOwner     = errors.New("this buffer does not have the shard")
+	errFixedOwners  = errors.New("the owners of the shards are fixed by the configuration (store.kafka.owners)")
 	errShardsDiffer = errors.New("the numbers of shards differ")
 	errOutdated     = errors.New("the delivery is too old for its subscription")
 )

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/internal/rpc"
 )
 
 // pipeline is the four processes between a topic, a directory in HDFS and another topic.
@@ -145,6 +146,9 @@ func (p *pipeline) settled(n int, subscriptions ...string) error {
 	audit := &spillwayv1.AuditResponse{}
 	for _, b := range p.buffers() {
 		of, err := auditOf(b)
+		if rpc.Reason(err) == "NOT_OWNER" {
+			continue // a spare
+		}
 		if err != nil {
 			return err
 		}
@@ -197,6 +201,9 @@ func (p *pipeline) noOrphans() error {
 	defer cancel()
 	for _, b := range p.buffers() {
 		resp, err := spillwayv1.NewBufferAdminServiceClient(b.conn).ListSessions(ctx, &spillwayv1.ListSessionsRequest{Subscription: "c/hdfs"})
+		if rpc.Reason(err) == "NOT_OWNER" {
+			continue // a spare
+		}
 		if err != nil {
 			return err
 		}

@@ -49,6 +49,8 @@ var soakTests = []string{
 	"TestPowerCut",
 	"TestDeliveryIsCutOff",
 	"TestShardsAreKilledAgainAndAgain",
+	"TestAGroupLosesNothing",
+	"TestBuffersTakeOverByThemselves",
 	"TestKeptInKafkaLosesNothing",
 	"TestSourceForgetsWhatIsDeferred",
 }

@@ -78,6 +78,17 @@ buffer: {listen: %q, http: '127.0.0.1:0', data_dir: %q, shard: %d, queues: {q: {
 		t.Errorf("a subscription that is nowhere: %+v", got)
 	}
 	ask(0, "check subscription q/s")
+	if got := ask(1, "shards move q 0 --to a:1"); !strings.Contains(got.stderr, "fixed by the configuration") {
+		t.Errorf("a move where the file says who has what: %+v", got)
+	}
+	if got := spillway(t, "buffers", "drain", "-b", addresses[0]); got.status != 1 || !strings.Contains(got.stderr, "fixed by the configuration") {
+		t.Errorf("a buffer that cannot be drained: %+v", got)
+	}
+	for args, want := range map[string]string{"shards move q": "want a queue and the number", "shards move q x --to a:1": `shard "x"`, "shards move q 0": "--to", "buffers drain": "names 2 buffers"} {
+		if got := ask(2, args); !strings.Contains(got.stderr, want) {
+			t.Errorf("%s: %+v, want %q", args, got, want)
+		}
+	}
 
 	running[1].signal(syscall.SIGTERM)
 	running[1].status()

@@ -219,7 +219,7 @@ func (p *process) serve(ctx context.Context) error {
 
 func newBufferProcess(cfg *config.Config, log *slog.Logger, listen listenFunc) (*process, error) {
 	return newProcess(cfg, log.With("service", "buffer"), listen, "buffer", cfg.Buffer.Listen, cfg.Buffer.HTTP, func(d deps) (service, error) {
-		return buffer.New(cfg.Buffer, buffer.Deps{Log: d.log, Registerer: d.registerer, OnReady: d.onReady})
+		return buffer.New(cfg.Buffer, buffer.Deps{Log: d.log, Registerer: d.registerer, OnReady: d.onReady, Dial: d.dial})
 	})
 }
 

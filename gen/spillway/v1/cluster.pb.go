@@ -38,7 +38,10 @@ type Shard struct {
 	// As AppendOpened.life; empty while the queue is not open.
 	Life string `protobuf:"bytes,5,opt,name=life,proto3" json:"life,omitempty"`
 	// As AppendOpened.epoch.
-	Epoch         uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Where a group of Kafka has the shard: the address that its owner advertises. Empty when there
+	// is none, and where the owner is fixed by the configuration.
+	Owner         string `protobuf:"bytes,7,opt,name=owner,proto3" json:"owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -115,6 +118,13 @@ func (x *Shard) GetEpoch() uint64 {
 	return 0
 }
 
+func (x *Shard) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
 // ListShardsRequest pages through shards.
 type ListShardsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -123,7 +133,10 @@ type ListShardsRequest struct {
 	// At most this many; 0 is 100.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// From the response before.
-	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Also the shards of other buffers, as far as this one knows them from a group of Kafka: their
+	// state is "elsewhere", or "nobody's".
+	Others        bool `protobuf:"varint,4,opt,name=others,proto3" json:"others,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -179,6 +192,13 @@ func (x *ListShardsRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListShardsRequest) GetOthers() bool {
+	if x != nil {
+		return x.Others
+	}
+	return false
+}
+
 // ListShardsResponse is one page, by queue.
 type ListShardsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -186,6 +206,8 @@ type ListShardsResponse struct {
 	Shards []*Shard `protobuf:"bytes,1,rep,name=shards,proto3" json:"shards,omitempty"`
 	// Empty after the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Random; another one for each process.
+	Instance      string `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -234,29 +256,233 @@ func (x *ListShardsResponse) GetNextPageToken() string {
 	return ""
 }
 
+func (x *ListShardsResponse) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+// MoveShardRequest names a shard, and the buffer that is to have it.
+type MoveShardRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the queue.
+	Queue string `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
+	// Number of the shard, from 0.
+	Number int32 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	// The address that the other buffer advertises.
+	To            string `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveShardRequest) Reset() {
+	*x = MoveShardRequest{}
+	mi := &file_spillway_v1_cluster_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveShardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveShardRequest) ProtoMessage() {}
+
+func (x *MoveShardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_cluster_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveShardRequest.ProtoReflect.Descriptor instead.
+func (*MoveShardRequest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_cluster_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *MoveShardRequest) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *MoveShardRequest) GetNumber() int32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *MoveShardRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+// MoveShardResponse says that the other buffer is the owner.
+type MoveShardResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveShardResponse) Reset() {
+	*x = MoveShardResponse{}
+	mi := &file_spillway_v1_cluster_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveShardResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveShardResponse) ProtoMessage() {}
+
+func (x *MoveShardResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_cluster_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveShardResponse.ProtoReflect.Descriptor instead.
+func (*MoveShardResponse) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_cluster_proto_rawDescGZIP(), []int{4}
+}
+
+// DrainBufferRequest is about all of the buffer.
+type DrainBufferRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainBufferRequest) Reset() {
+	*x = DrainBufferRequest{}
+	mi := &file_spillway_v1_cluster_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainBufferRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainBufferRequest) ProtoMessage() {}
+
+func (x *DrainBufferRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_cluster_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainBufferRequest.ProtoReflect.Descriptor instead.
+func (*DrainBufferRequest) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_cluster_proto_rawDescGZIP(), []int{5}
+}
+
+// DrainBufferResponse tells what was given to others.
+type DrainBufferResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The shards, with their owners.
+	Shards        []*Shard `protobuf:"bytes,1,rep,name=shards,proto3" json:"shards,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainBufferResponse) Reset() {
+	*x = DrainBufferResponse{}
+	mi := &file_spillway_v1_cluster_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainBufferResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainBufferResponse) ProtoMessage() {}
+
+func (x *DrainBufferResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_cluster_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainBufferResponse.ProtoReflect.Descriptor instead.
+func (*DrainBufferResponse) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_cluster_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *DrainBufferResponse) GetShards() []*Shard {
+	if x != nil {
+		return x.Shards
+	}
+	return nil
+}
+
 var File_spillway_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_spillway_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x19spillway/v1/cluster.proto\x12\vspillway.v1\"\x85\x01\n" +
+	"\x19spillway/v1/cluster.proto\x12\vspillway.v1\"\x9b\x01\n" +
 	"\x05Shard\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x05R\x06number\x12\x0e\n" +
 	"\x02of\x18\x03 \x01(\x05R\x02of\x12\x14\n" +
 	"\x05state\x18\x04 \x01(\tR\x05state\x12\x12\n" +
 	"\x04life\x18\x05 \x01(\tR\x04life\x12\x14\n" +
-	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\"e\n" +
+	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\x12\x14\n" +
+	"\x05owner\x18\a \x01(\tR\x05owner\"}\n" +
 	"\x11ListShardsRequest\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"h\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x12\x16\n" +
+	"\x06others\x18\x04 \x01(\bR\x06others\"\x84\x01\n" +
 	"\x12ListShardsResponse\x12*\n" +
 	"\x06shards\x18\x01 \x03(\v2\x12.spillway.v1.ShardR\x06shards\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2_\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1a\n" +
+	"\binstance\x18\x03 \x01(\tR\binstance\"P\n" +
+	"\x10MoveShardRequest\x12\x14\n" +
+	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x05R\x06number\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\tR\x02to\"\x13\n" +
+	"\x11MoveShardResponse\"\x14\n" +
+	"\x12DrainBufferRequest\"A\n" +
+	"\x13DrainBufferResponse\x12*\n" +
+	"\x06shards\x18\x01 \x03(\v2\x12.spillway.v1.ShardR\x06shards2\xfd\x01\n" +
 	"\x0eClusterService\x12M\n" +
 	"\n" +
-	"ListShards\x12\x1e.spillway.v1.ListShardsRequest\x1a\x1f.spillway.v1.ListShardsResponseB;Z9github.com/spillwayio/spillway/gen/spillway/v1;spillwayv1b\x06proto3"
+	"ListShards\x12\x1e.spillway.v1.ListShardsRequest\x1a\x1f.spillway.v1.ListShardsResponse\x12J\n" +
+	"\tMoveShard\x12\x1d.spillway.v1.MoveShardRequest\x1a\x1e.spillway.v1.MoveShardResponse\x12P\n" +
+	"\vDrainBuffer\x12\x1f.spillway.v1.DrainBufferRequest\x1a .spillway.v1.DrainBufferResponseB;Z9github.com/spillwayio/spillway/gen/spillway/v1;spillwayv1b\x06proto3"
 
 var (
 	file_spillway_v1_cluster_proto_rawDescOnce sync.Once
@@ -270,21 +496,30 @@ func file_spillway_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_spillway_v1_cluster_proto_rawDescData
 }
 
-var file_spillway_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_spillway_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_spillway_v1_cluster_proto_goTypes = []any{
-	(*Shard)(nil),              // 0: spillway.v1.Shard
-	(*ListShardsRequest)(nil),  // 1: spillway.v1.ListShardsRequest
-	(*ListShardsResponse)(nil), // 2: spillway.v1.ListShardsResponse
+	(*Shard)(nil),               // 0: spillway.v1.Shard
+	(*ListShardsRequest)(nil),   // 1: spillway.v1.ListShardsRequest
+	(*ListShardsResponse)(nil),  // 2: spillway.v1.ListShardsResponse
+	(*MoveShardRequest)(nil),    // 3: spillway.v1.MoveShardRequest
+	(*MoveShardResponse)(nil),   // 4: spillway.v1.MoveShardResponse
+	(*DrainBufferRequest)(nil),  // 5: spillway.v1.DrainBufferRequest
+	(*DrainBufferResponse)(nil), // 6: spillway.v1.DrainBufferResponse
 }
 var file_spillway_v1_cluster_proto_depIdxs = []int32{
 	0, // 0: spillway.v1.ListShardsResponse.shards:type_name -> spillway.v1.Shard
-	1, // 1: spillway.v1.ClusterService.ListShards:input_type -> spillway.v1.ListShardsRequest
-	2, // 2: spillway.v1.ClusterService.ListShards:output_type -> spillway.v1.ListShardsResponse
-	2, // [2:3] is the sub-list for method output_type
-	1, // [1:2] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	0, // 1: spillway.v1.DrainBufferResponse.shards:type_name -> spillway.v1.Shard
+	1, // 2: spillway.v1.ClusterService.ListShards:input_type -> spillway.v1.ListShardsRequest
+	3, // 3: spillway.v1.ClusterService.MoveShard:input_type -> spillway.v1.MoveShardRequest
+	5, // 4: spillway.v1.ClusterService.DrainBuffer:input_type -> spillway.v1.DrainBufferRequest
+	2, // 5: spillway.v1.ClusterService.ListShards:output_type -> spillway.v1.ListShardsResponse
+	4, // 6: spillway.v1.ClusterService.MoveShard:output_type -> spillway.v1.MoveShardResponse
+	6, // 7: spillway.v1.ClusterService.DrainBuffer:output_type -> spillway.v1.DrainBufferResponse
+	5, // [5:8] is the sub-list for method output_type
+	2, // [2:5] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_spillway_v1_cluster_proto_init() }
@@ -298,7 +533,7 @@ func file_spillway_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spillway_v1_cluster_proto_rawDesc), len(file_spillway_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

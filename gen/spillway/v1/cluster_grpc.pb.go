@@ -21,7 +21,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ClusterService_ListShards_FullMethodName = "/spillway.v1.ClusterService/ListShards"
+	ClusterService_ListShards_FullMethodName  = "/spillway.v1.ClusterService/ListShards"
+	ClusterService_MoveShard_FullMethodName   = "/spillway.v1.ClusterService/MoveShard"
+	ClusterService_DrainBuffer_FullMethodName = "/spillway.v1.ClusterService/DrainBuffer"
 )
 
 // ClusterServiceClient is the client API for ClusterService service.
@@ -32,6 +34,13 @@ const (
 type ClusterServiceClient interface {
 	// ListShards lists the shards that this buffer has. Every identity may call it.
 	ListShards(ctx context.Context, in *ListShardsRequest, opts ...grpc.CallOption) (*ListShardsResponse, error)
+	// MoveShard gives a shard of this buffer to another one, of a queue whose shards a group of Kafka
+	// gives to buffers, and answers when the other one is its owner. It is not pinned there.
+	MoveShard(ctx context.Context, in *MoveShardRequest, opts ...grpc.CallOption) (*MoveShardResponse, error)
+	// DrainBuffer gives to others what this buffer has of the queues whose shards a group of Kafka
+	// gives to buffers, and answers when others are the owners. It is given none until it is started
+	// anew.
+	DrainBuffer(ctx context.Context, in *DrainBufferRequest, opts ...grpc.CallOption) (*DrainBufferResponse, error)
 }
 
 type clusterServiceClient struct {
@@ -52,6 +61,26 @@ func (c *clusterServiceClient) ListShards(ctx context.Context, in *ListShardsReq
 	return out, nil
 }
 
+func (c *clusterServiceClient) MoveShard(ctx context.Context, in *MoveShardRequest, opts ...grpc.CallOption) (*MoveShardResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MoveShardResponse)
+	err := c.cc.Invoke(ctx, ClusterService_MoveShard_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) DrainBuffer(ctx context.Context, in *DrainBufferRequest, opts ...grpc.CallOption) (*DrainBufferResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainBufferResponse)
+	err := c.cc.Invoke(ctx, ClusterService_DrainBuffer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServiceServer is the server API for ClusterService service.
 // All implementations must embed UnimplementedClusterServiceServer
 // for forward compatibility.
@@ -60,6 +89,13 @@ func (c *clusterServiceClient) ListShards(ctx context.Context, in *ListShardsReq
 type ClusterServiceServer interface {
 	// ListShards lists the shards that this buffer has. Every identity may call it.
 	ListShards(context.Context, *ListShardsRequest) (*ListShardsResponse, error)
+	// MoveShard gives a shard of this buffer to another one, of a queue whose shards a group of Kafka
+	// gives to buffers, and answers when the other one is its owner. It is not pinned there.
+	MoveShard(context.Context, *MoveShardRequest) (*MoveShardResponse, error)
+	// DrainBuffer gives to others what this buffer has of the queues whose shards a group of Kafka
+	// gives to buffers, and answers when others are the owners. It is given none until it is started
+	// anew.
+	DrainBuffer(context.Context, *DrainBufferRequest) (*DrainBufferResponse, error)
 	mustEmbedUnimplementedClusterServiceServer()
 }
 
@@ -72,6 +108,12 @@ type UnimplementedClusterServiceServer struct{}
 
 func (UnimplementedClusterServiceServer) ListShards(context.Context, *ListShardsRequest) (*ListShardsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListShards not implemented")
+}
+func (UnimplementedClusterServiceServer) MoveShard(context.Context, *MoveShardRequest) (*MoveShardResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method MoveShard not implemented")
+}
+func (UnimplementedClusterServiceServer) DrainBuffer(context.Context, *DrainBufferRequest) (*DrainBufferResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DrainBuffer not implemented")
 }
 func (UnimplementedClusterServiceServer) mustEmbedUnimplementedClusterServiceServer() {}
 func (UnimplementedClusterServiceServer) testEmbeddedByValue()                        {}
@@ -112,6 +154,42 @@ func _ClusterService_ListShards_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ClusterService_MoveShard_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MoveShardRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).MoveShard(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_MoveShard_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).MoveShard(ctx, req.(*MoveShardRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_DrainBuffer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainBufferRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).DrainBuffer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_DrainBuffer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).DrainBuffer(ctx, req.(*DrainBufferRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ClusterService_ServiceDesc is the grpc.ServiceDesc for ClusterService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -122,6 +200,14 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListShards",
 			Handler:    _ClusterService_ListShards_Handler,
+		},
+		{
+			MethodName: "MoveShard",
+			Handler:    _ClusterService_MoveShard_Handler,
+		},
+		{
+			MethodName: "DrainBuffer",
+			Handler:    _ClusterService_DrainBuffer_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -2,7 +2,8 @@
 // buffer dies, others get its shards after the session timeout, and a planned move takes no longer
 // than giving the shard up, a heartbeat, and opening it.
 //
-// No service uses it yet: a buffer has one shard of a queue, which its configuration names.
+// The buffer uses it for queues with store.kafka.owners: group, and takes one shard of a queue at most
+// (Config.Most); this package knows no such bound.
 //
 // # What it guarantees
 //

@@ -91,9 +91,10 @@ var extremes = map[string]struct{ good, bad string }{
 	"ingest.sources.NAME.batch.bytes":       {"1 1MiB 16MiB", "0 17MiB 16777217 -1 empty"},
 	"ingest.sources.NAME.batch.linger":      {"0 0s 50ms 1m", "-1ns 61s 9999999h 50 empty 2562047h47m16.854775807s"},
 
-	"buffer.listen":   {":0 :7400", "empty :7401 0.0.0.0:7401 7400"},
-	"buffer.http":     {":0 :7401 10.0.0.1:7401", "empty :7400 0.0.0.0:7400 [::]:7400 10.0.0.1:7400"},
-	"buffer.data_dir": {"/var/lib/spillway data ./data", "empty / // /. /var/.. /a^b"},
+	"buffer.listen":    {":0 :7400", "empty :7401 0.0.0.0:7401 7400"},
+	"buffer.http":      {":0 :7401 10.0.0.1:7401", "empty :7400 0.0.0.0:7400 [::]:7400 10.0.0.1:7400"},
+	"buffer.advertise": {"empty a:7400 10.0.0.1:1", ":7400 a a:0 a:65536"},
+	"buffer.data_dir":  {"/var/lib/spillway data ./data", "empty / // /. /var/.. /a^b"},
 
 	"buffer.queues.NAME.memory.records": {"100 1000000 1000000000000000", "0 -1 1 99 1000000000000001 9223372036854775807 99999999999999999999 empty"},
 	"buffer.queues.NAME.memory.bytes":   {"64KiB 128MiB 1TiB", "0 1 65535 2TiB 9223372036854775807 empty"},
@@ -121,6 +122,8 @@ var extremes = map[string]struct{ good, bad string }{
 	"buffer.queues.NAME.store.kafka.namespace":         {"n prod-1", "empty a/b a..b -a ü long121"},
 	"buffer.queues.NAME.store.kafka.topic":             {"empty t a.b-c", "a/b . .. ü long249 long250"},
 	"buffer.queues.NAME.store.kafka.replication":       {"1 3 32767", "0 -1 32768 empty"},
+	"buffer.queues.NAME.store.kafka.owners":            {"fixed group", "empty Group"},
+	"buffer.queues.NAME.store.kafka.session_timeout":   {"6s 10s 5m", "0 5s 5999ms 301s empty"},
 
 	"buffer.queues.NAME.subscriptions.NAME.topics":   {"* t a*,b? [a-z]*", "empty [a- *,*"},
 	"buffer.queues.NAME.subscriptions.NAME.on_full":  {"block drop_oldest defer", "empty drop"},

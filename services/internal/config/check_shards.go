@@ -8,6 +8,9 @@ import (
 // shards checks that the queues' shards and the buffers go together.
 func (k checker) shards() {
 	between(k, "buffer.shard", k.c.Buffer.Shard, 0, maxShards-1)
+	if k.c.Buffer.Advertise != "" {
+		k.address("buffer.advertise", k.c.Buffer.Advertise)
+	}
 	most := ""
 	for _, name := range slices.Sorted(maps.Keys(k.c.Buffer.Queues)) {
 		if q := k.c.Buffer.Queues[name]; most == "" || q.Shards > k.c.Buffer.Queues[most].Shards {

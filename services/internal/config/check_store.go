@@ -3,6 +3,7 @@ package config
 import (
 	"maps"
 	"slices"
+	"time"
 )
 
 // maxStoreTopic leaves room in the name of a topic for .journal and .payload.
@@ -20,6 +21,8 @@ func (k checker) kafkaStore(at string, q *Queue) {
 		k.key(inside+".topic", "bad topic name %q: want letters, digits, '.', '_' and '-', at most %d, as .journal and .payload follow", s.Topic, maxStoreTopic)
 	}
 	between(k, inside+".replication", s.Replication, 1, maxReplication)
+	k.oneOf(inside+".owners", s.Owners, "fixed", "group")
+	between(k, inside+".session_timeout", s.SessionTimeout, 6*time.Second, 5*time.Minute) // what brokers take by default, at least
 	if q.CommitAfter == "safe" {
 		k.key(at+".commit_after", "is safe; want delivered with store.kafka: the source keeps what is not delivered, as the loss of the store's topics must cost no record")
 	}

@@ -96,9 +96,11 @@ type Batch struct {
 
 // Buffer is what `spillway buffer` reads.
 type Buffer struct {
-	Listen  string `yaml:"listen"`
-	HTTP    string `yaml:"http"`
-	DataDir string `yaml:"data_dir"`
+	Listen string `yaml:"listen"`
+	HTTP   string `yaml:"http"`
+	// Advertise is where other buffers reach this one; empty: at Listen, or there on this host.
+	Advertise string `yaml:"advertise"`
+	DataDir   string `yaml:"data_dir"`
 	// Shard is the one that this buffer has of each queue that has so many.
 	Shard  int               `yaml:"shard"`
 	Queues map[string]*Queue `yaml:"queues"`
@@ -140,7 +142,15 @@ type KafkaStore struct {
 	Topic string `yaml:"topic"`
 	// Replication is how many replicas the topics must have at least.
 	Replication int `yaml:"replication"`
+	// Owners is fixed (Buffer.Shard names the owner of a shard) or group (Kafka's group protocol
+	// gives shards to buffers).
+	Owners string `yaml:"owners"`
+	// SessionTimeout is after what silence the group gives a buffer's shard to another one.
+	SessionTimeout time.Duration `yaml:"session_timeout"`
 }
+
+// InGroup says whether a group of the buffers gives the queue's shards to them.
+func (q *Queue) InGroup() bool { return q.Store.Kafka != nil && q.Store.Kafka.Owners == "group" }
 
 // Topics are the names of both topics.
 func (k *KafkaStore) Topics() []string { return []string{k.Topic + ".journal", k.Topic + ".payload"} }

@@ -27,7 +27,11 @@ func (q *Queue) setDefaults() {
 	q.Lease = 30 * time.Second
 }
 
-func (k *KafkaStore) setDefaults() { k.Replication = 3 }
+func (k *KafkaStore) setDefaults() {
+	k.Replication = 3
+	k.Owners = "fixed"
+	k.SessionTimeout = 10 * time.Second
+}
 
 // setTopics waits for the namespaces to be known.
 func (b *Buffer) setTopics() {

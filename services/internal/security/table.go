@@ -37,6 +37,9 @@ var rules = map[string]rule{
 
 	"/spillway.v1.ClusterService/ListShards": {role: config.RoleRead, object: "queue", streams: true},
 
+	"/spillway.v1.ClusterService/MoveShard":   {role: config.RoleOperate, object: "queue"},
+	"/spillway.v1.ClusterService/DrainBuffer": {role: config.RoleOperate},
+
 	"/spillway.v1.BufferAdminService/ListQueues":         {role: config.RoleRead},
 	"/spillway.v1.BufferAdminService/GetQueue":           {role: config.RoleRead, object: "name"},
 	"/spillway.v1.BufferAdminService/UpdateQueue":        {role: config.RoleAdmin, object: "name"},
