@@ -16,6 +16,8 @@ func TestAScrapeIsSmall(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	r := start(t, t.TempDir(), func(_ *config.Queue, d *Deps) { d.Registerer = registry })
 	in := r.appendStream()
+	var syncs uint64
+	var all, synced float64 // seconds
 	scrape := func() (series int, commits uint64, took time.Duration) {
 		t.Helper()
 		took = time.Hour
@@ -29,8 +31,11 @@ func TestAScrapeIsSmall(t *testing.T) {
 			series = 0
 			for _, f := range families {
 				series += len(f.Metric)
-				if f.GetName() == "spillway_buffer_commit_seconds" {
-					commits = f.Metric[0].Histogram.GetSampleCount()
+				switch f.GetName() {
+				case "spillway_buffer_commit_seconds":
+					commits, all = f.Metric[0].Histogram.GetSampleCount(), f.Metric[0].Histogram.GetSampleSum()
+				case "spillway_buffer_store_sync_seconds":
+					syncs, synced = f.Metric[0].Histogram.GetSampleCount(), f.Metric[0].Histogram.GetSampleSum()
 				}
 			}
 		}
@@ -49,6 +54,9 @@ func TestAScrapeIsSmall(t *testing.T) {
 	many, _, took := scrape()
 	if many != one {
 		t.Errorf("%d series with %d topics, and %d with one", many, topics, one)
+	}
+	if syncs == 0 || synced <= 0 || all <= 0 {
+		t.Errorf("%d syncs took %v s, and the commits %v s", syncs, synced, all)
 	}
 	if took > 20*time.Millisecond {
 		t.Errorf("the fastest of ten scrapes took %s", took)

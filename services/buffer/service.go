@@ -64,6 +64,7 @@ type Service struct {
 	flight    *flight
 	forecasts *forecasts
 	commits   telemetry.Seconds
+	syncs     telemetry.Seconds // the part of it that is the store's write and fsync
 	arrivals  arrivals
 	taps      taps
 	flows     *flows
@@ -90,7 +91,8 @@ func New(cfg config.Buffer, deps Deps) (*Service, error) {
 	}
 	s := &Service{cfg: cfg, deps: deps, queues: make(map[string]*managedQueue), flows: newFlows(), flight: newFlight(flightBytes), forecasts: newForecasts(),
 		stopping: make(chan struct{}), advertise: cmp.Or(cfg.Advertise, addressOf(cfg.Listen)), instance: crand.Text(),
-		commits: telemetry.NewCallSeconds("spillway_buffer_commit_seconds", "Time to write a group of batches and acks to disk, with its fsync.", "queue")}
+		commits: telemetry.NewCallSeconds("spillway_buffer_commit_seconds", "Time to write a group of batches and acks to disk, with its fsync.", "queue"),
+		syncs:   telemetry.NewCallSeconds("spillway_buffer_store_sync_seconds", "Time of a transaction of the store to be appended to its file and synced (fsync).", "queue")}
 	kept := maps.Clone(cfg.Queues)
 	maps.DeleteFunc(kept, func(_ string, q *config.Queue) bool { return !q.InGroup() && cfg.Shard >= max(q.Shards, 1) })
 	for name, q := range kept {
@@ -121,7 +123,7 @@ func New(cfg config.Buffer, deps Deps) (*Service, error) {
 		s.queues[name] = m
 	}
 	if deps.Registerer != nil {
-		for _, c := range []prometheus.Collector{&collector{s}, s.commits} {
+		for _, c := range []prometheus.Collector{&collector{s}, s.commits, s.syncs} {
 			if err := deps.Registerer.Register(c); err != nil {
 				return nil, fmt.Errorf("register metrics: %w", err)
 			}

@@ -209,6 +209,9 @@ func (s *Service) openStore(ctx context.Context, m *managedQueue, attempt openin
 	if err != nil {
 		return nil, err
 	}
+	if t, ok := store.(interface{ OnCommit(func(time.Duration)) }); ok {
+		t.OnCommit(func(d time.Duration) { s.syncs.Note(d, m.name) })
+	}
 	return timedStore{store, o, func(d time.Duration) { s.commits.Note(d, m.name) }}, nil
 }
 

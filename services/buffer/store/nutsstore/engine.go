@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"reflect"
+	"time"
 
 	"github.com/nutsdb/nutsdb"
 )
@@ -28,6 +29,8 @@ const (
 type engine struct {
 	db      *nutsdb.DB
 	nominal int64 // nutsdb's SegmentSize
+	// committed is told how long a transaction took to be appended and synced; it may be nil.
+	committed func(time.Duration)
 }
 
 // openEngine opens nutsdb on a directory in which every data file but the last one, which is
@@ -80,8 +83,12 @@ func (e *engine) write(rotate bool, do func(*nutsdb.Tx) error) (err error) {
 	if err := do(tx); err != nil {
 		return err
 	}
+	began := time.Now()
 	if err := tx.Commit(); err != nil {
 		return fmt.Errorf("commit: %w", err)
+	}
+	if e.committed != nil {
+		e.committed(time.Since(began))
 	}
 	if e.db.MaxFileID != active {
 		return fmt.Errorf("commit: active file is %d, not %d", e.db.MaxFileID, active)

@@ -35,6 +35,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/spillwayio/spillway/services/buffer/queue"
 )
@@ -149,6 +150,10 @@ func (s *Store) Append(entries []queue.Entry) ([]queue.Ref, error) {
 	}
 	return refs, nil
 }
+
+// OnCommit has note called after each transaction of nutsdb with the time that it took to be
+// appended and synced, which nutsdb does in one. It is to be called before the store is used.
+func (s *Store) OnCommit(note func(time.Duration)) { s.engine.committed = note }
 
 // appendGroup is Append with space for it, or not. The caller holds writing.
 func (s *Store) appendGroup(entries []queue.Entry, batches bool) (_ []queue.Ref, err error) {
