@@ -53,7 +53,10 @@ type ackMessage struct {
 }
 
 // Ack implements Session.
-func (s *session) Ack(ctx context.Context, ack *Ack) error {
+func (s *session) Ack(ctx context.Context, ack *Ack) (err error) {
+	if span := s.tracing.commit(ack); span != nil {
+		defer func() { span.End(err) }()
+	}
 	for _, m := range split(ack, s.ranges, maxAckBytes) {
 		began := time.Now()
 		p, err := s.enqueueAck(m)

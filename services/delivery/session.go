@@ -16,6 +16,7 @@ import (
 	"github.com/spillwayio/spillway/services/delivery/transform"
 	"github.com/spillwayio/spillway/services/internal/rpc"
 	"github.com/spillwayio/spillway/services/internal/shards"
+	"github.com/spillwayio/spillway/services/internal/tracing"
 )
 
 // openTimeout bounds the wait for the buffer's answer to open.
@@ -35,8 +36,9 @@ type sessionConfig struct {
 	transforms   *transform.Chain // may be nil
 	time         *times           // of all shards
 	shard        int
-	shards       int          // how many sessions the delivery has at a time
-	seen         *shards.Seen // of the shard
+	shards       int             // how many sessions the delivery has at a time
+	seen         *shards.Seen    // of the shard
+	tracer       *tracing.Tracer // may be nil
 }
 
 // session is the client's side of one Consume stream.
@@ -62,6 +64,7 @@ type session struct {
 	zstd     *zstd.Decoder
 	// transforms of the delivery, behind the filters of the subscription; each lease has a clone.
 	transforms *transform.Chain
+	tracing    traced
 
 	stream spillwayv1.BufferService_ConsumeClient
 	buffer string             // its address
@@ -112,7 +115,7 @@ func openSession(ctx context.Context, client spillwayv1.BufferServiceClient, cfg
 		wake: make(chan struct{}, 1), lost: make(chan struct{}),
 		leases: make(chan *Lease), adoptions: make(chan *Adoption), watermarks: make(chan Watermark, 1),
 		held: make(map[uint64]*Lease), acks: make(map[uint64]*pendingAck), transforms: cfg.transforms.Behind(opened.Headers),
-		shard: cfg.shard, shards: cfg.shards, time: cfg.time,
+		shard: cfg.shard, shards: cfg.shards, time: cfg.time, tracing: traced{cfg.tracer, cfg.subscription, cfg.consumer},
 	}
 	s.time.join(s)
 	s.wg.Go(s.receive)

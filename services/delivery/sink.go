@@ -21,6 +21,7 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/delivery/transform"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
+	"github.com/spillwayio/spillway/services/internal/tracing"
 )
 
 var (
@@ -157,6 +158,10 @@ type Lease struct {
 	// Of the same pass: what the transforms left out, and what they could not work on. Ascending.
 	filtered ranges
 	refused  []DeadLetter
+
+	tracer *tracing.Tracer // nil: nobody wants traces
+	came   time.Time       // if somebody does
+	links  tracing.Links   // of the last pass of Records
 }
 
 // Revoked says whether the buffer took the lease back. An ack of it would be refused, and another
@@ -182,12 +187,14 @@ func (l *Lease) Records(yield func(offset int64, r *recordbatch.Record) error) e
 	settled := ranges(l.settled)
 	var records, bytes, oldest int64
 	l.filtered, l.refused = nil, nil
+	l.links.Reset()
 	for reader.Next() {
 		r := reader.Record()
 		offset := l.First + r.OffsetDelta
 		if settled.contain(offset) {
 			continue
 		}
+		l.tracer.Note(&l.links, r.Headers)
 		size, timestamp := int64(r.Size()), r.TimestampMs
 		if l.transforms != nil {
 			switch err := l.transforms.Apply(r); {

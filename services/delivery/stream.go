@@ -282,6 +282,7 @@ func (s *session) leased(m *spillwayv1.Lease) error {
 	l := &Lease{ID: m.LeaseId, Attempt: int(m.Attempt), Epoch: m.Epoch, Last: m.Last, Source: b.Source, First: b.FirstOffset, Next: b.NextOffset,
 		RecordCount: int(b.RecordCount), Payload: b.Payload, codec: b.Codec, settled: m.Settled, bytes: int64(len(b.Payload)),
 		records: int64(b.RecordCount), recordBytes: int64(len(b.Payload)), transforms: s.transforms.Clone()}
+	s.tracing.lease(l)
 	err := checkPayload(b)
 	s.mu.Lock()
 	defer s.mu.Unlock()

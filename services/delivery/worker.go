@@ -19,6 +19,7 @@ import (
 	"github.com/spillwayio/spillway/services/internal/config"
 	"github.com/spillwayio/spillway/services/internal/rpc"
 	"github.com/spillwayio/spillway/services/internal/shards"
+	"github.com/spillwayio/spillway/services/internal/tracing"
 )
 
 const (
@@ -41,6 +42,8 @@ type Deps struct {
 	Instance string
 	// Dial connects to the buffer; nil is rpc.Dial.
 	Dial func(addr string) (*grpc.ClientConn, error)
+	// Tracer makes a span for each commit; nil makes none.
+	Tracer *tracing.Tracer
 }
 
 // Service delivers one subscription to one Sink. New starts nothing; Run has a link with the owner
@@ -105,7 +108,7 @@ func New(name string, cfg *config.Delivery, buffers []string, sink Sink, deps De
 	log := deps.Log.With("subscription", cfg.Subscription)
 	s := &Service{
 		name: name, kind: kindOf(cfg), buffers: buffers, sink: sink, deps: deps, log: log,
-		cfg:      sessionConfig{subscription: cfg.Subscription, consumer: deps.Instance, ordering: ordering, memory: memory, transforms: transforms, time: newTimes(1)},
+		cfg:      sessionConfig{subscription: cfg.Subscription, consumer: deps.Instance, ordering: ordering, memory: memory, transforms: transforms, time: newTimes(1), tracer: deps.Tracer},
 		reason:   "not started",
 		counters: newCounters(),
 	}

@@ -2,10 +2,12 @@ package ingest
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
+	"github.com/spillwayio/spillway/services/internal/tracing"
 )
 
 const (
@@ -23,6 +25,7 @@ const (
 // begin begins a batch at an offset.
 func (r *reader) begin(at int64) {
 	r.first, r.payload, r.count, r.bytes, r.maxTimestamp, r.since = at, nil, 0, 0, 0, time.Now()
+	r.links.Reset()
 }
 
 // drop gives up the batch in the making.
@@ -56,6 +59,7 @@ func (r *reader) add(offset int64, rec *recordbatch.Record) error {
 	r.count++
 	r.bytes += int64(size)
 	r.maxTimestamp = max(r.maxTimestamp, rec.TimestampMs)
+	p.source.tracer.Note(&r.links, rec.Headers)
 	p.position.Store(offset + 1)
 	if int(r.count) >= limits.Records || len(r.payload) >= int(limits.Bytes) {
 		return r.flush()
@@ -166,7 +170,7 @@ func (r *reader) flush() error {
 	next := r.p.position.Load()
 	batch := &spillwayv1.Batch{Source: r.source, FirstOffset: r.first, NextOffset: next, RecordCount: r.count,
 		Codec: spillwayv1.Codec_CODEC_NONE, PayloadCrc32C: recordbatch.CRC(r.payload), MaxTimestampMs: r.maxTimestamp, Payload: r.payload}
-	out := &sent{first: r.first, next: next, records: int64(r.count), bytes: r.bytes, held: int64(cap(r.payload))}
+	out := &sent{first: r.first, next: next, records: int64(r.count), bytes: r.bytes, held: int64(cap(r.payload)), span: r.span(next)}
 	var last recordbatch.Reader
 	var print *spillwayv1.Fingerprint
 	if last.Reset(r.payload[r.lastAt:]); last.Next() {
@@ -176,6 +180,20 @@ func (r *reader) flush() error {
 	mayWait := r.p.mayWait(next, r.maxTimestamp)
 	r.begin(next)
 	return r.send(out, &spillwayv1.AppendRequest{LastRecord: print, MayWait: mayWait, Message: &spillwayv1.AppendRequest_Batch{Batch: batch}})
+}
+
+// span begins the span of the batch in the making, which ends when the buffer has accepted it.
+func (r *reader) span(next int64) *tracing.Span {
+	s := r.p.source
+	if s.tracer == nil {
+		return nil
+	}
+	return s.tracer.Start("spillway.append", r.since, &r.links,
+		tracing.String("messaging.system", "kafka"), tracing.String("messaging.operation.type", "receive"),
+		tracing.String("messaging.destination.name", r.p.topic), tracing.String("messaging.destination.partition.id", strconv.Itoa(r.p.number)),
+		tracing.String("messaging.consumer.group.name", s.cfg.Group), tracing.Int("messaging.kafka.offset", r.first),
+		tracing.Int("messaging.batch.message_count", r.count), tracing.Int("spillway.next_offset", next),
+		tracing.Int("spillway.bytes", r.bytes), tracing.String("spillway.queue", s.cfg.Queue))
 }
 
 // settle reports that there is no record to deliver in the range in the making, and begins the

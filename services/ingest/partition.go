@@ -17,6 +17,7 @@ import (
 	"github.com/spillwayio/spillway/services/internal/backoff"
 	"github.com/spillwayio/spillway/services/internal/kafkaclient"
 	"github.com/spillwayio/spillway/services/internal/rpc"
+	"github.com/spillwayio/spillway/services/internal/tracing"
 )
 
 // retryDefault is the pause after a refusal that does not say how long, and the shortest one.
@@ -91,6 +92,7 @@ type sent struct {
 	held           int64 // of memory.batches
 	kept           bool  // counted in memory.kept
 	message        *spillwayv1.AppendRequest
+	span           *tracing.Span // nil: there is none
 }
 
 func newPartition(s *source, f *fetcher, tp topicPartition, committed int64) *partition {
@@ -196,6 +198,7 @@ func (p *partition) answer(m *spillwayv1.Appended) (again bool, _ error) {
 	case p.refused == nil:
 		p.refused, p.delay = fmt.Errorf("range [%d,%d): %w", s.first, s.next, err), retryDelay(err)
 		p.refusals++
+		s.span.Event("refused")
 		p.refusedAt = s.first
 		close(p.refusal)
 		p.keepLocked(s, isFull(err))
@@ -207,6 +210,7 @@ func (p *partition) answer(m *spillwayv1.Appended) (again bool, _ error) {
 }
 
 func (p *partition) acceptedLocked(s *sent, duplicate bool) {
+	s.span.End(nil)
 	p.source.memory.batches.change(-s.held)
 	if s.kept {
 		p.source.memory.unkeep(s.held)
@@ -235,11 +239,15 @@ func (p *partition) keepLocked(s *sent, may bool) {
 
 // forget gives back what a range holds.
 func (p *partition) forget(s *sent) {
+	s.span.End(errForgotten)
 	p.source.memory.batches.change(-s.held)
 	if s.kept {
 		p.source.memory.unkeep(s.held)
 	}
 }
+
+// errForgotten is what the span of a batch ends with that was not accepted.
+var errForgotten = errors.New("not accepted by the buffer; it is fetched again")
 
 // isFull says whether a refusal is about room, so that the same batch may be sent again.
 func isFull(err error) bool { return status.Code(err) == codes.ResourceExhausted }

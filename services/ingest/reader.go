@@ -11,6 +11,7 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/kafkaclient"
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
+	"github.com/spillwayio/spillway/services/internal/tracing"
 )
 
 // stallTime is how long a reader whose partition the buffer holds back keeps what was fetched
@@ -41,6 +42,7 @@ type reader struct {
 	bytes        int64 // of its records
 	maxTimestamp int64
 	since        time.Time // when its first offset was fetched
+	links        tracing.Links
 }
 
 // readGroup reads what the fetcher brings. It returns the buffer's refusal when the partition is

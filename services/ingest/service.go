@@ -18,6 +18,7 @@ import (
 	"github.com/spillwayio/spillway/services/internal/config"
 	"github.com/spillwayio/spillway/services/internal/rpc"
 	"github.com/spillwayio/spillway/services/internal/shards"
+	"github.com/spillwayio/spillway/services/internal/tracing"
 )
 
 // Deps is what code injects.
@@ -32,6 +33,8 @@ type Deps struct {
 	Instance string
 	// Dial connects to the buffer; nil is rpc.Dial.
 	Dial func(addr string) (*grpc.ClientConn, error)
+	// Tracer makes a span for each batch; nil makes none.
+	Tracer *tracing.Tracer
 }
 
 // Service is the ingest. New starts nothing; Run reads.

@@ -13,6 +13,7 @@ import (
 	"github.com/spillwayio/spillway/services/internal/config"
 	"github.com/spillwayio/spillway/services/internal/kafkaclient"
 	"github.com/spillwayio/spillway/services/internal/shards"
+	"github.com/spillwayio/spillway/services/internal/tracing"
 )
 
 // topicPoll is how often topics are looked for, and the number of partitions is compared.
@@ -23,6 +24,7 @@ type source struct {
 	name     string
 	cfg      *config.Source
 	instance string
+	tracer   *tracing.Tracer // may be nil
 	memory   *memory
 	log      *slog.Logger
 	onReady  func(ready bool, reason string)
@@ -66,7 +68,7 @@ type source struct {
 
 func newSource(name string, cfg *config.Source, memory *memory, deps Deps, onReady func(bool, string)) (*source, error) {
 	log := deps.Log.With("source", name)
-	s := &source{name: name, cfg: cfg, instance: deps.Instance, memory: memory, log: log, onReady: onReady,
+	s := &source{name: name, cfg: cfg, instance: deps.Instance, tracer: deps.Tracer, memory: memory, log: log, onReady: onReady,
 		kafka:     backoff.NewTrouble(log, "cannot read from Kafka", "Kafka answers again"),
 		buffer:    backoff.NewTrouble(log, "cannot reach the buffer", "the buffer can be reached again"),
 		commits:   backoff.NewTrouble(log, "cannot commit offsets", "offsets are committed again"),

@@ -29,6 +29,7 @@ var adapters = map[string][]string{
 	"github.com/bufbuild/protocompile":   {"internal/rpc"},
 	"github.com/jcmturner/gokrb5/v8":     {"internal/kerberos", "internal/kafkaclient"},
 	"go.yaml.in/yaml/v3":                 {"internal/config", "flume"},
+	"go.opentelemetry.io/otel":           {"internal/tracing"},
 }
 
 // TestImports holds who may import whom. Tests of a package may import what they like of

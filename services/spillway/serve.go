@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"net"
 	"runtime"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -21,6 +23,7 @@ import (
 	"github.com/spillwayio/spillway/services/internal/rpc"
 	"github.com/spillwayio/spillway/services/internal/security"
 	"github.com/spillwayio/spillway/services/internal/telemetry"
+	"github.com/spillwayio/spillway/services/internal/tracing"
 )
 
 // service is what the three services have in common.
@@ -35,6 +38,7 @@ type deps struct {
 	registerer prometheus.Registerer
 	onReady    func(ready bool, reason string)
 	dial       dialFunc // to other processes
+	tracer     *tracing.Tracer
 }
 
 // dialOr is how to connect to a buffer: that of this process, or another with what the
@@ -56,6 +60,7 @@ type process struct {
 	httpLis net.Listener
 	local   *localServer     // nil: other services are in other processes
 	console *console.Console // nil: it has none
+	tracer  *tracing.Tracer  // nil: nobody wants traces
 
 	everReady chan struct{} // closed when it has been ready
 
@@ -120,7 +125,12 @@ func newProcess(cfg *config.Config, log *slog.Logger, listen listenFunc, part, g
 	if err := guard.Register(p.http.Registry); err != nil {
 		return nil, err
 	}
-	if p.service, err = build(deps{log: log, registerer: p.http.Registry, onReady: p.onReady, dial: guard.Dial}); err != nil {
+	if kind, _, _ := strings.Cut(part, "."); kind != "buffer" { // which looks into no record
+		if p.tracer, err = tracing.New(context.Background(), kind, version(), log); err != nil {
+			return nil, &usageError{err}
+		}
+	}
+	if p.service, err = build(deps{log: log, registerer: p.http.Registry, onReady: p.onReady, dial: guard.Dial, tracer: p.tracer}); err != nil {
 		return nil, err
 	}
 	p.service.Register(p.rpc.GRPC)
@@ -143,6 +153,9 @@ func buildInfo() prometheus.Collector {
 	info.Set(1)
 	return info
 }
+
+// traceTimeout bounds how long the end of a process waits for the receiver of its traces.
+const traceTimeout = 3 * time.Second
 
 // onReady passes readiness on to both ports, and logs its changes.
 func (p *process) onReady(ready bool, reason string) {
@@ -211,6 +224,11 @@ func (p *process) serve(ctx context.Context) error {
 	if !stopSaying() {
 		<-said
 	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), traceTimeout)
+	defer cancel()
+	if err := p.tracer.Close(last); err != nil {
+		p.log.Warn("the last traces are not exported", "err", err)
+	}
 	if err == nil {
 		p.log.Info("stopped")
 	}
@@ -225,7 +243,7 @@ func newBufferProcess(cfg *config.Config, log *slog.Logger, listen listenFunc) (
 
 func newIngestProcess(cfg *config.Config, log *slog.Logger, listen listenFunc, dial dialFunc) (*process, error) {
 	return newProcess(cfg, log.With("service", "ingest"), listen, "ingest", cfg.Ingest.Listen, cfg.Ingest.HTTP, func(d deps) (service, error) {
-		return ingest.New(cfg.Ingest, cfg.Buffers, ingest.Deps{Log: d.log, Registerer: d.registerer, OnReady: d.onReady, Dial: d.dialOr(dial)})
+		return ingest.New(cfg.Ingest, cfg.Buffers, ingest.Deps{Log: d.log, Registerer: d.registerer, OnReady: d.onReady, Dial: d.dialOr(dial), Tracer: d.tracer})
 	})
 }
 
@@ -239,6 +257,6 @@ func newDeliveryProcess(cfg *config.Config, name string, log *slog.Logger, liste
 		if err != nil {
 			return nil, fmt.Errorf("delivery.%s: %w", name, err)
 		}
-		return delivery.New(name, d, cfg.Buffers, sink, delivery.Deps{Log: deps.log, Registerer: deps.registerer, OnReady: deps.onReady, Dial: deps.dialOr(dial)})
+		return delivery.New(name, d, cfg.Buffers, sink, delivery.Deps{Log: deps.log, Registerer: deps.registerer, OnReady: deps.onReady, Dial: deps.dialOr(dial), Tracer: deps.tracer})
 	})
 }
