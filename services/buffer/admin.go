@@ -84,8 +84,9 @@ func (a *admin) UpdateQueue(ctx context.Context, r *spillwayv1.UpdateQueueReques
 func (a *admin) queue(name string) *spillwayv1.Queue {
 	m := a.s.queues[name]
 	q, state := m.get()
-	out := &spillwayv1.Queue{Name: name, State: state, MemoryRecordsLimit: m.cfg.MemoryRecords, MemoryBytesLimit: m.cfg.MemoryBytes,
-		DiskBytesLimit: m.cfg.DiskBytes, DiskRecordsLimit: m.cfg.DiskRecords, ConfiguredDiskBytes: m.cfg.DiskBytes, ConfiguredDiskRecords: m.cfg.DiskRecords,
+	cfg := m.config()
+	out := &spillwayv1.Queue{Name: name, State: state, MemoryRecordsLimit: cfg.MemoryRecords, MemoryBytesLimit: cfg.MemoryBytes,
+		DiskBytesLimit: cfg.DiskBytes, DiskRecordsLimit: cfg.DiskRecords, ConfiguredDiskBytes: cfg.DiskBytes, ConfiguredDiskRecords: cfg.DiskRecords,
 		Shard: max(int32(m.number()), 0), Shards: m.shards()}
 	if q == nil {
 		return out
@@ -94,7 +95,7 @@ func (a *admin) queue(name string) *spillwayv1.Queue {
 	out.MemoryRecords, out.MemoryBytes = s.MemoryRecords, s.MemoryBytes
 	out.PendingBatches, out.PendingRecords = s.PendingBatches, s.PendingRecords
 	out.AppendedRecords, out.SpilledRecords = s.AppendedRecords, s.SpilledRecords
-	out.DiskBytes, out.Subscriptions = s.Store.DiskBytes, s.Subscriptions
+	out.DiskBytes, out.Subscriptions, out.PausedSources = s.Store.DiskBytes, s.Subscriptions, s.PausedSources
 	out.DiskBytesLimit, out.DiskRecordsLimit = s.Limits.DiskBytes, s.Limits.DiskRecords
 	return out
 }
@@ -128,7 +129,7 @@ func fromSubscription(queueName string, v queue.SubscriptionView, headers []*spi
 		PendingRecords: v.PendingRecords, PendingBytes: v.PendingBytes, LeasedBatches: int64(v.Leased), Sessions: int32(v.Sessions),
 		DeliveredRecords: v.Delivered, DeadLetteredRecords: v.DeadLettered, RedeliveredBatches: v.Redelivered,
 		DeferredOffsets: v.Deferred, DroppedOffsets: v.Dropped, ParkedBatches: int64(v.Parked), LostOffsets: v.Lost, OnFull: spillwayv1.OnFull(v.OnFull), LimitBytes: v.Limit, Headers: headers,
-		Replay: fromReplay(v.Replay), RedrivingOffsets: v.Redriving}
+		Replay: fromReplay(v.Replay), RedrivingOffsets: v.Redriving, PausedDeliveries: v.PausedDeliveries}
 }
 
 // setAge tells when the oldest pending batch was appended.

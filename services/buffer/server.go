@@ -91,7 +91,8 @@ func (v *server) Append(stream spillwayv1.BufferService_AppendServer) error {
 	defer a.flows.readNoMore(a)
 	log := v.s.deps.Log.With("queue", open.Queue, "client", open.Client, "cluster", open.Cluster)
 	log.Info("ingest connected")
-	if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Opened{Opened: &spillwayv1.AppendOpened{Life: q.LedgerID(), Epoch: v.s.queues[open.Queue].ownerEpoch(), WantsRetention: v.s.queues[open.Queue].cfg.KeepsOld}}}); err != nil {
+	if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Opened{Opened: &spillwayv1.AppendOpened{Life: q.LedgerID(), Epoch: v.s.queues[open.Queue].ownerEpoch(),
+		WantsRetention: v.s.queues[open.Queue].cfg.KeepsOld, KeepsPauses: true, PausedSources: a.watch.PausedSources()}}}); err != nil {
 		return err
 	}
 	defer a.finish()
@@ -205,6 +206,8 @@ func (a *appendStream) handle(m *spillwayv1.AppendRequest) (err error) {
 		if id, err = a.partition(m.Retention.Source); err == nil {
 			err = a.q.Old(id, m.Retention.OldOffset)
 		}
+	case *spillwayv1.AppendRequest_Pause:
+		err = a.watch.PauseSource(a.grpc.Context(), m.Pause.Source, m.Pause.Paused)
 	default:
 		err = fmt.Errorf("%w message %T", queue.ErrInvalid, m)
 	}
@@ -337,7 +340,7 @@ func (a *appendStream) refuse(b *spillwayv1.Batch) error {
 	return a.answer(b.Source, r, 0, false, fmt.Errorf("batch [%d,%d): %w", b.FirstOffset, b.NextOffset, queue.ErrAhead))
 }
 
-// tell reports safe offsets and asks for refetches until the queue is closed or ctx ends.
+// tell reports safe offsets and what is paused, and asks for refetches, until the queue is closed or ctx ends.
 func (a *appendStream) tell(ctx context.Context) error {
 	for {
 		news, err := a.watch.Next(ctx)
@@ -359,6 +362,12 @@ func (a *appendStream) tell(ctx context.Context) error {
 		for _, f := range news.Finds {
 			if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_FindOffset{
 				FindOffset: &spillwayv1.FindOffset{Id: f.ID, Source: fromPartition(f.Partition), TimestampMs: f.TimestampMs}}}); err != nil {
+				return err
+			}
+		}
+		if news.Paused != nil && a.open.HearsPauses {
+			if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_PausedSources{
+				PausedSources: &spillwayv1.PausedSources{Sources: news.Paused}}}); err != nil {
 				return err
 			}
 		}
@@ -394,6 +403,12 @@ func (v *server) Consume(stream spillwayv1.BufferService_ConsumeServer) error {
 	if open.Watermarks {
 		session.WantWatermarks()
 	}
+	paused := false
+	if open.Delivery != "" {
+		if paused, err = session.SetDelivery(open.Delivery); err != nil {
+			return toStatus(err)
+		}
+	}
 	log := v.s.deps.Log.With("subscription", open.Subscription, "session", session.ID, "consumer", open.Consumer)
 	log.Info("session opened", "ordering", open.Ordering)
 	var stalled atomic.Bool
@@ -407,7 +422,7 @@ func (v *server) Consume(stream spillwayv1.BufferService_ConsumeServer) error {
 	}}
 	if err := stream.Send(&spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_Opened{Opened: &spillwayv1.ConsumeOpened{
 		SessionId: session.ID, LeaseDuration: durationpb.New(v.s.queueOf(open.Subscription).cfg.LeaseDuration), LedgerId: q.LedgerID(), DeadLetterRanges: true, Headers: headers,
-		Epoch: v.s.queueOf(open.Subscription).ownerEpoch()}}}); err != nil {
+		Epoch: v.s.queueOf(open.Subscription).ownerEpoch(), KeepsPauses: true, Paused: paused}}}); err != nil {
 		return err
 	}
 	if open.Target != nil {
@@ -474,6 +489,8 @@ func (c *consumeStream) receive() error {
 			c.session.Nack(m.Nack.LeaseId, delay, m.Nack.Reason)
 		case *spillwayv1.ConsumeRequest_Extend:
 			c.session.Extend(m.Extend.LeaseIds)
+		case *spillwayv1.ConsumeRequest_Pause:
+			err = c.session.PauseDelivery(c.grpc.Context(), m.Pause.Paused)
 		default:
 			err = fmt.Errorf("%w message %T", queue.ErrInvalid, m)
 		}
@@ -586,6 +603,8 @@ func message(e queue.Event) *spillwayv1.ConsumeResponse {
 	case e.Watermark != nil:
 		return &spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_Watermark{
 			Watermark: &spillwayv1.Watermark{PassedMs: e.Watermark.Passed, CompleteMs: e.Watermark.Complete}}}
+	case e.Paused != nil:
+		return &spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_Paused{Paused: &spillwayv1.DeliveryPaused{Paused: *e.Paused}}}
 	default:
 		return &spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_Revoked{Revoked: &spillwayv1.Revoked{LeaseIds: e.Revoked}}}
 	}

@@ -96,20 +96,16 @@ func New(cfg config.Buffer, deps Deps) (*Service, error) {
 	kept := maps.Clone(cfg.Queues)
 	maps.DeleteFunc(kept, func(_ string, q *config.Queue) bool { return !q.InGroup() && cfg.Shard >= max(q.Shards, 1) })
 	for name, q := range kept {
+		limits, subs := configured(q)
 		qc := queue.Config{
 			MemoryRecords: q.Memory.Records, MemoryBytes: int64(q.Memory.Bytes),
-			DiskRecords: q.Disk.Records, DiskBytes: int64(q.Disk.Bytes),
+			DiskRecords: limits.DiskRecords, DiskBytes: limits.DiskBytes, Subscriptions: subs,
 			SpillAfter: q.SpillAfter, Delivered: q.CommitAfter == "delivered", LeaseDuration: q.Lease,
 			FreeBatches: queue.DefaultFreeBatches / int64(len(kept)), MaxLeases: queue.DefaultMaxLeases / len(kept),
 			Shards: q.Shards, ShardOf: func(cluster, topic string, partition int32) int {
 				return shards.Of(cluster, topic, partition, q.Shards)
 			},
 			Log: deps.Log.With("queue", name),
-		}
-		for _, sub := range slices.Sorted(maps.Keys(q.Subscriptions)) {
-			sc := q.Subscriptions[sub]
-			qc.Subscriptions = append(qc.Subscriptions, queue.SubscriptionConfig{Name: sub, Topics: sc.Topics, Required: sc.Required,
-				OnFull: onFull[sc.OnFull], Limit: int64(sc.Limit)})
 		}
 		m := &managedQueue{name: name, cfg: qc, shard: cfg.Shard, state: "opening"}
 		if cfg.DataDir != "" {

@@ -21,7 +21,7 @@ import (
 // managedQueue is the queue of a shard, which is opened again when its store fails.
 type managedQueue struct {
 	name  string
-	cfg   queue.Config
+	cfg   queue.Config       // what Configure changes of it is guarded by mu
 	dir   string             // of the queue in data_dir; empty: there is no data_dir
 	kafka *kafkastore.Config // nil: it is kept in dir. But for the shard
 	group *owners.Member     // gives the shard to this buffer; nil: the configuration does
@@ -37,6 +37,13 @@ type managedQueue struct {
 }
 
 // get returns the queue, nil when it is not open, and in words what it is.
+// config is how the queue is opened.
+func (m *managedQueue) config() queue.Config {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.cfg
+}
+
 func (m *managedQueue) get() (*queue.Queue, string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -164,7 +171,7 @@ func (s *Service) open(ctx context.Context, m *managedQueue, attempt opening) (*
 	}
 	done := make(chan result, 1)
 	o := &opened{shard: m.number()}
-	cfg := m.cfg
+	cfg := m.config()
 	cfg.Shard = uint16(o.shard)
 	go func() {
 		var err error

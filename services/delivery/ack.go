@@ -57,6 +57,9 @@ func (s *session) Ack(ctx context.Context, ack *Ack) (err error) {
 	if span := s.tracing.commit(ack); span != nil {
 		defer func() { span.End(err) }()
 	}
+	if err = s.writeLetters(ctx, ack); err != nil {
+		return err
+	}
 	for _, m := range split(ack, s.ranges, maxAckBytes) {
 		began := time.Now()
 		p, err := s.enqueueAck(m)

@@ -36,15 +36,21 @@ func (a *admin) GetDelivery(context.Context, *spillwayv1.GetDeliveryRequest) (*s
 }
 
 // PauseDelivery implements DeliveryAdminService.
-func (a *admin) PauseDelivery(context.Context, *spillwayv1.PauseDeliveryRequest) (*spillwayv1.PauseDeliveryResponse, error) {
-	a.s.pause(true)
-	return &spillwayv1.PauseDeliveryResponse{Delivery: a.s.status()}, nil
+func (a *admin) PauseDelivery(ctx context.Context, _ *spillwayv1.PauseDeliveryRequest) (*spillwayv1.PauseDeliveryResponse, error) {
+	kept, err := a.s.pause(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	return &spillwayv1.PauseDeliveryResponse{Delivery: a.s.status(), Kept: kept}, nil
 }
 
 // ResumeDelivery implements DeliveryAdminService.
-func (a *admin) ResumeDelivery(context.Context, *spillwayv1.ResumeDeliveryRequest) (*spillwayv1.ResumeDeliveryResponse, error) {
-	a.s.pause(false)
-	return &spillwayv1.ResumeDeliveryResponse{Delivery: a.s.status()}, nil
+func (a *admin) ResumeDelivery(ctx context.Context, _ *spillwayv1.ResumeDeliveryRequest) (*spillwayv1.ResumeDeliveryResponse, error) {
+	kept, err := a.s.pause(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	return &spillwayv1.ResumeDeliveryResponse{Delivery: a.s.status(), Kept: kept}, nil
 }
 
 // ListOpenFiles implements DeliveryAdminService.
@@ -80,7 +86,7 @@ func (a *admin) noFiles() error {
 // status describes the service now.
 func (s *Service) status() *spillwayv1.Delivery {
 	s.mu.Lock()
-	paused, draining, links := s.paused, s.draining, s.links
+	paused, draining, links := s.pausedLocked(), s.draining, s.links
 	s.mu.Unlock()
 	sessions := s.sessions()
 

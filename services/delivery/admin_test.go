@@ -69,6 +69,71 @@ func TestAdminPauses(t *testing.T) {
 	})
 }
 
+// TestPauseIsKept has the buffer keep a pause: it is asked over the session, and its word counts,
+// at the begin of a session too.
+func TestPauseIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := runServiceWith(t, &config.Delivery{Kafka: &config.Kafka{}}, &fakeSink{serve: ackAll}, func(f *fakeBuffer) { f.keeps, f.paused = true, true })
+		a := &admin{s: r.Service}
+		stream := <-r.fake.streams
+		stream.t = t
+		if stream.open.Delivery != "d" {
+			t.Errorf("the delivery is called %q", stream.open.Delivery)
+		}
+		synctest.Wait()
+		if len(stream.requests) != 0 {
+			t.Errorf("the paused client said %v", <-stream.requests)
+		}
+		if d := r.status(); !d.Paused {
+			t.Errorf("%v", d)
+		}
+		say := func(paused bool) {
+			stream.send(&spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_Paused{Paused: &spillwayv1.DeliveryPaused{Paused: paused}}})
+			synctest.Wait()
+		}
+		answered := make(chan *spillwayv1.ResumeDeliveryResponse, 1)
+		go func() {
+			got, err := a.ResumeDelivery(t.Context(), nil)
+			if err != nil {
+				t.Error(err)
+			}
+			answered <- got
+		}()
+		if m := stream.next(); m.GetPause() == nil || m.GetPause().Paused {
+			t.Fatalf("the client said %v", m)
+		}
+		synctest.Wait()
+		if len(answered) != 0 {
+			t.Fatal("it was resumed before the buffer said so")
+		}
+		say(false)
+		if got := <-answered; !got.Kept || got.Delivery.Paused {
+			t.Errorf("%v", got)
+		}
+		stream.credit()
+		say(true) // as another instance asked
+		stream.lease(none(1, "v"))
+		synctest.Wait()
+		if d := r.status(); !d.Paused || d.Leases != 1 || d.Records != 0 {
+			t.Errorf("%v", d)
+		}
+	})
+}
+
+// TestPauseWithoutABuffer says that nothing was kept.
+func TestPauseWithoutABuffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := runService(t, &config.Delivery{Kafka: &config.Kafka{}}, &fakeSink{serve: ackAll}, func() error { return status.Error(codes.Unavailable, "away") })
+		a := &admin{s: r.Service}
+		if got, err := a.PauseDelivery(t.Context(), nil); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "0 of 1 shards") {
+			t.Errorf("got %v, %v", got, err)
+		}
+		if r.status().Paused {
+			t.Error("it is paused")
+		}
+	})
+}
+
 func TestAdminFiles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sink := &fakeFiles{fakeSink: fakeSink{serve: ackAll}, files: []*spillwayv1.OpenFile{

@@ -18,7 +18,7 @@ import (
 type counters struct {
 	records, bytes, deadLetters            atomic.Int64
 	redeliveries, nacks, damaged, sessions atomic.Int64
-	refusedAcks                            atomic.Int64
+	refusedAcks, copied, notCopied         atomic.Int64
 
 	acks, ages telemetry.Seconds
 }
@@ -144,6 +144,8 @@ func (c *counters) register(r prometheus.Registerer, delivery string, leases fun
 		{"records_total", "Records delivered and acked.", &c.records},
 		{"bytes_total", "Key, value and header bytes of the records of acked batches.", &c.bytes},
 		{"dead_letters_total", "Records dead-lettered.", &c.deadLetters},
+		{"dead_letter_topic_records_total", "Copies of dead letters written to the topic for them.", &c.copied},
+		{"dead_letter_topic_refused_records_total", "Dead letters of which that topic takes no copy, as too large.", &c.notCopied},
 		{"redeliveries_total", "Batches received that had been leased before.", &c.redeliveries},
 		{"nacks_total", "Batches given back.", &c.nacks},
 		{"damaged_batches_total", "Batches given back because of a wrong checksum or broken compression.", &c.damaged},

@@ -25,6 +25,7 @@ type link struct {
 
 	// Guarded by Service.mu.
 	session *session // nil when there is none
+	paused  bool     // the shard's buffer says that the delivery is
 	reason  string   // why there is none
 }
 
@@ -104,10 +105,11 @@ func (l *link) open(ctx context.Context, buffers *shards.Buffers, cfg sessionCon
 func (l *link) sessionConfig(ctx context.Context) (sessionConfig, error) {
 	l.s.mu.Lock()
 	cfg := l.s.cfg
-	cfg.paused = l.s.paused
+	cfg.paused = l.s.pausedHere
 	l.s.mu.Unlock()
 	cfg.shard, cfg.shards, cfg.seen = l.shard, l.of, &l.seen
 	cfg.memory = max(cfg.memory/int64(l.of), 1)
+	cfg.heard = l.heard
 	cfg.acked = func() {
 		l.destination.Over()
 		l.trouble.Over()
@@ -128,7 +130,7 @@ func (l *link) begin(session *session) {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	l.session, l.reason = session, ""
-	session.Pause(l.s.paused)
+	session.Pause(l.s.pausedHere)
 	l.s.linksChangedLocked()
 }
 

@@ -26,13 +26,16 @@ const openTimeout = 10 * time.Second
 type sessionConfig struct {
 	buffer       string // its address, for errors
 	subscription string
+	delivery     string // its name in the configuration
 	consumer     string
 	ordering     spillwayv1.Ordering
 	memory       int64 // bound of granted credit and held payload bytes, but for one batch over it
 	watermarks   bool
 	target       *spillwayv1.FlowTarget // nil: it does not produce to Kafka
 	paused       bool
+	letters      LetterWriter     // nil: dead letters are kept by the buffer only
 	acked        func()           // called for every accepted ack; may be nil
+	heard        func(bool)       // called with the buffer's word on whether the delivery is paused; may be nil
 	transforms   *transform.Chain // may be nil
 	time         *times           // of all shards
 	shard        int
@@ -61,6 +64,9 @@ type session struct {
 	duration time.Duration // of a lease
 	acked    func()
 	accepted atomic.Bool // an ack was
+	letters  LetterWriter
+	keeps    bool // the buffer keeps whether the delivery is paused
+	heard    func(paused bool)
 	zstd     *zstd.Decoder
 	// transforms of the delivery, behind the filters of the subscription; each lease has a clone.
 	transforms *transform.Chain
@@ -79,8 +85,10 @@ type session struct {
 	flows      atomic.Pointer[spillwayv1.Flows]
 
 	mu        sync.Mutex
-	err       error // why the stream ended
-	paused    bool
+	err       error         // why the stream ended
+	paused    bool          // by Pause
+	stopped   bool          // by the buffer's word
+	told      chan struct{} // closed and replaced when the buffer says whether it is
 	draining  bool
 	closing   bool
 	held      map[uint64]*Lease // leased and neither settled, given back nor revoked
@@ -112,12 +120,14 @@ func openSession(ctx context.Context, client spillwayv1.BufferServiceClient, cfg
 		id: opened.SessionId, ledger: opened.LedgerId, ranges: opened.DeadLetterRanges, log: log.With("session", opened.SessionId), counters: c,
 		memory: cfg.memory, duration: opened.LeaseDuration.AsDuration(), zstd: decoder,
 		stream: stream, buffer: cfg.buffer, cancel: cancel, paused: cfg.paused, acked: cfg.acked,
+		letters: cfg.letters, keeps: opened.KeepsPauses, heard: cfg.heard, told: make(chan struct{}),
 		wake: make(chan struct{}, 1), lost: make(chan struct{}),
 		leases: make(chan *Lease), adoptions: make(chan *Adoption), watermarks: make(chan Watermark, 1),
 		held: make(map[uint64]*Lease), acks: make(map[uint64]*pendingAck), transforms: cfg.transforms.Behind(opened.Headers),
 		shard: cfg.shard, shards: cfg.shards, time: cfg.time, tracing: traced{cfg.tracer, cfg.subscription, cfg.consumer},
 	}
 	s.time.join(s)
+	s.hear(opened.Paused)
 	s.wg.Go(s.receive)
 	s.wg.Go(s.run)
 	return s, nil
@@ -145,7 +155,7 @@ func shakeHands(ctx context.Context, client spillwayv1.BufferServiceClient, cfg 
 	}
 	// The reason of a failed Send is what Recv returns.
 	_ = stream.Send(&spillwayv1.ConsumeRequest{Message: &spillwayv1.ConsumeRequest_Open{Open: &spillwayv1.ConsumeOpen{
-		Subscription: cfg.subscription, Consumer: cfg.consumer, Ordering: cfg.ordering, Watermarks: cfg.watermarks, Target: cfg.target, FiltersHeaders: true, Shard: cfg.seen.Claim(cfg.shard, cfg.shards)}}})
+		Subscription: cfg.subscription, Consumer: cfg.consumer, Ordering: cfg.ordering, Watermarks: cfg.watermarks, Target: cfg.target, FiltersHeaders: true, Shard: cfg.seen.Claim(cfg.shard, cfg.shards), Delivery: cfg.delivery}}})
 	m, err := stream.Recv()
 	if err != nil {
 		return nil, nil, err
@@ -199,8 +209,8 @@ func (s *session) Held() int {
 	return len(s.held)
 }
 
-// Pause withholds credit and leases from the sink, or stops doing so. What was leased already
-// stays here, at most the memory bound.
+// Pause withholds credit and leases from the sink, or stops doing so, whatever the buffer says.
+// What was leased already stays here, at most the memory bound.
 func (s *session) Pause(paused bool) {
 	s.mu.Lock()
 	s.paused = paused

@@ -123,7 +123,7 @@ func (s *session) next() todo {
 
 // firstLocked is the lease that the sink is to have next, if any.
 func (s *session) firstLocked() *Lease {
-	if len(s.waiting) == 0 || s.paused {
+	if len(s.waiting) == 0 || s.paused || s.stopped {
 		return nil
 	}
 	return s.waiting[0]
@@ -169,7 +169,7 @@ func (s *session) damagedLocked(l *Lease, err error) {
 // grantLocked is the credit to grant now. Small amounts are saved up while the buffer has some
 // left.
 func (s *session) grantLocked() int64 {
-	if s.paused || s.draining {
+	if s.paused || s.stopped || s.draining {
 		return 0
 	}
 	grant := s.memory - s.credit - s.heldBytes
@@ -268,6 +268,8 @@ func (s *session) accept(m *spillwayv1.ConsumeResponse) error {
 		s.time.tell(s, Watermark{PassedMs: m.Watermark.PassedMs, CompleteMs: m.Watermark.CompleteMs})
 	case *spillwayv1.ConsumeResponse_Flows:
 		s.flows.Store(m.Flows)
+	case *spillwayv1.ConsumeResponse_Paused:
+		s.hear(m.Paused.Paused)
 	default:
 		return fmt.Errorf("%w: unexpected message %T", errProtocol, m)
 	}

@@ -44,6 +44,9 @@ type Deps struct {
 	Dial func(addr string) (*grpc.ClientConn, error)
 	// Tracer makes a span for each commit; nil makes none.
 	Tracer *tracing.Tracer
+	// Letters is written what is dead-lettered, before the buffer is told; nil is nobody. It is
+	// the service's, which closes it.
+	Letters LetterWriter
 }
 
 // Service delivers one subscription to one Sink. New starts nothing; Run has a link with the owner
@@ -59,13 +62,13 @@ type Service struct {
 
 	counters *counters
 
-	mu       sync.Mutex
-	links    []*link // by shard; only the first before it is known how many there are
-	paused   bool
-	draining bool
-	ready    bool
-	reason   string
-	stuck    bool // the sink did not stop when told to: it is not closed
+	mu         sync.Mutex
+	links      []*link // by shard; only the first before it is known how many there are
+	pausedHere bool    // in this instance only (pause.go)
+	draining   bool
+	ready      bool
+	reason     string
+	stuck      bool // the sink did not stop when told to: it is not closed
 }
 
 // errStuck means that a sink did not stop when told to.
@@ -108,7 +111,7 @@ func New(name string, cfg *config.Delivery, buffers []string, sink Sink, deps De
 	log := deps.Log.With("subscription", cfg.Subscription)
 	s := &Service{
 		name: name, kind: kindOf(cfg), buffers: buffers, sink: sink, deps: deps, log: log,
-		cfg:      sessionConfig{subscription: cfg.Subscription, consumer: deps.Instance, ordering: ordering, memory: memory, transforms: transforms, time: newTimes(1), tracer: deps.Tracer},
+		cfg:      sessionConfig{subscription: cfg.Subscription, delivery: name, letters: deps.Letters, consumer: deps.Instance, ordering: ordering, memory: memory, transforms: transforms, time: newTimes(1), tracer: deps.Tracer},
 		reason:   "not started",
 		counters: newCounters(),
 	}
@@ -160,6 +163,9 @@ func (s *Service) Run(ctx context.Context) error {
 	s.run(ctx, buffers)
 	s.setReady(false, "stopped")
 	failed := []error{buffers.Close()}
+	if s.deps.Letters != nil && !s.isStuck() {
+		failed = append(failed, s.deps.Letters.Close())
+	}
 	if c, ok := s.sink.(io.Closer); ok && !s.isStuck() {
 		if err := c.Close(); err != nil {
 			failed = append(failed, fmt.Errorf("close destination: %w", err))
@@ -303,19 +309,4 @@ func (s *Service) held() int {
 		n += session.Held()
 	}
 	return n
-}
-
-// pause withholds batches from the sink, or stops doing so.
-func (s *Service) pause(paused bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.paused != paused {
-		s.log.Info("paused by the admin API", "paused", paused)
-	}
-	s.paused = paused
-	for _, l := range s.links {
-		if l.session != nil {
-			l.session.Pause(paused)
-		}
-	}
 }

@@ -93,8 +93,12 @@ func (r *running) readiness() []bool {
 }
 
 func runService(t *testing.T, cfg *config.Delivery, sink Sink, refuse func() error) *running {
+	return runServiceWith(t, cfg, sink, func(f *fakeBuffer) { f.refuse = refuse })
+}
+
+func runServiceWith(t *testing.T, cfg *config.Delivery, sink Sink, prepare func(*fakeBuffer)) *running {
 	r := &running{fake: startFakeBuffer(t), log: &logBuffer{}}
-	r.fake.refuse = refuse
+	prepare(r.fake)
 	cfg.Subscription = "q/s"
 	s, err := New("d", cfg, []string{"buffer:7400"}, sink, Deps{
 		Log: slog.New(slog.NewTextHandler(r.log, nil)), Registerer: prometheus.NewRegistry(), Instance: "me", Dial: r.fake.dial,

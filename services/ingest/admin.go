@@ -51,27 +51,27 @@ func (a *admin) ListPartitions(_ context.Context, r *spillwayv1.ListPartitionsRe
 }
 
 // PauseSource implements IngestAdminService.
-func (a *admin) PauseSource(_ context.Context, r *spillwayv1.PauseSourceRequest) (*spillwayv1.PauseSourceResponse, error) {
-	s, err := a.pause(r.Name, true)
-	return &spillwayv1.PauseSourceResponse{Source: s}, err
+func (a *admin) PauseSource(ctx context.Context, r *spillwayv1.PauseSourceRequest) (*spillwayv1.PauseSourceResponse, error) {
+	s, kept, err := a.pause(ctx, r.Name, true)
+	return &spillwayv1.PauseSourceResponse{Source: s, Kept: kept}, err
 }
 
 // ResumeSource implements IngestAdminService.
-func (a *admin) ResumeSource(_ context.Context, r *spillwayv1.ResumeSourceRequest) (*spillwayv1.ResumeSourceResponse, error) {
-	s, err := a.pause(r.Name, false)
-	return &spillwayv1.ResumeSourceResponse{Source: s}, err
+func (a *admin) ResumeSource(ctx context.Context, r *spillwayv1.ResumeSourceRequest) (*spillwayv1.ResumeSourceResponse, error) {
+	s, kept, err := a.pause(ctx, r.Name, false)
+	return &spillwayv1.ResumeSourceResponse{Source: s, Kept: kept}, err
 }
 
-func (a *admin) pause(name string, paused bool) (*spillwayv1.Source, error) {
+func (a *admin) pause(ctx context.Context, name string, paused bool) (*spillwayv1.Source, bool, error) {
 	s, err := a.source(name)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	if s.gate.closed() != paused {
-		s.log.Info("paused by the admin API", "paused", paused)
+	kept, err := s.pause(ctx, paused)
+	if err != nil {
+		return nil, false, err
 	}
-	s.gate.set(paused)
-	return s.status(), nil
+	return s.status(), kept, nil
 }
 
 func (a *admin) source(name string) (*source, error) {

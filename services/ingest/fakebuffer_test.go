@@ -47,6 +47,10 @@ type fakeBuffer struct {
 	mayWait    map[int64]bool // what was said of batches, by where they end
 	wants      bool           // wants_retention
 	retention  []*spillwayv1.SourceRetention
+	keeps      bool     // it keeps pauses
+	paused     []string // sources that are
+	hearing    []spillwayv1.BufferService_AppendServer
+	sendMu     sync.Mutex // of hearing
 }
 
 type fakePartition struct {
@@ -93,26 +97,42 @@ func (f *fakeBuffer) Append(stream spillwayv1.BufferService_AppendServer) error 
 	}
 	f.mu.Lock()
 	f.streams++
-	life, wants := f.life, f.wants
+	life := f.life
+	opened := &spillwayv1.AppendOpened{Life: life, WantsRetention: f.wants, KeepsPauses: f.keeps, PausedSources: f.paused}
+	if f.keeps && first.GetOpen().GetHearsPauses() {
+		f.hearing = append(f.hearing, stream)
+	}
 	f.mu.Unlock()
-	if err := stream.Send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Opened{Opened: &spillwayv1.AppendOpened{Life: life, WantsRetention: wants}}}); err != nil {
+	send := func(m *spillwayv1.AppendResponse) error {
+		f.sendMu.Lock()
+		defer f.sendMu.Unlock()
+		return stream.Send(m)
+	}
+	defer func() {
+		f.sendMu.Lock()
+		defer f.sendMu.Unlock()
+		f.set(func() {
+			f.hearing = slices.DeleteFunc(f.hearing, func(s spillwayv1.BufferService_AppendServer) bool { return s == stream })
+		})
+	}()
+	if err := send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Opened{Opened: opened}}); err != nil {
 		return err
 	}
 	f.mu.Lock()
 	refetch, refetches, finds := f.refetch, f.refetches, f.finds
 	f.mu.Unlock()
 	for _, refetch := range refetches {
-		if err := stream.Send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Refetch{Refetch: refetch}}); err != nil {
+		if err := send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Refetch{Refetch: refetch}}); err != nil {
 			return err
 		}
 	}
 	for _, find := range finds {
-		if err := stream.Send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_FindOffset{FindOffset: find}}); err != nil {
+		if err := send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_FindOffset{FindOffset: find}}); err != nil {
 			return err
 		}
 	}
 	if refetch != nil {
-		if err := stream.Send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Refetch{Refetch: refetch}}); err != nil {
+		if err := send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Refetch{Refetch: refetch}}); err != nil {
 			return err
 		}
 	}
@@ -125,9 +145,13 @@ func (f *fakeBuffer) Append(stream spillwayv1.BufferService_AppendServer) error 
 			<-stream.Context().Done()
 			return nil
 		}
+		if p := m.GetPause(); p != nil {
+			f.pause(p)
+			continue
+		}
 		for _, m := range f.due(m) {
 			for _, answer := range f.handle(m) {
-				if err := stream.Send(answer); err != nil {
+				if err := send(answer); err != nil {
 					return err
 				}
 			}
@@ -141,6 +165,21 @@ func (f *fakeBuffer) Append(stream spillwayv1.BufferService_AppendServer) error 
 		if broken {
 			return status.Error(codes.Unavailable, "broken by the test")
 		}
+	}
+}
+
+// pause keeps a pause, and tells everybody.
+func (f *fakeBuffer) pause(p *spillwayv1.PauseSourceEverywhere) {
+	f.sendMu.Lock()
+	defer f.sendMu.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.paused = slices.DeleteFunc(slices.Clone(f.paused), func(s string) bool { return s == p.Source })
+	if p.Paused {
+		f.paused = append(f.paused, p.Source)
+	}
+	for _, s := range f.hearing {
+		_ = s.Send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_PausedSources{PausedSources: &spillwayv1.PausedSources{Sources: f.paused}}})
 	}
 }
 

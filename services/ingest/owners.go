@@ -16,6 +16,7 @@ type owner struct {
 	shard, of int
 	trouble   *backoff.Trouble // to reach it
 	seen      shards.Seen
+	paused    bool // guarded by source.mu: its buffer says that the source is
 }
 
 // reach finds out how many shards the queue has, and returns nil when the owner of one accepts a
@@ -76,7 +77,7 @@ func (o *owner) open(ctx context.Context, buffers *shards.Buffers, s *source, pa
 		return nil, err
 	}
 	return openAppender(ctx, buffer.Conn, &spillwayv1.AppendOpen{Queue: o.s.cfg.Queue, Cluster: o.s.clusterID(), Client: o.s.instance,
-		Shard: o.seen.Claim(o.shard, o.of)}, &o.seen, s, partitions)
+		Shard: o.seen.Claim(o.shard, o.of), HearsPauses: true}, o, s, partitions)
 }
 
 // readAll reads partitions until ctx ends, each over the stream of its shard.

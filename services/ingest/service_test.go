@@ -320,6 +320,35 @@ func TestAbortedTransactionsAreLeftOut(t *testing.T) {
 	waitFor(t, "the last marker", func() bool { return s.sources[0].partitionStatus()[0].Position == 24 && kafka.committed(0) == 24 })
 }
 
+// TestPauseIsKept has the buffer keep a pause: an instance that starts later holds, and one that was
+// not asked goes on when the source is resumed at another.
+func TestPauseIsKept(t *testing.T) {
+	kafka, buffer := startKafka(t, 1, topic), startBuffer(t)
+	buffer.set(func() { buffer.keeps = true })
+	first := kafka.ingest(buffer)
+	kafka.produce(numbered(10, 1, 0)...)
+	checkOnce(t, buffer, 10)
+	got, err := (&admin{s: first.Service}).PauseSource(t.Context(), &spillwayv1.PauseSourceRequest{Name: "s"})
+	if err != nil || !got.Kept || !got.Source.Paused {
+		t.Fatalf("%v, %v", got, err)
+	}
+	first.stop()
+	second := kafka.ingest(buffer)
+	waitFor(t, "the pause", func() bool { return second.sources[0].status().State == "paused" })
+	kafka.produce(numbered(10, 1, 10)...)
+	time.Sleep(300 * time.Millisecond)
+	if n := len(buffer.records(topic)[0]); n > 10 {
+		t.Errorf("%d records arrived while paused", n-10)
+	}
+	buffer.pause(&spillwayv1.PauseSourceEverywhere{Source: "other", Paused: true})
+	buffer.pause(&spillwayv1.PauseSourceEverywhere{Source: "s"}) // as another instance asks
+	checkOnce(t, buffer, 20)
+	if s := second.sources[0].status(); s.Paused {
+		t.Errorf("%v", s)
+	}
+	buffer.set(func() { buffer.keeps = false })
+}
+
 func TestPauseAndAdmin(t *testing.T) {
 	kafka, buffer := startKafka(t, 1, topic), startBuffer(t)
 	s := kafka.ingest(buffer)

@@ -35,7 +35,7 @@ type source struct {
 	members *kafkaclient.Client
 	wanted  wanted
 	lookups *lookups
-	gate    gate // closed: paused
+	gate    gate // closed: paused (pause.go)
 
 	kafka     *backoff.Trouble
 	buffer    *backoff.Trouble // before it is known which shards there are
@@ -61,6 +61,8 @@ type source struct {
 	fetcher    *fetcher       // of this generation
 	running    bool
 	owners     []*owner                 // by shard; none before a buffer has told how many there are
+	buffers    *shards.Buffers          // once it runs
+	pausedHere bool                     // in this instance only
 	foreign    []string                 // client ids of members that are not ours
 	committed  map[topicPartition]int64 // by this process, last
 	compared   map[string]time.Time     // when all brokers were asked for the leaders of a topic
@@ -104,6 +106,9 @@ func (s *source) run(ctx context.Context, buffers *shards.Buffers) {
 	defer s.client.Close()
 	defer s.members.Close()
 	defer s.onReady(false, "stopped")
+	s.mu.Lock()
+	s.buffers = buffers
+	s.mu.Unlock()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { s.lookups.run(ctx) })

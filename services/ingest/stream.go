@@ -10,7 +10,6 @@ import (
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/rpc"
-	"github.com/spillwayio/spillway/services/internal/shards"
 )
 
 // openTimeout bounds the wait for the buffer's answer to open.
@@ -25,6 +24,9 @@ type appender struct {
 	stream spillwayv1.BufferService_AppendClient
 	buffer string                        // its address
 	wants  bool                          // it wants to hear of retention
+	owner  *owner                        // who hears what is paused
+	opened *spillwayv1.AppendOpened      // the buffer's answer to open
+	told   chan struct{}                 // has room for one: owner was told what is paused
 	source *source                       // who answers refetches and finds; may be nil
 	routes map[topicPartition]*partition // fixed
 	done   chan struct{}                 // closed when receive has ended
@@ -38,15 +40,15 @@ type appender struct {
 
 // openAppender opens a stream for a shard with the buffer that has it, and returns when the buffer
 // has accepted it. Its owner must close it. Source may be nil.
-func openAppender(ctx context.Context, conn *grpc.ClientConn, open *spillwayv1.AppendOpen, seen *shards.Seen, s *source, partitions []*partition) (*appender, error) {
+func openAppender(ctx context.Context, conn *grpc.ClientConn, open *spillwayv1.AppendOpen, o *owner, s *source, partitions []*partition) (*appender, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	a := &appender{ctx: ctx, cancel: cancel, buffer: rpc.Address(conn), source: s, routes: make(map[topicPartition]*partition), refetches: make(map[uint64]*partition), newest: make(map[topicPartition]*partition), done: make(chan struct{})}
+	a := &appender{ctx: ctx, cancel: cancel, buffer: rpc.Address(conn), owner: o, told: make(chan struct{}, 1), source: s, routes: make(map[topicPartition]*partition), refetches: make(map[uint64]*partition), newest: make(map[topicPartition]*partition), done: make(chan struct{})}
 	for _, p := range partitions {
 		a.routes[p.topicPartition] = p
 	}
 	late := time.AfterFunc(openTimeout, func() { cancel(fmt.Errorf("no answer within %s", openTimeout)) })
 	defer late.Stop()
-	if err := a.open(conn, open, seen); err != nil {
+	if err := a.open(conn, open); err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
@@ -57,7 +59,7 @@ func openAppender(ctx context.Context, conn *grpc.ClientConn, open *spillwayv1.A
 	return a, nil
 }
 
-func (a *appender) open(conn *grpc.ClientConn, open *spillwayv1.AppendOpen, seen *shards.Seen) (err error) {
+func (a *appender) open(conn *grpc.ClientConn, open *spillwayv1.AppendOpen) (err error) {
 	if a.stream, err = spillwayv1.NewBufferServiceClient(conn).Append(a.ctx); err != nil {
 		return err
 	}
@@ -67,12 +69,15 @@ func (a *appender) open(conn *grpc.ClientConn, open *spillwayv1.AppendOpen, seen
 	if err != nil {
 		return err
 	}
-	opened := m.GetOpened()
-	if opened == nil {
+	if a.opened = m.GetOpened(); a.opened == nil {
 		return fmt.Errorf("the buffer answered %T, want opened", m.Message)
 	}
-	a.wants = opened.WantsRetention
-	return seen.Admit(opened.Life, opened.Epoch)
+	a.wants = a.opened.WantsRetention
+	if err := a.owner.seen.Admit(a.opened.Life, a.opened.Epoch); err != nil {
+		return err
+	}
+	a.owner.heard(a.opened.PausedSources)
+	return nil
 }
 
 // send may wait: the buffer reads no further while it has no room. An error means that the stream
@@ -112,6 +117,13 @@ func (a *appender) route(m *spillwayv1.AppendResponse) error {
 	case *spillwayv1.AppendResponse_FindOffset:
 		if a.source != nil {
 			a.wg.Go(func() { a.source.find(a, m.FindOffset) })
+		}
+		return nil
+	case *spillwayv1.AppendResponse_PausedSources:
+		a.owner.heard(m.PausedSources.Sources)
+		select {
+		case a.told <- struct{}{}:
+		default:
 		}
 		return nil
 	case *spillwayv1.AppendResponse_Assigned:

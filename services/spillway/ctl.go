@@ -72,6 +72,7 @@ type call struct {
 	*target
 	ctx  context.Context
 	out  io.Writer
+	err  io.Writer
 	all  []*grpc.ClientConn
 	conn *grpc.ClientConn // the one of all that is asked now
 }
@@ -96,7 +97,7 @@ func (t *target) run(f func(c *call, args []string) error) func(*cobra.Command, 
 		if err != nil {
 			return err
 		}
-		c := &call{target: t, ctx: cmd.Context(), out: cmd.OutOrStdout()}
+		c := &call{target: t, ctx: cmd.Context(), out: cmd.OutOrStdout(), err: cmd.ErrOrStderr()}
 		for _, address := range append([]string{t.address}, t.more...) {
 			conn, err := client.Dial(address)
 			if err != nil {

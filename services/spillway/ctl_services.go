@@ -37,15 +37,15 @@ func newSources() *cobra.Command {
 	}
 	t.register(cmd)
 	cmd.AddCommand(listPartitions(t),
-		changeSource(t, "pause", "Holds a source of this instance", "Holds a source of the instance that is asked, until it is resumed or the instance restarts. The partitions stay with it,\nso that nobody else reads them.",
-			func(ctx context.Context, a spillwayv1.IngestAdminServiceClient, name string) (*spillwayv1.Source, error) {
+		changeSource(t, "pause", "Holds a source in all its instances until it is resumed", "Holds a source until it is resumed: in all its instances, whichever is asked, and over restarts, since the buffer keeps it.\nPartitions stay with the instances that have them.",
+			func(ctx context.Context, a spillwayv1.IngestAdminServiceClient, name string) (*spillwayv1.Source, bool, error) {
 				r, err := a.PauseSource(ctx, &spillwayv1.PauseSourceRequest{Name: name})
-				return r.GetSource(), err
+				return r.GetSource(), r.GetKept(), err
 			}),
-		changeSource(t, "resume", "Lets a paused source go on", "Resumes a source that was paused.",
-			func(ctx context.Context, a spillwayv1.IngestAdminServiceClient, name string) (*spillwayv1.Source, error) {
+		changeSource(t, "resume", "Lets a paused source go on", "Resumes a source that was paused, in all its instances.",
+			func(ctx context.Context, a spillwayv1.IngestAdminServiceClient, name string) (*spillwayv1.Source, bool, error) {
 				r, err := a.ResumeSource(ctx, &spillwayv1.ResumeSourceRequest{Name: name})
-				return r.GetSource(), err
+				return r.GetSource(), r.GetKept(), err
 			}))
 	return cmd
 }
@@ -104,17 +104,25 @@ func listPartitions(t *target) *cobra.Command {
 	}
 }
 
-func changeSource(t *target, verb, summary, long string, change func(context.Context, spillwayv1.IngestAdminServiceClient, string) (*spillwayv1.Source, error)) *cobra.Command {
+func changeSource(t *target, verb, summary, long string, change func(context.Context, spillwayv1.IngestAdminServiceClient, string) (*spillwayv1.Source, bool, error)) *cobra.Command {
 	return &cobra.Command{
 		Use: verb + " SOURCE", Short: summary, Long: long, Example: "  spillway sources " + verb + " logs", Args: oneName("a source"),
 		RunE: t.run(func(c *call, args []string) error {
 			return c.ask(func(ctx context.Context) error {
-				s, err := change(ctx, spillwayv1.NewIngestAdminServiceClient(c.conn), args[0])
+				s, kept, err := change(ctx, spillwayv1.NewIngestAdminServiceClient(c.conn), args[0])
 				return either(err, func() error {
+					c.noteNotKept(kept)
 					return c.show(s, func(w io.Writer) { sourceTable(w, []*spillwayv1.Source{s}) })
 				})
 			})
 		}),
+	}
+}
+
+// noteNotKept says that a pause, or its end, is of one instance only.
+func (c *call) noteNotKept(kept bool) {
+	if !kept {
+		fmt.Fprintln(c.err, "spillway: the buffer is of a version that keeps no pauses: this holds for the instance that was asked, until it restarts")
 	}
 }
 
@@ -153,22 +161,28 @@ func newDeliveries() *cobra.Command {
 	cmd.PersistentFlags().StringVar(&name, "name", "", "with --config: which delivery of the file")
 	cmd.AddCommand(listFiles(t), rollFiles(t),
 		&cobra.Command{
-			Use: "pause", Short: "Holds this instance of a delivery", Args: noArgs, Example: "  spillway deliveries pause",
-			Long: "Holds the instance that is asked, until it is resumed or restarts: it finishes what it holds and takes no more. To hold all\ninstances, over restarts, pause the subscription.",
+			Use: "pause", Short: "Holds a delivery in all its instances until it is resumed", Args: noArgs, Example: "  spillway deliveries pause",
+			Long: "Holds a delivery until it is resumed: in all its instances, whichever is asked, and over restarts, since the buffer keeps it.\nThey finish what they hold and take no more. spillway subscriptions pause does the same without a delivery that runs.",
 			RunE: t.run(func(c *call, _ []string) error {
 				return c.ask(func(ctx context.Context) error {
 					r, err := spillwayv1.NewDeliveryAdminServiceClient(c.conn).PauseDelivery(ctx, &spillwayv1.PauseDeliveryRequest{})
-					return either(err, func() error { return c.delivery(r.Delivery) })
+					return either(err, func() error {
+						c.noteNotKept(r.Kept)
+						return c.delivery(r.Delivery)
+					})
 				})
 			}),
 		},
 		&cobra.Command{
-			Use: "resume", Short: "Lets a paused instance go on", Args: noArgs, Example: "  spillway deliveries resume",
-			Long: "Resumes an instance that was paused.",
+			Use: "resume", Short: "Lets a paused delivery go on", Args: noArgs, Example: "  spillway deliveries resume",
+			Long: "Resumes a delivery that was paused, in all its instances.",
 			RunE: t.run(func(c *call, _ []string) error {
 				return c.ask(func(ctx context.Context) error {
 					r, err := spillwayv1.NewDeliveryAdminServiceClient(c.conn).ResumeDelivery(ctx, &spillwayv1.ResumeDeliveryRequest{})
-					return either(err, func() error { return c.delivery(r.Delivery) })
+					return either(err, func() error {
+						c.noteNotKept(r.Kept)
+						return c.delivery(r.Delivery)
+					})
 				})
 			}),
 		})

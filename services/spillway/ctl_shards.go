@@ -134,7 +134,7 @@ func newBuffers() *cobra.Command {
 		Args:    noArgs,
 		RunE: t.run(func(c *call, _ []string) error {
 			if len(c.all) > 1 {
-				return &usageError{errors.New("say which buffer: -b HOST:PORT")}
+				return &usageError{fmt.Errorf("the file names %d buffers: say which one with -b HOST:PORT", len(c.all))}
 			}
 			var response *spillwayv1.DrainBufferResponse
 			err := c.ask(func(ctx context.Context) (err error) {
@@ -189,6 +189,7 @@ func addSubscription(sum, s *spillwayv1.Subscription) *spillwayv1.Subscription {
 	replay := addReplay(sum.Replay, s.Replay)
 	add(sum, s)
 	sum.Replay, sum.Paused = replay, sum.Paused || s.Paused
+	sum.PausedDeliveries = inEither(sum.PausedDeliveries, s.PausedDeliveries)
 	if s.OldestPendingAge.AsDuration() > sum.OldestPendingAge.AsDuration() {
 		sum.OldestPendingAge = s.OldestPendingAge
 	}
@@ -203,7 +204,13 @@ func addQueue(sum, q *spillwayv1.Queue) *spillwayv1.Queue {
 	shards := sum.Shards
 	add(sum, q)
 	sum.Shard, sum.Shards = 0, shards
+	sum.PausedSources = inEither(sum.PausedSources, q.PausedSources)
 	return sum
+}
+
+// inEither is what is in one of two lists, sorted.
+func inEither(a, b []string) []string {
+	return slices.Compact(slices.Sorted(slices.Values(slices.Concat(a, b))))
 }
 
 // add adds the 64- and 32-bit numbers of m to those of sum.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -21,7 +22,8 @@ func newSubscriptions() *cobra.Command {
 		Aliases: []string{"subs"},
 		Short:   "Lists the subscriptions of a buffer; shows, pauses, resumes, seeks, makes, changes and deletes them",
 		Long: "Asks a running buffer for its subscriptions: how far behind each is, in records, bytes and age, and who is\n" +
-			"connected. Changes are durable; those of subscriptions that are in the pipeline's file hold until the file says otherwise.",
+			"connected. Changes are durable; those of subscriptions that are in the pipeline's file hold until the file says otherwise.\n" +
+			"Why one is behind, and what to do about it, spillway top --once says in words.",
 		Example: "  spillway subscriptions\n  spillway subscriptions show logs/hdfs\n  spillway subscriptions pause logs/hdfs",
 		Args:    atMostOneName("a queue"),
 		RunE: t.run(func(c *call, args []string) error {
@@ -61,6 +63,8 @@ func stateOf(s *spillwayv1.Subscription) string {
 	switch {
 	case s.Paused:
 		return "paused"
+	case len(s.PausedDeliveries) > 0:
+		return "delivery paused"
 	case s.Sessions == 0 && behind:
 		return "no delivery"
 	case s.Sessions == 0:
@@ -95,6 +99,21 @@ func showSubscription(t *target) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			var parked *spillwayv1.ParkedBatch // one of them tells why
+			if err := c.each(func() error {
+				if all.Subscription.ParkedBatches == 0 {
+					return nil
+				}
+				return c.ask(func(ctx context.Context) error {
+					r, err := c.buffer().ListParkedBatches(ctx, &spillwayv1.ListParkedBatchesRequest{Subscription: args[0], PageSize: 1})
+					if len(r.GetBatches()) > 0 {
+						parked = r.Batches[0]
+					}
+					return err
+				})
+			}); err != nil {
+				return err
+			}
 			return c.show(all, func(w io.Writer) {
 				s := all.Subscription
 				row(w, "topics:", strings.Join(s.Topics, ", "))
@@ -109,6 +128,12 @@ func showSubscription(t *target) *cobra.Command {
 				}
 				if s.RedrivingOffsets > 0 {
 					row(w, "redriving:", s.RedrivingOffsets)
+				}
+				if len(s.PausedDeliveries) > 0 {
+					row(w, "paused deliveries:", strings.Join(s.PausedDeliveries, ", "))
+				}
+				if parked != nil {
+					row(w, "given back:", fmt.Sprintf("%d batches, until %s: %s", s.ParkedBatches, parked.Until.AsTime().Local().Format(time.TimeOnly), orNone(parked.Reason)))
 				}
 				fmt.Fprintln(w)
 				subscriptionTable(w, []*spillwayv1.Subscription{s})

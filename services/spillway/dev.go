@@ -135,7 +135,7 @@ The admin API answers on the usual ports when they are free:
 			}
 			defer func() { err = errors.Join(err, remove()) }()
 			drains(cmd.Context(), 2*drainWait)
-			ctx, stop := hangups(cmd.Context(), slog.New(slog.DiscardHandler), true)
+			ctx, stop := hangups(cmd.Context(), slog.New(slog.DiscardHandler), true, nil)
 			defer stop()
 			account, err := d.run(ctx, duration)
 			if err != nil {

@@ -12,7 +12,7 @@ func TestWrongUse(t *testing.T) {
 	file := writeFile(t, "pipeline.yaml", pipeline)
 	for _, test := range []struct{ args, want string }{
 		{"nonsense", `unknown command "nonsense"; see spillway --help`},
-		{"bufer", `unknown command "bufer"; did you mean buffer?`},
+		{"bufer", `unknown command "bufer"; did you mean buffer or buffers?`},
 		{"--nonsense", "unknown flag: --nonsense; see spillway --help"},
 		{"buffer", "want --config FILE"},
 		{"ingest", "want --config FILE"},
@@ -74,6 +74,9 @@ func TestWrongUse(t *testing.T) {
 		{"store check -c " + file, "no queue of the file is kept in Kafka"},
 		{"store check -o xml -c " + file, `--output "xml": want table or json`},
 		{"store init --timeout 0s -c " + file, "--timeout 0s: want more than 0"},
+		{"reload", "want the services: --config FILE"},
+		{"reload nowhere", `"nowhere": want host:port`},
+		{"reload -c " + file + " --context x", "--context and --config both say where the services are"},
 		{"version 2", `spillway version takes no argument, and "2" is one`},
 	} {
 		got := spillway(t, strings.Fields(test.args)...)
@@ -164,7 +167,7 @@ func TestHelp(t *testing.T) {
 	for _, command := range newRoot().Commands() {
 		names = append(names, command.Name())
 	}
-	if got, want := strings.Join(names, " "), "audit buffer buffers certificates check compare completion config context dead-letters deliveries delivery dev doctor generate health import-flume ingest inspect queues replay run sessions shards sources store subscriptions tap top version"; got != want {
+	if got, want := strings.Join(names, " "), "audit buffer buffers certificates check compare completion config context dead-letters deliveries delivery dev doctor generate health import-flume ingest inspect queues reload replay run sessions shards sources store subscriptions tap top version"; got != want {
 		t.Errorf("commands are %s, want %s", got, want)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,7 +50,11 @@ along, and the parts cannot be scaled or restarted apart. Nothing is lost or dou
 			if err != nil {
 				return err
 			}
-			return f.serve(cmd, log, func(ctx context.Context) error { return all.run(ctx, log) })
+			reload := newReloader(cfg, f.config, log, "buffer", "ingest", "delivery")
+			for _, p := range all.processes() {
+				reload.add(p)
+			}
+			return f.serve(cmd, log, reload, func(ctx context.Context) error { return all.run(ctx, log) })
 		},
 	}
 	f.register(cmd)
@@ -78,6 +84,11 @@ func newPipeline(cfg *config.Config, log *slog.Logger) (*wholePipeline, error) {
 		}
 	}
 	return p, nil
+}
+
+// processes are all parts.
+func (p *wholePipeline) processes() []*process {
+	return append([]*process{p.buffer, p.ingest}, slices.Collect(maps.Values(p.deliveries))...)
 }
 
 // bufferFirst is how much sooner than the others the buffer starts, unless it is ready before. A

@@ -53,6 +53,7 @@ func (d deps) dialOr(local dialFunc) dialFunc {
 // process is one service with its two ports.
 type process struct {
 	service service
+	guard   *security.Security
 	log     *slog.Logger
 	rpc     *rpc.Server
 	http    *telemetry.HTTP
@@ -119,7 +120,7 @@ func newProcess(cfg *config.Config, log *slog.Logger, listen listenFunc, part, g
 	if err != nil {
 		return nil, err
 	}
-	p := &process{log: log, rpc: rpc.NewGuardedServer(log, guard.Guard()), http: telemetry.NewHTTP(), everReady: make(chan struct{})}
+	p := &process{log: log, guard: guard, rpc: rpc.NewGuardedServer(log, guard.Guard()), http: telemetry.NewHTTP(), everReady: make(chan struct{})}
 	p.http.Registry.MustRegister(buildInfo())
 	p.http.Guard, p.http.MayRead, p.http.TLS = guard.Handler, security.MayRead, guard.HTTPS()
 	if err := guard.Register(p.http.Registry); err != nil {
@@ -257,6 +258,10 @@ func newDeliveryProcess(cfg *config.Config, name string, log *slog.Logger, liste
 		if err != nil {
 			return nil, fmt.Errorf("delivery.%s: %w", name, err)
 		}
-		return delivery.New(name, d, cfg.Buffers, sink, delivery.Deps{Log: deps.log, Registerer: deps.registerer, OnReady: deps.onReady, Dial: deps.dialOr(dial), Tracer: deps.tracer})
+		letters, err := newLetters(d, deps.log)
+		if err != nil {
+			return nil, fmt.Errorf("delivery.%s.dead_letter_topic: %w", name, err)
+		}
+		return delivery.New(name, d, cfg.Buffers, sink, delivery.Deps{Letters: letters, Log: deps.log, Registerer: deps.registerer, OnReady: deps.onReady, Dial: deps.dialOr(dial), Tracer: deps.tracer})
 	})
 }

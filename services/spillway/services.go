@@ -35,11 +35,11 @@ func warn(log *slog.Logger, cfg *config.Config, part string) {
 }
 
 // serve runs a service, or several, until the process is told to stop and run has drained.
-func (f *serviceFlags) serve(cmd *cobra.Command, log *slog.Logger, run func(context.Context) error) error {
+func (f *serviceFlags) serve(cmd *cobra.Command, log *slog.Logger, reload *reloader, run func(context.Context) error) error {
 	drains(cmd.Context(), f.stopTimeout)
 	// A service whose log nobody reads any more goes on.
 	signal.Ignore(syscall.SIGPIPE)
-	ctx, stop := hangups(cmd.Context(), log, hasTerminal())
+	ctx, stop := hangups(cmd.Context(), log, hasTerminal(), reload.hangUp)
 	defer stop()
 	return run(ctx)
 }
@@ -70,7 +70,9 @@ func newBuffer() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return f.serve(cmd, log, p.serve)
+			reload := newReloader(cfg, f.config, log, "buffer")
+			reload.add(p)
+			return f.serve(cmd, log, reload, p.serve)
 		},
 	}
 	f.register(cmd)
@@ -103,7 +105,9 @@ func newIngest() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return f.serve(cmd, log, p.serve)
+			reload := newReloader(cfg, f.config, log, "ingest", "buffers")
+			reload.add(p)
+			return f.serve(cmd, log, reload, p.serve)
 		},
 	}
 	f.register(cmd)
@@ -141,7 +145,9 @@ func newDelivery() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return f.serve(cmd, log, p.serve)
+			reload := newReloader(cfg, f.config, log, "delivery."+args[0], "buffers")
+			reload.add(p)
+			return f.serve(cmd, log, reload, p.serve)
 		},
 	}
 	f.register(cmd)

@@ -86,10 +86,9 @@ func die(by syscall.Signal, limit time.Duration) {
 
 // hangups returns a context that also ends when the terminal that this process was started from
 // is closed, so that a service drains then. Without a terminal, SIGHUP asks to read the
-// configuration again, which is not possible yet: it is logged, and the service goes on. SIGHUP
-// never counts as the second signal, since systemd and closing terminals send it beside others.
-// What nohup had ignored stays ignored.
-func hangups(parent context.Context, log *slog.Logger, terminal bool) (ctx context.Context, stop func()) {
+// configuration again. SIGHUP never counts as the second signal, since systemd and closing
+// terminals send it beside others. What nohup had ignored stays ignored.
+func hangups(parent context.Context, log *slog.Logger, terminal bool, reload func(context.Context)) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(parent)
 	if signal.Ignored(syscall.SIGHUP) {
 		return ctx, cancel
@@ -105,7 +104,7 @@ func hangups(parent context.Context, log *slog.Logger, terminal bool) (ctx conte
 					cancel()
 					continue
 				}
-				log.Warn("SIGHUP is ignored: the configuration is read at start only; restart to apply changes")
+				reload(parent)
 			case <-parent.Done():
 				return // signals are still taken, and passed over, until stop
 			}

@@ -134,7 +134,7 @@ func TestSIGHUPWithoutATerminal(t *testing.T) {
 	c.run()
 	c.wait("msg=ready")
 	c.signal(syscall.SIGHUP)
-	c.wait("SIGHUP is ignored: the configuration is read at start only; restart to apply changes")
+	c.wait("the configuration was reloaded")
 	if got := spillway(t, "health", readyz(c)); got.status != 0 {
 		t.Errorf("health: %+v", got)
 	}

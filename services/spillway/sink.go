@@ -24,6 +24,14 @@ func newSink(d *config.Delivery, log *slog.Logger) (delivery.Sink, error) {
 	return filesink.New(d.HDFS, fs, log)
 }
 
+// newLetters makes the writer of dead letters to Kafka; nil when there is none.
+func newLetters(d *config.Delivery, log *slog.Logger) (delivery.LetterWriter, error) {
+	if d.DeadLetterTopic == nil {
+		return nil, nil
+	}
+	return kafkasink.NewLetters(d.DeadLetterTopic, d.Subscription, log)
+}
+
 func newFS(h *config.HDFS, log *slog.Logger) (filesink.FS, error) {
 	// Not parsed as a URL: '%', '#' and '?' are what they are in a directory's name.
 	if directory, ok := strings.CutPrefix(h.URL, "file://"); ok {

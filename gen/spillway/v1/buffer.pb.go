@@ -95,6 +95,7 @@ type AppendRequest struct {
 	//	*AppendRequest_CaughtUp
 	//	*AppendRequest_Topics
 	//	*AppendRequest_Retention
+	//	*AppendRequest_Pause
 	Message isAppendRequest_Message `protobuf_oneof:"message"`
 	// With batch and settle: the Refetch that it answers; 0 for what the consumer group brought.
 	RefetchId uint64 `protobuf:"varint,6,opt,name=refetch_id,json=refetchId,proto3" json:"refetch_id,omitempty"`
@@ -225,6 +226,15 @@ func (x *AppendRequest) GetRetention() *SourceRetention {
 	return nil
 }
 
+func (x *AppendRequest) GetPause() *PauseSourceEverywhere {
+	if x != nil {
+		if x, ok := x.Message.(*AppendRequest_Pause); ok {
+			return x.Pause
+		}
+	}
+	return nil
+}
+
 func (x *AppendRequest) GetRefetchId() uint64 {
 	if x != nil {
 		return x.RefetchId
@@ -295,6 +305,11 @@ type AppendRequest_Retention struct {
 	Retention *SourceRetention `protobuf:"bytes,12,opt,name=retention,proto3,oneof"`
 }
 
+type AppendRequest_Pause struct {
+	// Pauses a source in all its instances, or resumes it. Only when AppendOpened.keeps_pauses.
+	Pause *PauseSourceEverywhere `protobuf:"bytes,13,opt,name=pause,proto3,oneof"`
+}
+
 func (*AppendRequest_Open) isAppendRequest_Message() {}
 
 func (*AppendRequest_Assign) isAppendRequest_Message() {}
@@ -313,6 +328,8 @@ func (*AppendRequest_Topics) isAppendRequest_Message() {}
 
 func (*AppendRequest_Retention) isAppendRequest_Message() {}
 
+func (*AppendRequest_Pause) isAppendRequest_Message() {}
+
 // AppendOpen starts an append stream.
 type AppendOpen struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -326,7 +343,9 @@ type AppendOpen struct {
 	// knowledge. Left out by an ingest before shards, which knows queues of one shard only. A buffer
 	// that does not have the shard answers NOT_OWNER, one whose queue has another number of shards
 	// SHARDS_DIFFER.
-	Shard         *ShardClaim `protobuf:"bytes,4,opt,name=shard,proto3" json:"shard,omitempty"`
+	Shard *ShardClaim `protobuf:"bytes,4,opt,name=shard,proto3" json:"shard,omitempty"`
+	// The ingest holds sources that are paused: it is told of them by AppendOpened.paused_sources and PausedSources.
+	HearsPauses   bool `protobuf:"varint,5,opt,name=hears_pauses,json=hearsPauses,proto3" json:"hears_pauses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -389,6 +408,115 @@ func (x *AppendOpen) GetShard() *ShardClaim {
 	return nil
 }
 
+func (x *AppendOpen) GetHearsPauses() bool {
+	if x != nil {
+		return x.HearsPauses
+	}
+	return false
+}
+
+// PauseSourceEverywhere has the buffer keep whether a source of the stream's cluster is paused, and tell all ingests that
+// read it. It is answered by PausedSources when it is durable.
+type PauseSourceEverywhere struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the source.
+	Source string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// Whether it is paused from now on.
+	Paused        bool `protobuf:"varint,2,opt,name=paused,proto3" json:"paused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseSourceEverywhere) Reset() {
+	*x = PauseSourceEverywhere{}
+	mi := &file_spillway_v1_buffer_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseSourceEverywhere) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseSourceEverywhere) ProtoMessage() {}
+
+func (x *PauseSourceEverywhere) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseSourceEverywhere.ProtoReflect.Descriptor instead.
+func (*PauseSourceEverywhere) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PauseSourceEverywhere) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *PauseSourceEverywhere) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
+// PausedSources is all sources of the stream's cluster that are paused.
+type PausedSources struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names of sources.
+	Sources       []string `protobuf:"bytes,1,rep,name=sources,proto3" json:"sources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PausedSources) Reset() {
+	*x = PausedSources{}
+	mi := &file_spillway_v1_buffer_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PausedSources) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PausedSources) ProtoMessage() {}
+
+func (x *PausedSources) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PausedSources.ProtoReflect.Descriptor instead.
+func (*PausedSources) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PausedSources) GetSources() []string {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
 // ShardClaim says which shard a stream is for, and what its client has seen of the shard.
 type ShardClaim struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -407,7 +535,7 @@ type ShardClaim struct {
 
 func (x *ShardClaim) Reset() {
 	*x = ShardClaim{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[2]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -419,7 +547,7 @@ func (x *ShardClaim) String() string {
 func (*ShardClaim) ProtoMessage() {}
 
 func (x *ShardClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[2]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -432,7 +560,7 @@ func (x *ShardClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardClaim.ProtoReflect.Descriptor instead.
 func (*ShardClaim) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{2}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ShardClaim) GetNumber() int32 {
@@ -476,7 +604,7 @@ type AssignPartition struct {
 
 func (x *AssignPartition) Reset() {
 	*x = AssignPartition{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[3]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -488,7 +616,7 @@ func (x *AssignPartition) String() string {
 func (*AssignPartition) ProtoMessage() {}
 
 func (x *AssignPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[3]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -501,7 +629,7 @@ func (x *AssignPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignPartition.ProtoReflect.Descriptor instead.
 func (*AssignPartition) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{3}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *AssignPartition) GetSource() *SourcePartition {
@@ -529,7 +657,7 @@ type RevokePartition struct {
 
 func (x *RevokePartition) Reset() {
 	*x = RevokePartition{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[4]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -541,7 +669,7 @@ func (x *RevokePartition) String() string {
 func (*RevokePartition) ProtoMessage() {}
 
 func (x *RevokePartition) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[4]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -554,7 +682,7 @@ func (x *RevokePartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokePartition.ProtoReflect.Descriptor instead.
 func (*RevokePartition) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{4}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RevokePartition) GetSource() *SourcePartition {
@@ -582,7 +710,7 @@ type SettleRange struct {
 
 func (x *SettleRange) Reset() {
 	*x = SettleRange{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[5]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -594,7 +722,7 @@ func (x *SettleRange) String() string {
 func (*SettleRange) ProtoMessage() {}
 
 func (x *SettleRange) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[5]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -607,7 +735,7 @@ func (x *SettleRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRange.ProtoReflect.Descriptor instead.
 func (*SettleRange) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{5}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SettleRange) GetSource() *SourcePartition {
@@ -654,7 +782,7 @@ type CaughtUp struct {
 
 func (x *CaughtUp) Reset() {
 	*x = CaughtUp{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[6]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -666,7 +794,7 @@ func (x *CaughtUp) String() string {
 func (*CaughtUp) ProtoMessage() {}
 
 func (x *CaughtUp) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[6]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -679,7 +807,7 @@ func (x *CaughtUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaughtUp.ProtoReflect.Descriptor instead.
 func (*CaughtUp) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{6}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CaughtUp) GetSource() *SourcePartition {
@@ -720,7 +848,7 @@ type SourceTopics struct {
 
 func (x *SourceTopics) Reset() {
 	*x = SourceTopics{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[7]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -732,7 +860,7 @@ func (x *SourceTopics) String() string {
 func (*SourceTopics) ProtoMessage() {}
 
 func (x *SourceTopics) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[7]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -745,7 +873,7 @@ func (x *SourceTopics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceTopics.ProtoReflect.Descriptor instead.
 func (*SourceTopics) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{7}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SourceTopics) GetSource() string {
@@ -782,7 +910,7 @@ type SourceTopic struct {
 
 func (x *SourceTopic) Reset() {
 	*x = SourceTopic{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[8]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -794,7 +922,7 @@ func (x *SourceTopic) String() string {
 func (*SourceTopic) ProtoMessage() {}
 
 func (x *SourceTopic) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[8]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -807,7 +935,7 @@ func (x *SourceTopic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceTopic.ProtoReflect.Descriptor instead.
 func (*SourceTopic) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{8}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SourceTopic) GetTopic() string {
@@ -843,7 +971,7 @@ type SourceRetention struct {
 
 func (x *SourceRetention) Reset() {
 	*x = SourceRetention{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[9]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -855,7 +983,7 @@ func (x *SourceRetention) String() string {
 func (*SourceRetention) ProtoMessage() {}
 
 func (x *SourceRetention) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[9]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -868,7 +996,7 @@ func (x *SourceRetention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceRetention.ProtoReflect.Descriptor instead.
 func (*SourceRetention) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{9}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SourceRetention) GetSource() *SourcePartition {
@@ -912,6 +1040,7 @@ type AppendResponse struct {
 	//	*AppendResponse_Safe
 	//	*AppendResponse_Refetch
 	//	*AppendResponse_FindOffset
+	//	*AppendResponse_PausedSources
 	Message       isAppendResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -919,7 +1048,7 @@ type AppendResponse struct {
 
 func (x *AppendResponse) Reset() {
 	*x = AppendResponse{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +1060,7 @@ func (x *AppendResponse) String() string {
 func (*AppendResponse) ProtoMessage() {}
 
 func (x *AppendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[10]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +1073,7 @@ func (x *AppendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendResponse.ProtoReflect.Descriptor instead.
 func (*AppendResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{10}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AppendResponse) GetMessage() isAppendResponse_Message {
@@ -1008,6 +1137,15 @@ func (x *AppendResponse) GetFindOffset() *FindOffset {
 	return nil
 }
 
+func (x *AppendResponse) GetPausedSources() *PausedSources {
+	if x != nil {
+		if x, ok := x.Message.(*AppendResponse_PausedSources); ok {
+			return x.PausedSources
+		}
+	}
+	return nil
+}
+
 type isAppendResponse_Message interface {
 	isAppendResponse_Message()
 }
@@ -1042,6 +1180,11 @@ type AppendResponse_FindOffset struct {
 	FindOffset *FindOffset `protobuf:"bytes,6,opt,name=find_offset,json=findOffset,proto3,oneof"`
 }
 
+type AppendResponse_PausedSources struct {
+	// With AppendOpen.hears_pauses: when a source was paused or resumed, also when it was so already.
+	PausedSources *PausedSources `protobuf:"bytes,7,opt,name=paused_sources,json=pausedSources,proto3,oneof"`
+}
+
 func (*AppendResponse_Opened) isAppendResponse_Message() {}
 
 func (*AppendResponse_Assigned) isAppendResponse_Message() {}
@@ -1054,6 +1197,8 @@ func (*AppendResponse_Refetch) isAppendResponse_Message() {}
 
 func (*AppendResponse_FindOffset) isAppendResponse_Message() {}
 
+func (*AppendResponse_PausedSources) isAppendResponse_Message() {}
+
 // AppendOpened says that the stream may be used.
 type AppendOpened struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1065,13 +1210,17 @@ type AppendOpened struct {
 	// What the buffer does not have it may have to ask for again, after the loss of its machine: the ingest is to send
 	// retention now and then.
 	WantsRetention bool `protobuf:"varint,3,opt,name=wants_retention,json=wantsRetention,proto3" json:"wants_retention,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The buffer takes PauseSourceEverywhere. One of a version before does not.
+	KeepsPauses bool `protobuf:"varint,4,opt,name=keeps_pauses,json=keepsPauses,proto3" json:"keeps_pauses,omitempty"`
+	// Names of the sources of the stream's cluster that are paused: they fetch nothing.
+	PausedSources []string `protobuf:"bytes,5,rep,name=paused_sources,json=pausedSources,proto3" json:"paused_sources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AppendOpened) Reset() {
 	*x = AppendOpened{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1083,7 +1232,7 @@ func (x *AppendOpened) String() string {
 func (*AppendOpened) ProtoMessage() {}
 
 func (x *AppendOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[11]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1096,7 +1245,7 @@ func (x *AppendOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendOpened.ProtoReflect.Descriptor instead.
 func (*AppendOpened) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{11}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AppendOpened) GetLife() string {
@@ -1118,6 +1267,20 @@ func (x *AppendOpened) GetWantsRetention() bool {
 		return x.WantsRetention
 	}
 	return false
+}
+
+func (x *AppendOpened) GetKeepsPauses() bool {
+	if x != nil {
+		return x.KeepsPauses
+	}
+	return false
+}
+
+func (x *AppendOpened) GetPausedSources() []string {
+	if x != nil {
+		return x.PausedSources
+	}
+	return nil
 }
 
 // PartitionAssigned tells where to go on.
@@ -1142,7 +1305,7 @@ type PartitionAssigned struct {
 
 func (x *PartitionAssigned) Reset() {
 	*x = PartitionAssigned{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1317,7 @@ func (x *PartitionAssigned) String() string {
 func (*PartitionAssigned) ProtoMessage() {}
 
 func (x *PartitionAssigned) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[12]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1330,7 @@ func (x *PartitionAssigned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionAssigned.ProtoReflect.Descriptor instead.
 func (*PartitionAssigned) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{12}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PartitionAssigned) GetSource() *SourcePartition {
@@ -1226,7 +1389,7 @@ type Appended struct {
 
 func (x *Appended) Reset() {
 	*x = Appended{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +1401,7 @@ func (x *Appended) String() string {
 func (*Appended) ProtoMessage() {}
 
 func (x *Appended) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[13]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +1414,7 @@ func (x *Appended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Appended.ProtoReflect.Descriptor instead.
 func (*Appended) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{13}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Appended) GetSource() *SourcePartition {
@@ -1309,7 +1472,7 @@ type Refetch struct {
 
 func (x *Refetch) Reset() {
 	*x = Refetch{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1321,7 +1484,7 @@ func (x *Refetch) String() string {
 func (*Refetch) ProtoMessage() {}
 
 func (x *Refetch) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[14]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1334,7 +1497,7 @@ func (x *Refetch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refetch.ProtoReflect.Descriptor instead.
 func (*Refetch) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{14}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Refetch) GetId() uint64 {
@@ -1381,7 +1544,7 @@ type FindOffset struct {
 
 func (x *FindOffset) Reset() {
 	*x = FindOffset{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1556,7 @@ func (x *FindOffset) String() string {
 func (*FindOffset) ProtoMessage() {}
 
 func (x *FindOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[15]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1569,7 @@ func (x *FindOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindOffset.ProtoReflect.Descriptor instead.
 func (*FindOffset) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{15}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *FindOffset) GetId() uint64 {
@@ -1447,7 +1610,7 @@ type FoundOffset struct {
 
 func (x *FoundOffset) Reset() {
 	*x = FoundOffset{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1459,7 +1622,7 @@ func (x *FoundOffset) String() string {
 func (*FoundOffset) ProtoMessage() {}
 
 func (x *FoundOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[16]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1472,7 +1635,7 @@ func (x *FoundOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FoundOffset.ProtoReflect.Descriptor instead.
 func (*FoundOffset) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{16}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *FoundOffset) GetId() uint64 {
@@ -1516,7 +1679,7 @@ type SafeOffset struct {
 
 func (x *SafeOffset) Reset() {
 	*x = SafeOffset{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1528,7 +1691,7 @@ func (x *SafeOffset) String() string {
 func (*SafeOffset) ProtoMessage() {}
 
 func (x *SafeOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[17]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1541,7 +1704,7 @@ func (x *SafeOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SafeOffset.ProtoReflect.Descriptor instead.
 func (*SafeOffset) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{17}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SafeOffset) GetSource() *SourcePartition {
@@ -1570,6 +1733,7 @@ type ConsumeRequest struct {
 	//	*ConsumeRequest_Ack
 	//	*ConsumeRequest_Nack
 	//	*ConsumeRequest_Extend
+	//	*ConsumeRequest_Pause
 	Message       isConsumeRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1577,7 +1741,7 @@ type ConsumeRequest struct {
 
 func (x *ConsumeRequest) Reset() {
 	*x = ConsumeRequest{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1753,7 @@ func (x *ConsumeRequest) String() string {
 func (*ConsumeRequest) ProtoMessage() {}
 
 func (x *ConsumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[18]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1766,7 @@ func (x *ConsumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeRequest.ProtoReflect.Descriptor instead.
 func (*ConsumeRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{18}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ConsumeRequest) GetMessage() isConsumeRequest_Message {
@@ -1657,6 +1821,15 @@ func (x *ConsumeRequest) GetExtend() *Extend {
 	return nil
 }
 
+func (x *ConsumeRequest) GetPause() *PauseEverywhere {
+	if x != nil {
+		if x, ok := x.Message.(*ConsumeRequest_Pause); ok {
+			return x.Pause
+		}
+	}
+	return nil
+}
+
 type isConsumeRequest_Message interface {
 	isConsumeRequest_Message()
 }
@@ -1686,6 +1859,11 @@ type ConsumeRequest_Extend struct {
 	Extend *Extend `protobuf:"bytes,5,opt,name=extend,proto3,oneof"`
 }
 
+type ConsumeRequest_Pause struct {
+	// Pauses the delivery in all its instances, or resumes it. Only when ConsumeOpened.keeps_pauses.
+	Pause *PauseEverywhere `protobuf:"bytes,6,opt,name=pause,proto3,oneof"`
+}
+
 func (*ConsumeRequest_Open) isConsumeRequest_Message() {}
 
 func (*ConsumeRequest_Credit) isConsumeRequest_Message() {}
@@ -1695,6 +1873,8 @@ func (*ConsumeRequest_Ack) isConsumeRequest_Message() {}
 func (*ConsumeRequest_Nack) isConsumeRequest_Message() {}
 
 func (*ConsumeRequest_Extend) isConsumeRequest_Message() {}
+
+func (*ConsumeRequest_Pause) isConsumeRequest_Message() {}
 
 // ConsumeOpen starts a session.
 type ConsumeOpen struct {
@@ -1713,14 +1893,17 @@ type ConsumeOpen struct {
 	// for one that does not.
 	FiltersHeaders bool `protobuf:"varint,6,opt,name=filters_headers,json=filtersHeaders,proto3" json:"filters_headers,omitempty"`
 	// As AppendOpen.shard.
-	Shard         *ShardClaim `protobuf:"bytes,7,opt,name=shard,proto3" json:"shard,omitempty"`
+	Shard *ShardClaim `protobuf:"bytes,7,opt,name=shard,proto3" json:"shard,omitempty"`
+	// Name of the delivery in its configuration, which all of its instances have. One that says it holds itself while it is
+	// paused: it is told by ConsumeOpened.paused and DeliveryPaused.
+	Delivery      string `protobuf:"bytes,8,opt,name=delivery,proto3" json:"delivery,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConsumeOpen) Reset() {
 	*x = ConsumeOpen{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1732,7 +1915,7 @@ func (x *ConsumeOpen) String() string {
 func (*ConsumeOpen) ProtoMessage() {}
 
 func (x *ConsumeOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[19]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1745,7 +1928,7 @@ func (x *ConsumeOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeOpen.ProtoReflect.Descriptor instead.
 func (*ConsumeOpen) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{19}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ConsumeOpen) GetSubscription() string {
@@ -1797,6 +1980,106 @@ func (x *ConsumeOpen) GetShard() *ShardClaim {
 	return nil
 }
 
+func (x *ConsumeOpen) GetDelivery() string {
+	if x != nil {
+		return x.Delivery
+	}
+	return ""
+}
+
+// PauseEverywhere has the buffer keep whether ConsumeOpen.delivery is paused, and tell all of its sessions. It is answered by
+// DeliveryPaused when it is durable.
+type PauseEverywhere struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether it is paused from now on.
+	Paused        bool `protobuf:"varint,1,opt,name=paused,proto3" json:"paused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseEverywhere) Reset() {
+	*x = PauseEverywhere{}
+	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseEverywhere) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseEverywhere) ProtoMessage() {}
+
+func (x *PauseEverywhere) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseEverywhere.ProtoReflect.Descriptor instead.
+func (*PauseEverywhere) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *PauseEverywhere) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
+// DeliveryPaused says whether the session's delivery is paused.
+type DeliveryPaused struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether it is.
+	Paused        bool `protobuf:"varint,1,opt,name=paused,proto3" json:"paused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeliveryPaused) Reset() {
+	*x = DeliveryPaused{}
+	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeliveryPaused) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeliveryPaused) ProtoMessage() {}
+
+func (x *DeliveryPaused) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeliveryPaused.ProtoReflect.Descriptor instead.
+func (*DeliveryPaused) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *DeliveryPaused) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
 // FlowTarget is where the deliveries of a subscription produce to.
 type FlowTarget struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1814,7 +2097,7 @@ type FlowTarget struct {
 
 func (x *FlowTarget) Reset() {
 	*x = FlowTarget{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1826,7 +2109,7 @@ func (x *FlowTarget) String() string {
 func (*FlowTarget) ProtoMessage() {}
 
 func (x *FlowTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[20]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1839,7 +2122,7 @@ func (x *FlowTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowTarget.ProtoReflect.Descriptor instead.
 func (*FlowTarget) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{20}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FlowTarget) GetSubscription() string {
@@ -1887,7 +2170,7 @@ type FlowSource struct {
 
 func (x *FlowSource) Reset() {
 	*x = FlowSource{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1899,7 +2182,7 @@ func (x *FlowSource) String() string {
 func (*FlowSource) ProtoMessage() {}
 
 func (x *FlowSource) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[21]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1912,7 +2195,7 @@ func (x *FlowSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowSource.ProtoReflect.Descriptor instead.
 func (*FlowSource) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{21}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FlowSource) GetQueue() string {
@@ -1957,7 +2240,7 @@ type Flows struct {
 
 func (x *Flows) Reset() {
 	*x = Flows{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1969,7 +2252,7 @@ func (x *Flows) String() string {
 func (*Flows) ProtoMessage() {}
 
 func (x *Flows) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[22]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1982,7 +2265,7 @@ func (x *Flows) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flows.ProtoReflect.Descriptor instead.
 func (*Flows) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{22}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Flows) GetSources() []*FlowSource {
@@ -2010,7 +2293,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2022,7 +2305,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2035,7 +2318,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{23}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Credit) GetBytes() int64 {
@@ -2060,7 +2343,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2072,7 +2355,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2085,7 +2368,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{24}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Ack) GetId() uint64 {
@@ -2128,7 +2411,7 @@ type AckedLease struct {
 
 func (x *AckedLease) Reset() {
 	*x = AckedLease{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2140,7 +2423,7 @@ func (x *AckedLease) String() string {
 func (*AckedLease) ProtoMessage() {}
 
 func (x *AckedLease) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2153,7 +2436,7 @@ func (x *AckedLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckedLease.ProtoReflect.Descriptor instead.
 func (*AckedLease) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{25}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AckedLease) GetLeaseId() uint64 {
@@ -2199,7 +2482,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2211,7 +2494,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2224,7 +2507,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{26}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeadLetter) GetOffset() int64 {
@@ -2263,7 +2546,7 @@ type StateChange struct {
 
 func (x *StateChange) Reset() {
 	*x = StateChange{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2275,7 +2558,7 @@ func (x *StateChange) String() string {
 func (*StateChange) ProtoMessage() {}
 
 func (x *StateChange) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2288,7 +2571,7 @@ func (x *StateChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateChange.ProtoReflect.Descriptor instead.
 func (*StateChange) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{27}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StateChange) GetKey() string {
@@ -2327,7 +2610,7 @@ type Nack struct {
 
 func (x *Nack) Reset() {
 	*x = Nack{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2339,7 +2622,7 @@ func (x *Nack) String() string {
 func (*Nack) ProtoMessage() {}
 
 func (x *Nack) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2352,7 +2635,7 @@ func (x *Nack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nack.ProtoReflect.Descriptor instead.
 func (*Nack) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{28}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Nack) GetLeaseId() uint64 {
@@ -2387,7 +2670,7 @@ type Extend struct {
 
 func (x *Extend) Reset() {
 	*x = Extend{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[29]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2399,7 +2682,7 @@ func (x *Extend) String() string {
 func (*Extend) ProtoMessage() {}
 
 func (x *Extend) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[29]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2412,7 +2695,7 @@ func (x *Extend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extend.ProtoReflect.Descriptor instead.
 func (*Extend) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{29}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Extend) GetLeaseIds() []uint64 {
@@ -2436,6 +2719,7 @@ type ConsumeResponse struct {
 	//	*ConsumeResponse_Revoked
 	//	*ConsumeResponse_Watermark
 	//	*ConsumeResponse_Flows
+	//	*ConsumeResponse_Paused
 	Message       isConsumeResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2443,7 +2727,7 @@ type ConsumeResponse struct {
 
 func (x *ConsumeResponse) Reset() {
 	*x = ConsumeResponse{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[30]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2455,7 +2739,7 @@ func (x *ConsumeResponse) String() string {
 func (*ConsumeResponse) ProtoMessage() {}
 
 func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[30]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2468,7 +2752,7 @@ func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeResponse.ProtoReflect.Descriptor instead.
 func (*ConsumeResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{30}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ConsumeResponse) GetMessage() isConsumeResponse_Message {
@@ -2541,6 +2825,15 @@ func (x *ConsumeResponse) GetFlows() *Flows {
 	return nil
 }
 
+func (x *ConsumeResponse) GetPaused() *DeliveryPaused {
+	if x != nil {
+		if x, ok := x.Message.(*ConsumeResponse_Paused); ok {
+			return x.Paused
+		}
+	}
+	return nil
+}
+
 type isConsumeResponse_Message interface {
 	isConsumeResponse_Message()
 }
@@ -2580,6 +2873,11 @@ type ConsumeResponse_Flows struct {
 	Flows *Flows `protobuf:"bytes,8,opt,name=flows,proto3,oneof"`
 }
 
+type ConsumeResponse_Paused struct {
+	// With ConsumeOpen.delivery: when the delivery was paused or resumed, also when it was so already.
+	Paused *DeliveryPaused `protobuf:"bytes,9,opt,name=paused,proto3,oneof"`
+}
+
 func (*ConsumeResponse_Opened) isConsumeResponse_Message() {}
 
 func (*ConsumeResponse_Lease) isConsumeResponse_Message() {}
@@ -2593,6 +2891,8 @@ func (*ConsumeResponse_Revoked) isConsumeResponse_Message() {}
 func (*ConsumeResponse_Watermark) isConsumeResponse_Message() {}
 
 func (*ConsumeResponse_Flows) isConsumeResponse_Message() {}
+
+func (*ConsumeResponse_Paused) isConsumeResponse_Message() {}
 
 // Watermark is how far the time of records has come for the subscription. It rests on the timestamps that Kafka has,
 // none of which counts as later than the buffer's clock: a partition has passed the highest one among the records
@@ -2609,7 +2909,7 @@ type Watermark struct {
 
 func (x *Watermark) Reset() {
 	*x = Watermark{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[31]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2621,7 +2921,7 @@ func (x *Watermark) String() string {
 func (*Watermark) ProtoMessage() {}
 
 func (x *Watermark) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[31]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2634,7 +2934,7 @@ func (x *Watermark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Watermark.ProtoReflect.Descriptor instead.
 func (*Watermark) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{31}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Watermark) GetPassedMs() int64 {
@@ -2668,14 +2968,18 @@ type ConsumeOpened struct {
 	// What the headers of records must be, all of it. The delivery settles other records as filtered.
 	Headers []*HeaderFilter `protobuf:"bytes,5,rep,name=headers,proto3" json:"headers,omitempty"`
 	// As AppendOpened.epoch; ledger_id is the life.
-	Epoch         uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// The buffer takes PauseEverywhere. One of a version before does not.
+	KeepsPauses bool `protobuf:"varint,7,opt,name=keeps_pauses,json=keepsPauses,proto3" json:"keeps_pauses,omitempty"`
+	// The delivery is paused: it takes nothing until DeliveryPaused says otherwise.
+	Paused        bool `protobuf:"varint,8,opt,name=paused,proto3" json:"paused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConsumeOpened) Reset() {
 	*x = ConsumeOpened{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[32]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2687,7 +2991,7 @@ func (x *ConsumeOpened) String() string {
 func (*ConsumeOpened) ProtoMessage() {}
 
 func (x *ConsumeOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[32]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2700,7 +3004,7 @@ func (x *ConsumeOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeOpened.ProtoReflect.Descriptor instead.
 func (*ConsumeOpened) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{32}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ConsumeOpened) GetSessionId() uint64 {
@@ -2745,6 +3049,20 @@ func (x *ConsumeOpened) GetEpoch() uint64 {
 	return 0
 }
 
+func (x *ConsumeOpened) GetKeepsPauses() bool {
+	if x != nil {
+		return x.KeepsPauses
+	}
+	return false
+}
+
+func (x *ConsumeOpened) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
 // HeaderFilter is a condition on a header of records as they are in Kafka. A record without the header counts as one
 // with an empty value; of several headers of the name the first counts.
 type HeaderFilter struct {
@@ -2761,7 +3079,7 @@ type HeaderFilter struct {
 
 func (x *HeaderFilter) Reset() {
 	*x = HeaderFilter{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[33]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2773,7 +3091,7 @@ func (x *HeaderFilter) String() string {
 func (*HeaderFilter) ProtoMessage() {}
 
 func (x *HeaderFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[33]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2786,7 +3104,7 @@ func (x *HeaderFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderFilter.ProtoReflect.Descriptor instead.
 func (*HeaderFilter) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{33}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *HeaderFilter) GetName() string {
@@ -2832,7 +3150,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[34]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2844,7 +3162,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[34]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2857,7 +3175,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{34}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Lease) GetLeaseId() uint64 {
@@ -2916,7 +3234,7 @@ type AckResult struct {
 
 func (x *AckResult) Reset() {
 	*x = AckResult{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[35]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2928,7 +3246,7 @@ func (x *AckResult) String() string {
 func (*AckResult) ProtoMessage() {}
 
 func (x *AckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[35]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2941,7 +3259,7 @@ func (x *AckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckResult.ProtoReflect.Descriptor instead.
 func (*AckResult) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{35}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AckResult) GetId() uint64 {
@@ -2971,7 +3289,7 @@ type Adopt struct {
 
 func (x *Adopt) Reset() {
 	*x = Adopt{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[36]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2983,7 +3301,7 @@ func (x *Adopt) String() string {
 func (*Adopt) ProtoMessage() {}
 
 func (x *Adopt) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[36]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2996,7 +3314,7 @@ func (x *Adopt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Adopt.ProtoReflect.Descriptor instead.
 func (*Adopt) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{36}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Adopt) GetSessionId() uint64 {
@@ -3026,7 +3344,7 @@ type StateEntry struct {
 
 func (x *StateEntry) Reset() {
 	*x = StateEntry{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[37]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3038,7 +3356,7 @@ func (x *StateEntry) String() string {
 func (*StateEntry) ProtoMessage() {}
 
 func (x *StateEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[37]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3051,7 +3369,7 @@ func (x *StateEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateEntry.ProtoReflect.Descriptor instead.
 func (*StateEntry) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{37}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *StateEntry) GetKey() string {
@@ -3079,7 +3397,7 @@ type Revoked struct {
 
 func (x *Revoked) Reset() {
 	*x = Revoked{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[38]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3091,7 +3409,7 @@ func (x *Revoked) String() string {
 func (*Revoked) ProtoMessage() {}
 
 func (x *Revoked) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[38]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3104,7 +3422,7 @@ func (x *Revoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoked.ProtoReflect.Descriptor instead.
 func (*Revoked) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{38}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Revoked) GetLeaseIds() []uint64 {
@@ -3118,7 +3436,7 @@ var File_spillway_v1_buffer_proto protoreflect.FileDescriptor
 
 const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\n" +
-	"\x18spillway/v1/buffer.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x18spillway/v1/record.proto\"\xf6\x04\n" +
+	"\x18spillway/v1/buffer.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x18spillway/v1/record.proto\"\xb2\x05\n" +
 	"\rAppendRequest\x12-\n" +
 	"\x04open\x18\x01 \x01(\v2\x17.spillway.v1.AppendOpenH\x00R\x04open\x126\n" +
 	"\x06assign\x18\x02 \x01(\v2\x1c.spillway.v1.AssignPartitionH\x00R\x06assign\x126\n" +
@@ -3129,19 +3447,26 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\tcaught_up\x18\t \x01(\v2\x15.spillway.v1.CaughtUpH\x00R\bcaughtUp\x123\n" +
 	"\x06topics\x18\n" +
 	" \x01(\v2\x19.spillway.v1.SourceTopicsH\x00R\x06topics\x12<\n" +
-	"\tretention\x18\f \x01(\v2\x1c.spillway.v1.SourceRetentionH\x00R\tretention\x12\x1d\n" +
+	"\tretention\x18\f \x01(\v2\x1c.spillway.v1.SourceRetentionH\x00R\tretention\x12:\n" +
+	"\x05pause\x18\r \x01(\v2\".spillway.v1.PauseSourceEverywhereH\x00R\x05pause\x12\x1d\n" +
 	"\n" +
 	"refetch_id\x18\x06 \x01(\x04R\trefetchId\x129\n" +
 	"\vlast_record\x18\b \x01(\v2\x18.spillway.v1.FingerprintR\n" +
 	"lastRecord\x12\x19\n" +
 	"\bmay_wait\x18\v \x01(\bR\amayWaitB\t\n" +
-	"\amessage\"\x83\x01\n" +
+	"\amessage\"\xa6\x01\n" +
 	"\n" +
 	"AppendOpen\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x16\n" +
 	"\x06client\x18\x03 \x01(\tR\x06client\x12-\n" +
-	"\x05shard\x18\x04 \x01(\v2\x17.spillway.v1.ShardClaimR\x05shard\"^\n" +
+	"\x05shard\x18\x04 \x01(\v2\x17.spillway.v1.ShardClaimR\x05shard\x12!\n" +
+	"\fhears_pauses\x18\x05 \x01(\bR\vhearsPauses\"G\n" +
+	"\x15PauseSourceEverywhere\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
+	"\x06paused\x18\x02 \x01(\bR\x06paused\")\n" +
+	"\rPausedSources\x12\x18\n" +
+	"\asources\x18\x01 \x03(\tR\asources\"^\n" +
 	"\n" +
 	"ShardClaim\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x0e\n" +
@@ -3177,7 +3502,7 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\n" +
 	"end_offset\x18\x03 \x01(\x03R\tendOffset\x12\x1d\n" +
 	"\n" +
-	"old_offset\x18\x04 \x01(\x03R\toldOffset\"\xe0\x02\n" +
+	"old_offset\x18\x04 \x01(\x03R\toldOffset\"\xa5\x03\n" +
 	"\x0eAppendResponse\x123\n" +
 	"\x06opened\x18\x01 \x01(\v2\x19.spillway.v1.AppendOpenedH\x00R\x06opened\x12<\n" +
 	"\bassigned\x18\x02 \x01(\v2\x1e.spillway.v1.PartitionAssignedH\x00R\bassigned\x123\n" +
@@ -3185,12 +3510,15 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\x04safe\x18\x04 \x01(\v2\x17.spillway.v1.SafeOffsetH\x00R\x04safe\x120\n" +
 	"\arefetch\x18\x05 \x01(\v2\x14.spillway.v1.RefetchH\x00R\arefetch\x12:\n" +
 	"\vfind_offset\x18\x06 \x01(\v2\x17.spillway.v1.FindOffsetH\x00R\n" +
-	"findOffsetB\t\n" +
-	"\amessage\"a\n" +
+	"findOffset\x12C\n" +
+	"\x0epaused_sources\x18\a \x01(\v2\x1a.spillway.v1.PausedSourcesH\x00R\rpausedSourcesB\t\n" +
+	"\amessage\"\xab\x01\n" +
 	"\fAppendOpened\x12\x12\n" +
 	"\x04life\x18\x01 \x01(\tR\x04life\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12'\n" +
-	"\x0fwants_retention\x18\x03 \x01(\bR\x0ewantsRetention\"\xe4\x01\n" +
+	"\x0fwants_retention\x18\x03 \x01(\bR\x0ewantsRetention\x12!\n" +
+	"\fkeeps_pauses\x18\x04 \x01(\bR\vkeepsPauses\x12%\n" +
+	"\x0epaused_sources\x18\x05 \x03(\tR\rpausedSources\"\xe4\x01\n" +
 	"\x11PartitionAssigned\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12\x14\n" +
 	"\x05known\x18\x02 \x01(\bR\x05known\x12#\n" +
@@ -3223,14 +3551,15 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\n" +
 	"SafeOffset\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12\x16\n" +
-	"\x06offset\x18\x02 \x01(\x03R\x06offset\"\xf8\x01\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\"\xae\x02\n" +
 	"\x0eConsumeRequest\x12.\n" +
 	"\x04open\x18\x01 \x01(\v2\x18.spillway.v1.ConsumeOpenH\x00R\x04open\x12-\n" +
 	"\x06credit\x18\x02 \x01(\v2\x13.spillway.v1.CreditH\x00R\x06credit\x12$\n" +
 	"\x03ack\x18\x03 \x01(\v2\x10.spillway.v1.AckH\x00R\x03ack\x12'\n" +
 	"\x04nack\x18\x04 \x01(\v2\x11.spillway.v1.NackH\x00R\x04nack\x12-\n" +
-	"\x06extend\x18\x05 \x01(\v2\x13.spillway.v1.ExtendH\x00R\x06extendB\t\n" +
-	"\amessage\"\xa9\x02\n" +
+	"\x06extend\x18\x05 \x01(\v2\x13.spillway.v1.ExtendH\x00R\x06extend\x124\n" +
+	"\x05pause\x18\x06 \x01(\v2\x1c.spillway.v1.PauseEverywhereH\x00R\x05pauseB\t\n" +
+	"\amessage\"\xc5\x02\n" +
 	"\vConsumeOpen\x12\"\n" +
 	"\fsubscription\x18\x01 \x01(\tR\fsubscription\x12\x1a\n" +
 	"\bconsumer\x18\x02 \x01(\tR\bconsumer\x121\n" +
@@ -3240,7 +3569,12 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"watermarks\x12/\n" +
 	"\x06target\x18\x05 \x01(\v2\x17.spillway.v1.FlowTargetR\x06target\x12'\n" +
 	"\x0ffilters_headers\x18\x06 \x01(\bR\x0efiltersHeaders\x12-\n" +
-	"\x05shard\x18\a \x01(\v2\x17.spillway.v1.ShardClaimR\x05shard\"x\n" +
+	"\x05shard\x18\a \x01(\v2\x17.spillway.v1.ShardClaimR\x05shard\x12\x1a\n" +
+	"\bdelivery\x18\b \x01(\tR\bdelivery\")\n" +
+	"\x0fPauseEverywhere\x12\x16\n" +
+	"\x06paused\x18\x01 \x01(\bR\x06paused\"(\n" +
+	"\x0eDeliveryPaused\x12\x16\n" +
+	"\x06paused\x18\x01 \x01(\bR\x06paused\"x\n" +
 	"\n" +
 	"FlowTarget\x12\"\n" +
 	"\fsubscription\x18\x01 \x01(\tR\fsubscription\x12\x18\n" +
@@ -3283,7 +3617,7 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\x05delay\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"%\n" +
 	"\x06Extend\x12\x1b\n" +
-	"\tlease_ids\x18\x01 \x03(\x04R\bleaseIds\"\xf9\x02\n" +
+	"\tlease_ids\x18\x01 \x03(\x04R\bleaseIds\"\xb0\x03\n" +
 	"\x0fConsumeResponse\x124\n" +
 	"\x06opened\x18\x01 \x01(\v2\x1a.spillway.v1.ConsumeOpenedH\x00R\x06opened\x12*\n" +
 	"\x05lease\x18\x02 \x01(\v2\x12.spillway.v1.LeaseH\x00R\x05lease\x127\n" +
@@ -3292,12 +3626,13 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\x05adopt\x18\x04 \x01(\v2\x12.spillway.v1.AdoptH\x00R\x05adopt\x120\n" +
 	"\arevoked\x18\x05 \x01(\v2\x14.spillway.v1.RevokedH\x00R\arevoked\x126\n" +
 	"\twatermark\x18\x06 \x01(\v2\x16.spillway.v1.WatermarkH\x00R\twatermark\x12*\n" +
-	"\x05flows\x18\b \x01(\v2\x12.spillway.v1.FlowsH\x00R\x05flowsB\t\n" +
+	"\x05flows\x18\b \x01(\v2\x12.spillway.v1.FlowsH\x00R\x05flows\x125\n" +
+	"\x06paused\x18\t \x01(\v2\x1b.spillway.v1.DeliveryPausedH\x00R\x06pausedB\t\n" +
 	"\amessage\"I\n" +
 	"\tWatermark\x12\x1b\n" +
 	"\tpassed_ms\x18\x01 \x01(\x03R\bpassedMs\x12\x1f\n" +
 	"\vcomplete_ms\x18\x02 \x01(\x03R\n" +
-	"completeMs\"\x86\x02\n" +
+	"completeMs\"\xc1\x02\n" +
 	"\rConsumeOpened\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\x04R\tsessionId\x12@\n" +
@@ -3305,7 +3640,9 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\tledger_id\x18\x03 \x01(\tR\bledgerId\x12,\n" +
 	"\x12dead_letter_ranges\x18\x04 \x01(\bR\x10deadLetterRanges\x123\n" +
 	"\aheaders\x18\x05 \x03(\v2\x19.spillway.v1.HeaderFilterR\aheaders\x12\x14\n" +
-	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\"R\n" +
+	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\x12!\n" +
+	"\fkeeps_pauses\x18\a \x01(\bR\vkeepsPauses\x12\x16\n" +
+	"\x06paused\x18\b \x01(\bR\x06paused\"R\n" +
 	"\fHeaderFilter\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06values\x18\x02 \x03(\tR\x06values\x12\x16\n" +
@@ -3351,130 +3688,138 @@ func file_spillway_v1_buffer_proto_rawDescGZIP() []byte {
 }
 
 var file_spillway_v1_buffer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_spillway_v1_buffer_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_spillway_v1_buffer_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_spillway_v1_buffer_proto_goTypes = []any{
-	(Ordering)(0),               // 0: spillway.v1.Ordering
-	(*AppendRequest)(nil),       // 1: spillway.v1.AppendRequest
-	(*AppendOpen)(nil),          // 2: spillway.v1.AppendOpen
-	(*ShardClaim)(nil),          // 3: spillway.v1.ShardClaim
-	(*AssignPartition)(nil),     // 4: spillway.v1.AssignPartition
-	(*RevokePartition)(nil),     // 5: spillway.v1.RevokePartition
-	(*SettleRange)(nil),         // 6: spillway.v1.SettleRange
-	(*CaughtUp)(nil),            // 7: spillway.v1.CaughtUp
-	(*SourceTopics)(nil),        // 8: spillway.v1.SourceTopics
-	(*SourceTopic)(nil),         // 9: spillway.v1.SourceTopic
-	(*SourceRetention)(nil),     // 10: spillway.v1.SourceRetention
-	(*AppendResponse)(nil),      // 11: spillway.v1.AppendResponse
-	(*AppendOpened)(nil),        // 12: spillway.v1.AppendOpened
-	(*PartitionAssigned)(nil),   // 13: spillway.v1.PartitionAssigned
-	(*Appended)(nil),            // 14: spillway.v1.Appended
-	(*Refetch)(nil),             // 15: spillway.v1.Refetch
-	(*FindOffset)(nil),          // 16: spillway.v1.FindOffset
-	(*FoundOffset)(nil),         // 17: spillway.v1.FoundOffset
-	(*SafeOffset)(nil),          // 18: spillway.v1.SafeOffset
-	(*ConsumeRequest)(nil),      // 19: spillway.v1.ConsumeRequest
-	(*ConsumeOpen)(nil),         // 20: spillway.v1.ConsumeOpen
-	(*FlowTarget)(nil),          // 21: spillway.v1.FlowTarget
-	(*FlowSource)(nil),          // 22: spillway.v1.FlowSource
-	(*Flows)(nil),               // 23: spillway.v1.Flows
-	(*Credit)(nil),              // 24: spillway.v1.Credit
-	(*Ack)(nil),                 // 25: spillway.v1.Ack
-	(*AckedLease)(nil),          // 26: spillway.v1.AckedLease
-	(*DeadLetter)(nil),          // 27: spillway.v1.DeadLetter
-	(*StateChange)(nil),         // 28: spillway.v1.StateChange
-	(*Nack)(nil),                // 29: spillway.v1.Nack
-	(*Extend)(nil),              // 30: spillway.v1.Extend
-	(*ConsumeResponse)(nil),     // 31: spillway.v1.ConsumeResponse
-	(*Watermark)(nil),           // 32: spillway.v1.Watermark
-	(*ConsumeOpened)(nil),       // 33: spillway.v1.ConsumeOpened
-	(*HeaderFilter)(nil),        // 34: spillway.v1.HeaderFilter
-	(*Lease)(nil),               // 35: spillway.v1.Lease
-	(*AckResult)(nil),           // 36: spillway.v1.AckResult
-	(*Adopt)(nil),               // 37: spillway.v1.Adopt
-	(*StateEntry)(nil),          // 38: spillway.v1.StateEntry
-	(*Revoked)(nil),             // 39: spillway.v1.Revoked
-	(*Batch)(nil),               // 40: spillway.v1.Batch
-	(*Fingerprint)(nil),         // 41: spillway.v1.Fingerprint
-	(*SourcePartition)(nil),     // 42: spillway.v1.SourcePartition
-	(*OffsetRange)(nil),         // 43: spillway.v1.OffsetRange
-	(Outcome)(0),                // 44: spillway.v1.Outcome
-	(*status.Status)(nil),       // 45: google.rpc.Status
-	(*durationpb.Duration)(nil), // 46: google.protobuf.Duration
+	(Ordering)(0),                 // 0: spillway.v1.Ordering
+	(*AppendRequest)(nil),         // 1: spillway.v1.AppendRequest
+	(*AppendOpen)(nil),            // 2: spillway.v1.AppendOpen
+	(*PauseSourceEverywhere)(nil), // 3: spillway.v1.PauseSourceEverywhere
+	(*PausedSources)(nil),         // 4: spillway.v1.PausedSources
+	(*ShardClaim)(nil),            // 5: spillway.v1.ShardClaim
+	(*AssignPartition)(nil),       // 6: spillway.v1.AssignPartition
+	(*RevokePartition)(nil),       // 7: spillway.v1.RevokePartition
+	(*SettleRange)(nil),           // 8: spillway.v1.SettleRange
+	(*CaughtUp)(nil),              // 9: spillway.v1.CaughtUp
+	(*SourceTopics)(nil),          // 10: spillway.v1.SourceTopics
+	(*SourceTopic)(nil),           // 11: spillway.v1.SourceTopic
+	(*SourceRetention)(nil),       // 12: spillway.v1.SourceRetention
+	(*AppendResponse)(nil),        // 13: spillway.v1.AppendResponse
+	(*AppendOpened)(nil),          // 14: spillway.v1.AppendOpened
+	(*PartitionAssigned)(nil),     // 15: spillway.v1.PartitionAssigned
+	(*Appended)(nil),              // 16: spillway.v1.Appended
+	(*Refetch)(nil),               // 17: spillway.v1.Refetch
+	(*FindOffset)(nil),            // 18: spillway.v1.FindOffset
+	(*FoundOffset)(nil),           // 19: spillway.v1.FoundOffset
+	(*SafeOffset)(nil),            // 20: spillway.v1.SafeOffset
+	(*ConsumeRequest)(nil),        // 21: spillway.v1.ConsumeRequest
+	(*ConsumeOpen)(nil),           // 22: spillway.v1.ConsumeOpen
+	(*PauseEverywhere)(nil),       // 23: spillway.v1.PauseEverywhere
+	(*DeliveryPaused)(nil),        // 24: spillway.v1.DeliveryPaused
+	(*FlowTarget)(nil),            // 25: spillway.v1.FlowTarget
+	(*FlowSource)(nil),            // 26: spillway.v1.FlowSource
+	(*Flows)(nil),                 // 27: spillway.v1.Flows
+	(*Credit)(nil),                // 28: spillway.v1.Credit
+	(*Ack)(nil),                   // 29: spillway.v1.Ack
+	(*AckedLease)(nil),            // 30: spillway.v1.AckedLease
+	(*DeadLetter)(nil),            // 31: spillway.v1.DeadLetter
+	(*StateChange)(nil),           // 32: spillway.v1.StateChange
+	(*Nack)(nil),                  // 33: spillway.v1.Nack
+	(*Extend)(nil),                // 34: spillway.v1.Extend
+	(*ConsumeResponse)(nil),       // 35: spillway.v1.ConsumeResponse
+	(*Watermark)(nil),             // 36: spillway.v1.Watermark
+	(*ConsumeOpened)(nil),         // 37: spillway.v1.ConsumeOpened
+	(*HeaderFilter)(nil),          // 38: spillway.v1.HeaderFilter
+	(*Lease)(nil),                 // 39: spillway.v1.Lease
+	(*AckResult)(nil),             // 40: spillway.v1.AckResult
+	(*Adopt)(nil),                 // 41: spillway.v1.Adopt
+	(*StateEntry)(nil),            // 42: spillway.v1.StateEntry
+	(*Revoked)(nil),               // 43: spillway.v1.Revoked
+	(*Batch)(nil),                 // 44: spillway.v1.Batch
+	(*Fingerprint)(nil),           // 45: spillway.v1.Fingerprint
+	(*SourcePartition)(nil),       // 46: spillway.v1.SourcePartition
+	(*OffsetRange)(nil),           // 47: spillway.v1.OffsetRange
+	(Outcome)(0),                  // 48: spillway.v1.Outcome
+	(*status.Status)(nil),         // 49: google.rpc.Status
+	(*durationpb.Duration)(nil),   // 50: google.protobuf.Duration
 }
 var file_spillway_v1_buffer_proto_depIdxs = []int32{
 	2,  // 0: spillway.v1.AppendRequest.open:type_name -> spillway.v1.AppendOpen
-	4,  // 1: spillway.v1.AppendRequest.assign:type_name -> spillway.v1.AssignPartition
-	5,  // 2: spillway.v1.AppendRequest.revoke:type_name -> spillway.v1.RevokePartition
-	40, // 3: spillway.v1.AppendRequest.batch:type_name -> spillway.v1.Batch
-	6,  // 4: spillway.v1.AppendRequest.settle:type_name -> spillway.v1.SettleRange
-	17, // 5: spillway.v1.AppendRequest.found_offset:type_name -> spillway.v1.FoundOffset
-	7,  // 6: spillway.v1.AppendRequest.caught_up:type_name -> spillway.v1.CaughtUp
-	8,  // 7: spillway.v1.AppendRequest.topics:type_name -> spillway.v1.SourceTopics
-	10, // 8: spillway.v1.AppendRequest.retention:type_name -> spillway.v1.SourceRetention
-	41, // 9: spillway.v1.AppendRequest.last_record:type_name -> spillway.v1.Fingerprint
-	3,  // 10: spillway.v1.AppendOpen.shard:type_name -> spillway.v1.ShardClaim
-	42, // 11: spillway.v1.AssignPartition.source:type_name -> spillway.v1.SourcePartition
-	42, // 12: spillway.v1.RevokePartition.source:type_name -> spillway.v1.SourcePartition
-	42, // 13: spillway.v1.SettleRange.source:type_name -> spillway.v1.SourcePartition
-	43, // 14: spillway.v1.SettleRange.range:type_name -> spillway.v1.OffsetRange
-	44, // 15: spillway.v1.SettleRange.outcome:type_name -> spillway.v1.Outcome
-	42, // 16: spillway.v1.CaughtUp.source:type_name -> spillway.v1.SourcePartition
-	9,  // 17: spillway.v1.SourceTopics.topics:type_name -> spillway.v1.SourceTopic
-	42, // 18: spillway.v1.SourceRetention.source:type_name -> spillway.v1.SourcePartition
-	12, // 19: spillway.v1.AppendResponse.opened:type_name -> spillway.v1.AppendOpened
-	13, // 20: spillway.v1.AppendResponse.assigned:type_name -> spillway.v1.PartitionAssigned
-	14, // 21: spillway.v1.AppendResponse.appended:type_name -> spillway.v1.Appended
-	18, // 22: spillway.v1.AppendResponse.safe:type_name -> spillway.v1.SafeOffset
-	15, // 23: spillway.v1.AppendResponse.refetch:type_name -> spillway.v1.Refetch
-	16, // 24: spillway.v1.AppendResponse.find_offset:type_name -> spillway.v1.FindOffset
-	42, // 25: spillway.v1.PartitionAssigned.source:type_name -> spillway.v1.SourcePartition
-	41, // 26: spillway.v1.PartitionAssigned.known_records:type_name -> spillway.v1.Fingerprint
-	42, // 27: spillway.v1.Appended.source:type_name -> spillway.v1.SourcePartition
-	43, // 28: spillway.v1.Appended.range:type_name -> spillway.v1.OffsetRange
-	45, // 29: spillway.v1.Appended.status:type_name -> google.rpc.Status
-	42, // 30: spillway.v1.Refetch.source:type_name -> spillway.v1.SourcePartition
-	43, // 31: spillway.v1.Refetch.range:type_name -> spillway.v1.OffsetRange
-	41, // 32: spillway.v1.Refetch.known_records:type_name -> spillway.v1.Fingerprint
-	42, // 33: spillway.v1.FindOffset.source:type_name -> spillway.v1.SourcePartition
-	42, // 34: spillway.v1.SafeOffset.source:type_name -> spillway.v1.SourcePartition
-	20, // 35: spillway.v1.ConsumeRequest.open:type_name -> spillway.v1.ConsumeOpen
-	24, // 36: spillway.v1.ConsumeRequest.credit:type_name -> spillway.v1.Credit
-	25, // 37: spillway.v1.ConsumeRequest.ack:type_name -> spillway.v1.Ack
-	29, // 38: spillway.v1.ConsumeRequest.nack:type_name -> spillway.v1.Nack
-	30, // 39: spillway.v1.ConsumeRequest.extend:type_name -> spillway.v1.Extend
-	0,  // 40: spillway.v1.ConsumeOpen.ordering:type_name -> spillway.v1.Ordering
-	21, // 41: spillway.v1.ConsumeOpen.target:type_name -> spillway.v1.FlowTarget
-	3,  // 42: spillway.v1.ConsumeOpen.shard:type_name -> spillway.v1.ShardClaim
-	22, // 43: spillway.v1.Flows.sources:type_name -> spillway.v1.FlowSource
-	21, // 44: spillway.v1.Flows.targets:type_name -> spillway.v1.FlowTarget
-	26, // 45: spillway.v1.Ack.leases:type_name -> spillway.v1.AckedLease
-	28, // 46: spillway.v1.Ack.state_changes:type_name -> spillway.v1.StateChange
-	43, // 47: spillway.v1.AckedLease.filtered:type_name -> spillway.v1.OffsetRange
-	27, // 48: spillway.v1.AckedLease.dead_letters:type_name -> spillway.v1.DeadLetter
-	43, // 49: spillway.v1.AckedLease.only:type_name -> spillway.v1.OffsetRange
-	46, // 50: spillway.v1.Nack.delay:type_name -> google.protobuf.Duration
-	33, // 51: spillway.v1.ConsumeResponse.opened:type_name -> spillway.v1.ConsumeOpened
-	35, // 52: spillway.v1.ConsumeResponse.lease:type_name -> spillway.v1.Lease
-	36, // 53: spillway.v1.ConsumeResponse.ack_result:type_name -> spillway.v1.AckResult
-	37, // 54: spillway.v1.ConsumeResponse.adopt:type_name -> spillway.v1.Adopt
-	39, // 55: spillway.v1.ConsumeResponse.revoked:type_name -> spillway.v1.Revoked
-	32, // 56: spillway.v1.ConsumeResponse.watermark:type_name -> spillway.v1.Watermark
-	23, // 57: spillway.v1.ConsumeResponse.flows:type_name -> spillway.v1.Flows
-	46, // 58: spillway.v1.ConsumeOpened.lease_duration:type_name -> google.protobuf.Duration
-	34, // 59: spillway.v1.ConsumeOpened.headers:type_name -> spillway.v1.HeaderFilter
-	40, // 60: spillway.v1.Lease.batch:type_name -> spillway.v1.Batch
-	43, // 61: spillway.v1.Lease.settled:type_name -> spillway.v1.OffsetRange
-	45, // 62: spillway.v1.AckResult.status:type_name -> google.rpc.Status
-	38, // 63: spillway.v1.Adopt.entries:type_name -> spillway.v1.StateEntry
-	1,  // 64: spillway.v1.BufferService.Append:input_type -> spillway.v1.AppendRequest
-	19, // 65: spillway.v1.BufferService.Consume:input_type -> spillway.v1.ConsumeRequest
-	11, // 66: spillway.v1.BufferService.Append:output_type -> spillway.v1.AppendResponse
-	31, // 67: spillway.v1.BufferService.Consume:output_type -> spillway.v1.ConsumeResponse
-	66, // [66:68] is the sub-list for method output_type
-	64, // [64:66] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	6,  // 1: spillway.v1.AppendRequest.assign:type_name -> spillway.v1.AssignPartition
+	7,  // 2: spillway.v1.AppendRequest.revoke:type_name -> spillway.v1.RevokePartition
+	44, // 3: spillway.v1.AppendRequest.batch:type_name -> spillway.v1.Batch
+	8,  // 4: spillway.v1.AppendRequest.settle:type_name -> spillway.v1.SettleRange
+	19, // 5: spillway.v1.AppendRequest.found_offset:type_name -> spillway.v1.FoundOffset
+	9,  // 6: spillway.v1.AppendRequest.caught_up:type_name -> spillway.v1.CaughtUp
+	10, // 7: spillway.v1.AppendRequest.topics:type_name -> spillway.v1.SourceTopics
+	12, // 8: spillway.v1.AppendRequest.retention:type_name -> spillway.v1.SourceRetention
+	3,  // 9: spillway.v1.AppendRequest.pause:type_name -> spillway.v1.PauseSourceEverywhere
+	45, // 10: spillway.v1.AppendRequest.last_record:type_name -> spillway.v1.Fingerprint
+	5,  // 11: spillway.v1.AppendOpen.shard:type_name -> spillway.v1.ShardClaim
+	46, // 12: spillway.v1.AssignPartition.source:type_name -> spillway.v1.SourcePartition
+	46, // 13: spillway.v1.RevokePartition.source:type_name -> spillway.v1.SourcePartition
+	46, // 14: spillway.v1.SettleRange.source:type_name -> spillway.v1.SourcePartition
+	47, // 15: spillway.v1.SettleRange.range:type_name -> spillway.v1.OffsetRange
+	48, // 16: spillway.v1.SettleRange.outcome:type_name -> spillway.v1.Outcome
+	46, // 17: spillway.v1.CaughtUp.source:type_name -> spillway.v1.SourcePartition
+	11, // 18: spillway.v1.SourceTopics.topics:type_name -> spillway.v1.SourceTopic
+	46, // 19: spillway.v1.SourceRetention.source:type_name -> spillway.v1.SourcePartition
+	14, // 20: spillway.v1.AppendResponse.opened:type_name -> spillway.v1.AppendOpened
+	15, // 21: spillway.v1.AppendResponse.assigned:type_name -> spillway.v1.PartitionAssigned
+	16, // 22: spillway.v1.AppendResponse.appended:type_name -> spillway.v1.Appended
+	20, // 23: spillway.v1.AppendResponse.safe:type_name -> spillway.v1.SafeOffset
+	17, // 24: spillway.v1.AppendResponse.refetch:type_name -> spillway.v1.Refetch
+	18, // 25: spillway.v1.AppendResponse.find_offset:type_name -> spillway.v1.FindOffset
+	4,  // 26: spillway.v1.AppendResponse.paused_sources:type_name -> spillway.v1.PausedSources
+	46, // 27: spillway.v1.PartitionAssigned.source:type_name -> spillway.v1.SourcePartition
+	45, // 28: spillway.v1.PartitionAssigned.known_records:type_name -> spillway.v1.Fingerprint
+	46, // 29: spillway.v1.Appended.source:type_name -> spillway.v1.SourcePartition
+	47, // 30: spillway.v1.Appended.range:type_name -> spillway.v1.OffsetRange
+	49, // 31: spillway.v1.Appended.status:type_name -> google.rpc.Status
+	46, // 32: spillway.v1.Refetch.source:type_name -> spillway.v1.SourcePartition
+	47, // 33: spillway.v1.Refetch.range:type_name -> spillway.v1.OffsetRange
+	45, // 34: spillway.v1.Refetch.known_records:type_name -> spillway.v1.Fingerprint
+	46, // 35: spillway.v1.FindOffset.source:type_name -> spillway.v1.SourcePartition
+	46, // 36: spillway.v1.SafeOffset.source:type_name -> spillway.v1.SourcePartition
+	22, // 37: spillway.v1.ConsumeRequest.open:type_name -> spillway.v1.ConsumeOpen
+	28, // 38: spillway.v1.ConsumeRequest.credit:type_name -> spillway.v1.Credit
+	29, // 39: spillway.v1.ConsumeRequest.ack:type_name -> spillway.v1.Ack
+	33, // 40: spillway.v1.ConsumeRequest.nack:type_name -> spillway.v1.Nack
+	34, // 41: spillway.v1.ConsumeRequest.extend:type_name -> spillway.v1.Extend
+	23, // 42: spillway.v1.ConsumeRequest.pause:type_name -> spillway.v1.PauseEverywhere
+	0,  // 43: spillway.v1.ConsumeOpen.ordering:type_name -> spillway.v1.Ordering
+	25, // 44: spillway.v1.ConsumeOpen.target:type_name -> spillway.v1.FlowTarget
+	5,  // 45: spillway.v1.ConsumeOpen.shard:type_name -> spillway.v1.ShardClaim
+	26, // 46: spillway.v1.Flows.sources:type_name -> spillway.v1.FlowSource
+	25, // 47: spillway.v1.Flows.targets:type_name -> spillway.v1.FlowTarget
+	30, // 48: spillway.v1.Ack.leases:type_name -> spillway.v1.AckedLease
+	32, // 49: spillway.v1.Ack.state_changes:type_name -> spillway.v1.StateChange
+	47, // 50: spillway.v1.AckedLease.filtered:type_name -> spillway.v1.OffsetRange
+	31, // 51: spillway.v1.AckedLease.dead_letters:type_name -> spillway.v1.DeadLetter
+	47, // 52: spillway.v1.AckedLease.only:type_name -> spillway.v1.OffsetRange
+	50, // 53: spillway.v1.Nack.delay:type_name -> google.protobuf.Duration
+	37, // 54: spillway.v1.ConsumeResponse.opened:type_name -> spillway.v1.ConsumeOpened
+	39, // 55: spillway.v1.ConsumeResponse.lease:type_name -> spillway.v1.Lease
+	40, // 56: spillway.v1.ConsumeResponse.ack_result:type_name -> spillway.v1.AckResult
+	41, // 57: spillway.v1.ConsumeResponse.adopt:type_name -> spillway.v1.Adopt
+	43, // 58: spillway.v1.ConsumeResponse.revoked:type_name -> spillway.v1.Revoked
+	36, // 59: spillway.v1.ConsumeResponse.watermark:type_name -> spillway.v1.Watermark
+	27, // 60: spillway.v1.ConsumeResponse.flows:type_name -> spillway.v1.Flows
+	24, // 61: spillway.v1.ConsumeResponse.paused:type_name -> spillway.v1.DeliveryPaused
+	50, // 62: spillway.v1.ConsumeOpened.lease_duration:type_name -> google.protobuf.Duration
+	38, // 63: spillway.v1.ConsumeOpened.headers:type_name -> spillway.v1.HeaderFilter
+	44, // 64: spillway.v1.Lease.batch:type_name -> spillway.v1.Batch
+	47, // 65: spillway.v1.Lease.settled:type_name -> spillway.v1.OffsetRange
+	49, // 66: spillway.v1.AckResult.status:type_name -> google.rpc.Status
+	42, // 67: spillway.v1.Adopt.entries:type_name -> spillway.v1.StateEntry
+	1,  // 68: spillway.v1.BufferService.Append:input_type -> spillway.v1.AppendRequest
+	21, // 69: spillway.v1.BufferService.Consume:input_type -> spillway.v1.ConsumeRequest
+	13, // 70: spillway.v1.BufferService.Append:output_type -> spillway.v1.AppendResponse
+	35, // 71: spillway.v1.BufferService.Consume:output_type -> spillway.v1.ConsumeResponse
+	70, // [70:72] is the sub-list for method output_type
+	68, // [68:70] is the sub-list for method input_type
+	68, // [68:68] is the sub-list for extension type_name
+	68, // [68:68] is the sub-list for extension extendee
+	0,  // [0:68] is the sub-list for field type_name
 }
 
 func init() { file_spillway_v1_buffer_proto_init() }
@@ -3493,24 +3838,27 @@ func file_spillway_v1_buffer_proto_init() {
 		(*AppendRequest_CaughtUp)(nil),
 		(*AppendRequest_Topics)(nil),
 		(*AppendRequest_Retention)(nil),
+		(*AppendRequest_Pause)(nil),
 	}
-	file_spillway_v1_buffer_proto_msgTypes[10].OneofWrappers = []any{
+	file_spillway_v1_buffer_proto_msgTypes[12].OneofWrappers = []any{
 		(*AppendResponse_Opened)(nil),
 		(*AppendResponse_Assigned)(nil),
 		(*AppendResponse_Appended)(nil),
 		(*AppendResponse_Safe)(nil),
 		(*AppendResponse_Refetch)(nil),
 		(*AppendResponse_FindOffset)(nil),
+		(*AppendResponse_PausedSources)(nil),
 	}
-	file_spillway_v1_buffer_proto_msgTypes[18].OneofWrappers = []any{
+	file_spillway_v1_buffer_proto_msgTypes[20].OneofWrappers = []any{
 		(*ConsumeRequest_Open)(nil),
 		(*ConsumeRequest_Credit)(nil),
 		(*ConsumeRequest_Ack)(nil),
 		(*ConsumeRequest_Nack)(nil),
 		(*ConsumeRequest_Extend)(nil),
+		(*ConsumeRequest_Pause)(nil),
 	}
-	file_spillway_v1_buffer_proto_msgTypes[27].OneofWrappers = []any{}
-	file_spillway_v1_buffer_proto_msgTypes[30].OneofWrappers = []any{
+	file_spillway_v1_buffer_proto_msgTypes[31].OneofWrappers = []any{}
+	file_spillway_v1_buffer_proto_msgTypes[34].OneofWrappers = []any{
 		(*ConsumeResponse_Opened)(nil),
 		(*ConsumeResponse_Lease)(nil),
 		(*ConsumeResponse_AckResult)(nil),
@@ -3518,6 +3866,7 @@ func file_spillway_v1_buffer_proto_init() {
 		(*ConsumeResponse_Revoked)(nil),
 		(*ConsumeResponse_Watermark)(nil),
 		(*ConsumeResponse_Flows)(nil),
+		(*ConsumeResponse_Paused)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3525,7 +3874,7 @@ func file_spillway_v1_buffer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spillway_v1_buffer_proto_rawDesc), len(file_spillway_v1_buffer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   39,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

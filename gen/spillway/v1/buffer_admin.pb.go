@@ -121,8 +121,10 @@ type Queue struct {
 	ConfiguredDiskBytes int64 `protobuf:"varint,21,opt,name=configured_disk_bytes,json=configuredDiskBytes,proto3" json:"configured_disk_bytes,omitempty"`
 	// The same of disk_records_limit.
 	ConfiguredDiskRecords int64 `protobuf:"varint,22,opt,name=configured_disk_records,json=configuredDiskRecords,proto3" json:"configured_disk_records,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// Names of sources that PauseSource has paused in all their instances.
+	PausedSources []string `protobuf:"bytes,23,rep,name=paused_sources,json=pausedSources,proto3" json:"paused_sources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Queue) Reset() {
@@ -279,6 +281,13 @@ func (x *Queue) GetConfiguredDiskRecords() int64 {
 		return x.ConfiguredDiskRecords
 	}
 	return 0
+}
+
+func (x *Queue) GetPausedSources() []string {
+	if x != nil {
+		return x.PausedSources
+	}
+	return nil
 }
 
 // QueuePartition is a source partition as the queue knows it.
@@ -749,6 +758,8 @@ type Subscription struct {
 	Replay *Replay `protobuf:"bytes,21,opt,name=replay,proto3" json:"replay,omitempty"`
 	// Offsets that were redriven, and are not settled again yet.
 	RedrivingOffsets int64 `protobuf:"varint,22,opt,name=redriving_offsets,json=redrivingOffsets,proto3" json:"redriving_offsets,omitempty"`
+	// Names of deliveries that PauseDelivery has paused in all their instances.
+	PausedDeliveries []string `protobuf:"bytes,23,rep,name=paused_deliveries,json=pausedDeliveries,proto3" json:"paused_deliveries,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -935,6 +946,13 @@ func (x *Subscription) GetRedrivingOffsets() int64 {
 		return x.RedrivingOffsets
 	}
 	return 0
+}
+
+func (x *Subscription) GetPausedDeliveries() []string {
+	if x != nil {
+		return x.PausedDeliveries
+	}
+	return nil
 }
 
 // Replay is a delivery, once more, of what a subscription had settled.
@@ -5369,7 +5387,7 @@ var File_spillway_v1_buffer_admin_proto protoreflect.FileDescriptor
 
 const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1espillway/v1/buffer_admin.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18spillway/v1/buffer.proto\x1a\x18spillway/v1/record.proto\"\xb8\x05\n" +
+	"\x1espillway/v1/buffer_admin.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18spillway/v1/buffer.proto\x1a\x18spillway/v1/record.proto\"\xdf\x05\n" +
 	"\x05Queue\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
 	"\x0ememory_records\x18\x02 \x01(\x03R\rmemoryRecords\x12!\n" +
@@ -5390,7 +5408,8 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\x06shards\x18\x0f \x01(\x05R\x06shards\x12,\n" +
 	"\x12disk_records_limit\x18\x14 \x01(\x03R\x10diskRecordsLimit\x122\n" +
 	"\x15configured_disk_bytes\x18\x15 \x01(\x03R\x13configuredDiskBytes\x126\n" +
-	"\x17configured_disk_records\x18\x16 \x01(\x03R\x15configuredDiskRecords\"\xb5\x01\n" +
+	"\x17configured_disk_records\x18\x16 \x01(\x03R\x15configuredDiskRecords\x12%\n" +
+	"\x0epaused_sources\x18\x17 \x03(\tR\rpausedSources\"\xb5\x01\n" +
 	"\x0eQueuePartition\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12'\n" +
 	"\x0fappended_offset\x18\x02 \x01(\x03R\x0eappendedOffset\x12\x1f\n" +
@@ -5423,7 +5442,7 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\v_disk_bytesB\x0f\n" +
 	"\r_disk_records\"?\n" +
 	"\x13UpdateQueueResponse\x12(\n" +
-	"\x05queue\x18\x01 \x01(\v2\x12.spillway.v1.QueueR\x05queue\"\xf6\x06\n" +
+	"\x05queue\x18\x01 \x01(\v2\x12.spillway.v1.QueueR\x05queue\"\xa3\a\n" +
 	"\fSubscription\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06topics\x18\x02 \x03(\tR\x06topics\x12\x1a\n" +
@@ -5450,7 +5469,8 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\x0eparked_batches\x18\x13 \x01(\x03R\rparkedBatches\x123\n" +
 	"\aheaders\x18\x14 \x03(\v2\x19.spillway.v1.HeaderFilterR\aheaders\x12+\n" +
 	"\x06replay\x18\x15 \x01(\v2\x13.spillway.v1.ReplayR\x06replay\x12+\n" +
-	"\x11redriving_offsets\x18\x16 \x01(\x03R\x10redrivingOffsets\"\xc5\x02\n" +
+	"\x11redriving_offsets\x18\x16 \x01(\x03R\x10redrivingOffsets\x12+\n" +
+	"\x11paused_deliveries\x18\x17 \x03(\tR\x10pausedDeliveries\"\xc5\x02\n" +
 	"\x06Replay\x125\n" +
 	"\bbegan_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\abeganAt\x12.\n" +
 	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +

@@ -37,7 +37,7 @@ type Delivery struct {
 	Consumer string `protobuf:"bytes,4,opt,name=consumer,proto3" json:"consumer,omitempty"`
 	// Session id at the buffer, of the first shard that there is one with; 0 when not connected.
 	SessionId uint64 `protobuf:"varint,5,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// Whether PauseDelivery is in force.
+	// Whether PauseDelivery is in force, of this instance or another.
 	Paused bool `protobuf:"varint,6,opt,name=paused,proto3" json:"paused,omitempty"`
 	// "connecting", "running", "retrying", or "draining".
 	State string `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`
@@ -380,7 +380,7 @@ func (x *GetDeliveryResponse) GetDelivery() *Delivery {
 	return nil
 }
 
-// PauseDeliveryRequest pauses this instance.
+// PauseDeliveryRequest pauses the delivery.
 type PauseDeliveryRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -421,7 +421,10 @@ func (*PauseDeliveryRequest) Descriptor() ([]byte, []int) {
 type PauseDeliveryResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The delivery, paused.
-	Delivery      *Delivery `protobuf:"bytes,1,opt,name=delivery,proto3" json:"delivery,omitempty"`
+	Delivery *Delivery `protobuf:"bytes,1,opt,name=delivery,proto3" json:"delivery,omitempty"`
+	// It holds for all instances and over restarts. False: a buffer of a version before does not keep it, and it holds for this
+	// instance until that restarts.
+	Kept          bool `protobuf:"varint,2,opt,name=kept,proto3" json:"kept,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -463,7 +466,14 @@ func (x *PauseDeliveryResponse) GetDelivery() *Delivery {
 	return nil
 }
 
-// ResumeDeliveryRequest resumes this instance.
+func (x *PauseDeliveryResponse) GetKept() bool {
+	if x != nil {
+		return x.Kept
+	}
+	return false
+}
+
+// ResumeDeliveryRequest resumes the delivery.
 type ResumeDeliveryRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -504,7 +514,9 @@ func (*ResumeDeliveryRequest) Descriptor() ([]byte, []int) {
 type ResumeDeliveryResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The delivery, no longer paused.
-	Delivery      *Delivery `protobuf:"bytes,1,opt,name=delivery,proto3" json:"delivery,omitempty"`
+	Delivery *Delivery `protobuf:"bytes,1,opt,name=delivery,proto3" json:"delivery,omitempty"`
+	// As in PauseDeliveryResponse.
+	Kept          bool `protobuf:"varint,2,opt,name=kept,proto3" json:"kept,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -544,6 +556,13 @@ func (x *ResumeDeliveryResponse) GetDelivery() *Delivery {
 		return x.Delivery
 	}
 	return nil
+}
+
+func (x *ResumeDeliveryResponse) GetKept() bool {
+	if x != nil {
+		return x.Kept
+	}
+	return false
 }
 
 // ListOpenFilesRequest pages through in-use files.
@@ -785,12 +804,14 @@ const file_spillway_v1_delivery_admin_proto_rawDesc = "" +
 	"\x12GetDeliveryRequest\"H\n" +
 	"\x13GetDeliveryResponse\x121\n" +
 	"\bdelivery\x18\x01 \x01(\v2\x15.spillway.v1.DeliveryR\bdelivery\"\x16\n" +
-	"\x14PauseDeliveryRequest\"J\n" +
+	"\x14PauseDeliveryRequest\"^\n" +
 	"\x15PauseDeliveryResponse\x121\n" +
-	"\bdelivery\x18\x01 \x01(\v2\x15.spillway.v1.DeliveryR\bdelivery\"\x17\n" +
-	"\x15ResumeDeliveryRequest\"K\n" +
+	"\bdelivery\x18\x01 \x01(\v2\x15.spillway.v1.DeliveryR\bdelivery\x12\x12\n" +
+	"\x04kept\x18\x02 \x01(\bR\x04kept\"\x17\n" +
+	"\x15ResumeDeliveryRequest\"_\n" +
 	"\x16ResumeDeliveryResponse\x121\n" +
-	"\bdelivery\x18\x01 \x01(\v2\x15.spillway.v1.DeliveryR\bdelivery\"R\n" +
+	"\bdelivery\x18\x01 \x01(\v2\x15.spillway.v1.DeliveryR\bdelivery\x12\x12\n" +
+	"\x04kept\x18\x02 \x01(\bR\x04kept\"R\n" +
 	"\x14ListOpenFilesRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +

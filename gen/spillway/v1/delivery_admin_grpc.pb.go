@@ -36,9 +36,10 @@ const (
 type DeliveryAdminServiceClient interface {
 	// GetDelivery shows what the instance does.
 	GetDelivery(ctx context.Context, in *GetDeliveryRequest, opts ...grpc.CallOption) (*GetDeliveryResponse, error)
-	// PauseDelivery stops taking new batches; those taken are finished. Not kept over a restart.
+	// PauseDelivery stops taking new batches in all instances of the delivery; those taken are finished. The buffer keeps it, over
+	// restarts of both. UNAVAILABLE when a shard of the queue cannot be reached: those that can have it; call again.
 	PauseDelivery(ctx context.Context, in *PauseDeliveryRequest, opts ...grpc.CallOption) (*PauseDeliveryResponse, error)
-	// ResumeDelivery takes batches again.
+	// ResumeDelivery has all instances take batches again.
 	ResumeDelivery(ctx context.Context, in *ResumeDeliveryRequest, opts ...grpc.CallOption) (*ResumeDeliveryResponse, error)
 	// ListOpenFiles lists the in-use files of a file delivery, and the files of others that it is to finish.
 	ListOpenFiles(ctx context.Context, in *ListOpenFilesRequest, opts ...grpc.CallOption) (*ListOpenFilesResponse, error)
@@ -112,9 +113,10 @@ func (c *deliveryAdminServiceClient) RollFiles(ctx context.Context, in *RollFile
 type DeliveryAdminServiceServer interface {
 	// GetDelivery shows what the instance does.
 	GetDelivery(context.Context, *GetDeliveryRequest) (*GetDeliveryResponse, error)
-	// PauseDelivery stops taking new batches; those taken are finished. Not kept over a restart.
+	// PauseDelivery stops taking new batches in all instances of the delivery; those taken are finished. The buffer keeps it, over
+	// restarts of both. UNAVAILABLE when a shard of the queue cannot be reached: those that can have it; call again.
 	PauseDelivery(context.Context, *PauseDeliveryRequest) (*PauseDeliveryResponse, error)
-	// ResumeDelivery takes batches again.
+	// ResumeDelivery has all instances take batches again.
 	ResumeDelivery(context.Context, *ResumeDeliveryRequest) (*ResumeDeliveryResponse, error)
 	// ListOpenFiles lists the in-use files of a file delivery, and the files of others that it is to finish.
 	ListOpenFiles(context.Context, *ListOpenFilesRequest) (*ListOpenFilesResponse, error)

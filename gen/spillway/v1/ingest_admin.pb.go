@@ -40,7 +40,7 @@ type Source struct {
 	MissingTopics []string `protobuf:"bytes,6,rep,name=missing_topics,json=missingTopics,proto3" json:"missing_topics,omitempty"`
 	// Queue appended to.
 	Queue string `protobuf:"bytes,7,opt,name=queue,proto3" json:"queue,omitempty"`
-	// Whether fetching is stopped by PauseSource.
+	// Whether fetching is stopped by PauseSource, of this instance or another.
 	Paused bool `protobuf:"varint,8,opt,name=paused,proto3" json:"paused,omitempty"`
 	// "connecting", "running", or what it waits for.
 	State string `protobuf:"bytes,9,opt,name=state,proto3" json:"state,omitempty"`
@@ -622,7 +622,10 @@ func (x *PauseSourceRequest) GetName() string {
 type PauseSourceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The source, paused.
-	Source        *Source `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Source *Source `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// It holds for all instances and over restarts. False: a buffer of a version before does not keep it, and it holds for this
+	// instance until that restarts.
+	Kept          bool `protobuf:"varint,2,opt,name=kept,proto3" json:"kept,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -662,6 +665,13 @@ func (x *PauseSourceResponse) GetSource() *Source {
 		return x.Source
 	}
 	return nil
+}
+
+func (x *PauseSourceResponse) GetKept() bool {
+	if x != nil {
+		return x.Kept
+	}
+	return false
 }
 
 // ResumeSourceRequest names a source.
@@ -714,7 +724,9 @@ func (x *ResumeSourceRequest) GetName() string {
 type ResumeSourceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The source, no longer paused.
-	Source        *Source `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Source *Source `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// As in PauseSourceResponse.
+	Kept          bool `protobuf:"varint,2,opt,name=kept,proto3" json:"kept,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -754,6 +766,13 @@ func (x *ResumeSourceResponse) GetSource() *Source {
 		return x.Source
 	}
 	return nil
+}
+
+func (x *ResumeSourceResponse) GetKept() bool {
+	if x != nil {
+		return x.Kept
+	}
+	return false
 }
 
 var File_spillway_v1_ingest_admin_proto protoreflect.FileDescriptor
@@ -815,13 +834,15 @@ const file_spillway_v1_ingest_admin_proto_rawDesc = "" +
 	"partitions\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"(\n" +
 	"\x12PauseSourceRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"B\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"V\n" +
 	"\x13PauseSourceResponse\x12+\n" +
-	"\x06source\x18\x01 \x01(\v2\x13.spillway.v1.SourceR\x06source\")\n" +
+	"\x06source\x18\x01 \x01(\v2\x13.spillway.v1.SourceR\x06source\x12\x12\n" +
+	"\x04kept\x18\x02 \x01(\bR\x04kept\")\n" +
 	"\x13ResumeSourceRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"C\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"W\n" +
 	"\x14ResumeSourceResponse\x12+\n" +
-	"\x06source\x18\x01 \x01(\v2\x13.spillway.v1.SourceR\x06source2\xe8\x02\n" +
+	"\x06source\x18\x01 \x01(\v2\x13.spillway.v1.SourceR\x06source\x12\x12\n" +
+	"\x04kept\x18\x02 \x01(\bR\x04kept2\xe8\x02\n" +
 	"\x12IngestAdminService\x12P\n" +
 	"\vListSources\x12\x1f.spillway.v1.ListSourcesRequest\x1a .spillway.v1.ListSourcesResponse\x12Y\n" +
 	"\x0eListPartitions\x12\".spillway.v1.ListPartitionsRequest\x1a#.spillway.v1.ListPartitionsResponse\x12P\n" +

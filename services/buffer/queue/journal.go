@@ -38,6 +38,7 @@ type change struct {
 	Reads        *readsChange   `json:"reads,omitempty"`
 	Pause        *bool          `json:"pause,omitempty"`
 	Limits       *limitsChange  `json:"limits,omitempty"`
+	Hold         *holdChange    `json:"hold,omitempty"`
 	Replay       *Replay        `json:"replay,omitempty"` // the subscription's from now on
 	// Repeat is what Subscription is to be delivered again, and Forgotten what is listed as
 	// undelivered no more.
@@ -79,6 +80,7 @@ type subscriptionChange struct {
 	Config SubscriptionConfig `json:"config"`
 	Starts []Start            `json:"starts,omitempty"`
 	Ends   []Start            `json:"ends,omitempty"`
+	Seed   bool               `json:"seed,omitempty"` // Config is what the configuration says
 }
 
 // settleChange settles Range as delivered, but for Except and DeadLetters. With Deferred, it
@@ -102,6 +104,7 @@ type snapshotHead struct {
 	NextSubscription int64         `json:"next_sub"`
 	More             int           `json:"more,omitempty"` // how many parts come before this one
 	Limits           *limitsChange `json:"limits,omitempty"`
+	Held             []pausedOne   `json:"held,omitempty"` // what is paused; in the first part
 }
 
 // snapshot is the Meta of a SnapshotEntry: the whole ledger, or a part of it. What is in several
@@ -218,6 +221,10 @@ func (q *Queue) restore(s *snapshot) {
 		q.recovered = nil
 		q.subs, q.sorted, q.partitions, q.newest, q.sessions = nil, nil, make(map[Partition]*partition), make(map[Partition]uint32), make(map[uint64]*Session)
 		clear(q.listed)
+		clear(q.paused)
+		for _, one := range s.Held {
+			q.paused[one] = true
+		}
 	}
 	byID := make(map[int64]*subscription)
 	for _, sub := range q.subs {
@@ -332,6 +339,9 @@ func (q *Queue) applyLocked(c *change) {
 	}
 	if c.Limits != nil {
 		q.setLimitsLocked(c.Limits)
+	}
+	if c.Hold != nil {
+		q.holdChangeLocked(c.Hold)
 	}
 	if c.Forget != "" {
 		q.forgetLocked(c.Subscription, c.Forget)

@@ -36,6 +36,34 @@ func (q *Queue) SetLimits(ctx context.Context, alter func(*Limits) error) error 
 	})
 }
 
+// Configure brings bounds and subscriptions in line with a configuration that is read while the
+// queue runs, and returns when that is durable. What was set at run time of something that the
+// configuration says otherwise than before counts no more. Subscriptions that are not there are
+// passed over.
+func (q *Queue) Configure(ctx context.Context, l Limits, subs []SubscriptionConfig) error {
+	err := q.manage(ctx, func() (*change, error) {
+		if l == q.configured {
+			return &change{}, nil
+		}
+		q.configured = l
+		return &change{Limits: &limitsChange{l, l}}, nil
+	})
+	for _, c := range subs {
+		if err != nil {
+			return err
+		}
+		c.OnFull = max(c.OnFull, Block)
+		q.mu.Lock()
+		sub := q.subscription(c.Name)
+		same := sub == nil || sub.seed != nil && sub.seed.equal(&c)
+		q.mu.Unlock()
+		if !same {
+			err = q.update(ctx, c.Name, true, func(x *SubscriptionConfig) { *x = c })
+		}
+	}
+	return err
+}
+
 // setLimitsLocked applies a change of the bounds. While the queue is being opened, what counts is
 // decided by seedLimits.
 func (q *Queue) setLimitsLocked(c *limitsChange) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -83,6 +84,11 @@ func (q *Queue) Subscribe(ctx context.Context, c SubscriptionConfig, place Place
 // delivered from what is appended next, or from where it was when it wanted it before. What is
 // pending of topics that it ceases to want is kept.
 func (q *Queue) Update(ctx context.Context, name string, alter func(*SubscriptionConfig)) error {
+	return q.update(ctx, name, false, alter)
+}
+
+// update is Update; with seed, the result is what the configuration says.
+func (q *Queue) update(ctx context.Context, name string, seed bool, alter func(*SubscriptionConfig)) error {
 	return q.manage(ctx, func() (*change, error) {
 		sub := q.subscription(name)
 		if sub == nil {
@@ -109,7 +115,7 @@ func (q *Queue) Update(ctx context.Context, name string, alter func(*Subscriptio
 			}
 		}
 		q.revokeManyLocked(ended)
-		moved := &change{Subscribe: &subscriptionChange{ID: sub.id, Config: c, Starts: at, Ends: ends}, Epoch: q.cfg.Now().UnixMilli(), guards: true}
+		moved := &change{Subscribe: &subscriptionChange{ID: sub.id, Config: c, Starts: at, Ends: ends, Seed: seed}, Epoch: q.cfg.Now().UnixMilli(), guards: true}
 		moved.moves(sub)
 		return moved, nil
 	})
@@ -344,6 +350,10 @@ func (q *Queue) subscribeLocked(c *subscriptionChange, epoch int64) {
 		q.nextSubscription = max(q.nextSubscription, c.ID)
 	}
 	sub.SubscriptionConfig = c.Config
+	if c.Seed {
+		seed := c.Config
+		sub.seed = &seed
+	}
 	starts, ends := offsetsOf(c.Starts), offsetsOf(c.Ends)
 	kept := false
 	sub.moving++
@@ -391,6 +401,7 @@ func (q *Queue) unsubscribeLocked(id int64) {
 		return
 	}
 	sub.deleted = true
+	maps.DeleteFunc(q.paused, func(one pausedOne, _ bool) bool { return one.Sub == id })
 	for _, s := range sub.sessions {
 		s.endLocked(fmt.Errorf("%w: %q was deleted", ErrNoSubscription, sub.Name))
 		delete(q.sessions, s.ID)

@@ -34,7 +34,7 @@ func Open(cfg Config, openStore func(StoreOptions) (Store, error)) (*Queue, erro
 	cfg.Log = log
 	q := &Queue{cfg: cfg, configured: Limits{cfg.DiskRecords, cfg.DiskBytes}, logLines: lines, opened: cfg.Now(), holdItems: holdItems, partBytes: partBytes, partitions: make(map[Partition]*partition), newest: make(map[Partition]uint32), sessions: make(map[uint64]*Session),
 		watchers: make(map[*Watcher]struct{}), watching: make(map[Partition][]*Watcher), refetches: make(map[uint64]*refetch), finds: make(map[uint64]chan FoundOffset),
-		listed: make(map[reads]listedTopics), empty: make(map[Partition]int64), unraised: make(map[*partition]bool),
+		listed: make(map[reads]listedTopics), paused: make(map[pausedOne]bool), empty: make(map[Partition]int64), unraised: make(map[*partition]bool),
 		room: make(chan struct{}), kick: make(chan struct{}, 1), done: make(chan struct{})}
 	q.mu.now = sinceStart
 	q.spillUntil = -1

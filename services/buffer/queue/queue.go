@@ -72,8 +72,6 @@ type Queue struct {
 	opened   time.Time
 	ledger   string // LedgerID
 	shard    *shard // as the data says; nil: it is all of a queue
-	// configured is what the configuration says of the bounds; cfg has those that hold.
-	configured Limits
 
 	mu               lock // guards everything below, and every object reached from it
 	subs             []*subscription
@@ -125,7 +123,9 @@ type Queue struct {
 	watchers                   map[*Watcher]struct{}
 	watching                   map[Partition][]*Watcher // those that watch a partition
 	listed                     map[reads]listedTopics   // what sources read
+	configured                 Limits                   // what the configuration says of the bounds; cfg has those that hold
 	limits                     *limitsChange            // set at run time; nil: what is configured counts
+	paused                     map[pausedOne]bool       // sources and deliveries that are
 	snapshots                  uint32                   // that were begun
 	partBytes                  int                      // partBytes, but in tests
 	snapshotting               *snapshotting            // the one that is being made

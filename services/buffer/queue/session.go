@@ -56,7 +56,8 @@ type Session struct {
 	acking   int              // acks being made durable
 	openedAt time.Time
 
-	watermarks bool // it wants to be told
+	watermarks bool   // it wants to be told
+	delivery   string // SetDelivery's
 	told       Watermark
 
 	events  []Event
@@ -72,6 +73,7 @@ type Event struct {
 	Adopt     *Adoption
 	Revoked   []uint64
 	Watermark *Watermark
+	Paused    *bool // whether the session's delivery is, as of now
 }
 
 // Lease is a batch on loan. It comes without its payload: Load fetches it.

@@ -68,7 +68,7 @@ func (q *Queue) snapshot() Snapshot {
 		q.snapshots++
 		s.number = q.snapshots
 		q.snapshotting = s
-		s.head = snapshotHead{Ledger: q.ledger, Shard: q.shard, NextSubscription: q.nextSubscription, Limits: q.limits}
+		s.head = snapshotHead{Ledger: q.ledger, Shard: q.shard, NextSubscription: q.nextSubscription, Limits: q.limits, Held: q.pausedLocked()}
 		for _, sub := range q.subs {
 			st := frozenSubscription{subscriptionState: subscriptionState{ID: sub.id, Config: sub.SubscriptionConfig, Seed: sub.seed, Paused: sub.paused, Replay: sub.replay.state(), Undelivered: sub.undelivered}}
 			if n := len(sub.undelivered); n > 0 {
@@ -159,7 +159,7 @@ func (s *snapshotting) complete() {
 	}
 	s.ready = append(s.ready, append(b, '}'))
 	s.parts++
-	s.part = snapshotPart{}
+	s.part, s.head.Held = snapshotPart{}, nil
 }
 
 func addItem(list []byte, item any) []byte { return append(append(list, ','), mustJSON(item)...) }

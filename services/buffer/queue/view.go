@@ -20,6 +20,7 @@ type Stats struct {
 	Limits                          Limits
 	Partitions                      int // source partitions that are known, at most MaxPartitions
 	Subscriptions                   []string
+	PausedSources                   []string // of any cluster
 }
 
 // Stats tells the queue's fill.
@@ -32,6 +33,12 @@ func (q *Queue) Stats() Stats {
 		s.Subscriptions = append(s.Subscriptions, sub.Name)
 	}
 	slices.Sort(s.Subscriptions)
+	for _, one := range q.pausedLocked() {
+		if one.Source != "" {
+			s.PausedSources = append(s.PausedSources, one.Source)
+		}
+	}
+	s.PausedSources = slices.Compact(s.PausedSources)
 	return s
 }
 
@@ -93,6 +100,7 @@ type SubscriptionView struct {
 	Parked                       int         // batches that were given back and are not leased again before a time
 	Replay                       *ReplayView // the last one; nil: none was begun since the subscription is there
 	Redriving                    int64       // offsets that are redriven, and not settled again yet
+	PausedDeliveries             []string    // that PauseDelivery has paused
 	// Since Open.
 	Delivered, DeadLettered, Dropped, Lost, Redelivered int64
 }
@@ -102,17 +110,25 @@ func (q *Queue) Subscriptions() []SubscriptionView {
 	q.mu.Lock()
 	views := make([]SubscriptionView, 0, len(q.subs))
 	for _, sub := range q.subs {
-		views = append(views, sub.view())
+		views = append(views, q.viewLocked(sub))
 	}
 	q.mu.Unlock()
 	slices.SortFunc(views, func(a, b SubscriptionView) int { return strings.Compare(a.Name, b.Name) })
 	return views
 }
 
-func (s *subscription) view() SubscriptionView {
-	return SubscriptionView{SubscriptionConfig: s.SubscriptionConfig, Paused: s.paused, Configured: s.configured,
+func (q *Queue) viewLocked(s *subscription) SubscriptionView {
+	v := SubscriptionView{SubscriptionConfig: s.SubscriptionConfig, Paused: s.paused, Configured: s.configured,
 		PendingRecords: s.pendingRecords, PendingBytes: s.pendingBytes, Deferred: s.deferred, Leased: s.leased, Sessions: len(s.sessions), Parked: s.parked, Replay: s.replayView(), Redriving: s.redriving,
 		Delivered: s.delivered, DeadLettered: s.deadLettered, Dropped: s.dropped, Lost: s.lost, Redelivered: s.redelivered}
+	if len(q.paused) > 0 {
+		for _, one := range q.pausedLocked() {
+			if one.Sub == s.id && one.Delivery != "" {
+				v.PausedDeliveries = append(v.PausedDeliveries, one.Delivery)
+			}
+		}
+	}
+	return v
 }
 
 // Subscription shows one subscription.
@@ -120,7 +136,7 @@ func (q *Queue) Subscription(name string) (SubscriptionView, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if sub := q.subscription(name); sub != nil {
-		return sub.view(), nil
+		return q.viewLocked(sub), nil
 	}
 	return SubscriptionView{}, q.noSubscriptionLocked(name)
 }

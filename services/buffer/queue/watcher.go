@@ -17,6 +17,7 @@ type Watcher struct {
 	refetches  []Refetch
 	finds      []FindOffset
 	sources    map[string]bool // that it reads
+	paused     []string        // to be told; nil: nothing has changed
 	asked      uint64          // the last Refetch it was sent
 	signal     chan struct{}   // has room for one: there is something to hear, or the queue is closed
 }
@@ -111,11 +112,12 @@ func (w *Watcher) Close() {
 }
 
 // News is what a Watcher hears: the newest safe offset of each partition where it rose, ranges to
-// refetch, and times to look up.
+// refetch, times to look up, and all sources that are paused when one is paused or resumed.
 type News struct {
 	Risen     map[Partition]int64
 	Refetches []Refetch
 	Finds     []FindOffset
+	Paused    []string // nil: as before
 }
 
 // Next waits for something to hear.
@@ -123,9 +125,9 @@ func (w *Watcher) Next(ctx context.Context) (News, error) {
 	for {
 		w.q.mu.Lock()
 		closed := w.q.closed
-		if len(w.risen)+len(w.refetches)+len(w.finds) > 0 {
-			n := News{w.risen, w.refetches, w.finds}
-			w.risen, w.refetches, w.finds = make(map[Partition]int64), nil, nil
+		if len(w.risen)+len(w.refetches)+len(w.finds) > 0 || w.paused != nil {
+			n := News{w.risen, w.refetches, w.finds, w.paused}
+			w.risen, w.refetches, w.finds, w.paused = make(map[Partition]int64), nil, nil, nil
 			w.q.mu.Unlock()
 			return n, nil
 		}

@@ -45,6 +45,7 @@ delivery:
     listen: ":7422"
     http: ":7423"
     kafka: {brokers: [o:1], partitioner: header, partition_header: p, topic: "copy-%{topic}", tls: {}, sasl: {mechanism: PLAIN, username: u, secret_file: /s}}
+    dead_letter_topic: {brokers: [o:1], topic: dead, tls: {}, sasl: {mechanism: PLAIN, username: u, secret_file: /s}}
 `
 
 // manifested is what everything lacks: a manifest forbids some formats of the delivery that it
@@ -58,7 +59,7 @@ var manifested = strings.Replace(everything, "y: {}}", "y: {}, m: {}}", 1) + `  
 
 // names are what stands in everything for NAME.
 var names = strings.NewReplacer("ingest.sources.NAME", "ingest.sources.s", "buffer.queues.NAME.subscriptions.NAME", "buffer.queues.q.subscriptions.x",
-	"buffer.queues.NAME.store", "buffer.queues.kept.store", "buffer.queues.NAME", "buffer.queues.q", "delivery.NAME.kafka", "delivery.k.kafka", "delivery.NAME.manifest", "delivery.m.manifest", "delivery.NAME", "delivery.f")
+	"buffer.queues.NAME.store", "buffer.queues.kept.store", "buffer.queues.NAME", "buffer.queues.q", "delivery.NAME.kafka", "delivery.k.kafka", "delivery.NAME.manifest", "delivery.m.manifest", "delivery.NAME.dead_letter_topic", "delivery.k.dead_letter_topic", "delivery.NAME", "delivery.f")
 
 // extremes are values at both ends of what a key takes, and beyond. Values are separated by
 // blanks; a comma separates those of a list, and _ is a blank, ^ is a line feed, empty is
@@ -202,6 +203,21 @@ var extremes = map[string]struct{ good, bad string }{
 	"security.limits.streams":     {"1 1024", "0 1025 empty"},
 	"security.limits.sessions":    {"1 1024", "0 1025 empty"},
 	"security.limits.bytes":       {"32MiB 1TiB", "0 31MiB 2TiB empty"},
+
+	"delivery.NAME.dead_letter_topic.brokers":           {"o:1 o:1,p:2", "empty o o:0 o:1,o:1"},
+	"delivery.NAME.dead_letter_topic.tls.ca":            {"/ca empty", ""},
+	"delivery.NAME.dead_letter_topic.tls.cert":          {"empty", "/c"},
+	"delivery.NAME.dead_letter_topic.tls.key":           {"empty", "/k"},
+	"delivery.NAME.dead_letter_topic.tls.server_name":   {"kafka empty", ""},
+	"delivery.NAME.dead_letter_topic.sasl.mechanism":    {"PLAIN SCRAM-SHA-256", "empty plain"},
+	"delivery.NAME.dead_letter_topic.sasl.username":     {"u", "empty"},
+	"delivery.NAME.dead_letter_topic.sasl.password":     {"empty", "both"},
+	"delivery.NAME.dead_letter_topic.sasl.secret_file":  {"/s", "empty"},
+	"delivery.NAME.dead_letter_topic.sasl.principal":    {"empty", ""}, // without GSSAPI; TestGSSAPI has it
+	"delivery.NAME.dead_letter_topic.sasl.keytab":       {"/k empty", ""},
+	"delivery.NAME.dead_letter_topic.sasl.krb5_conf":    {"/k empty", ""},
+	"delivery.NAME.dead_letter_topic.sasl.service_name": {"kafka empty", ""},
+	"delivery.NAME.dead_letter_topic.topic":             {"dead long249", "empty a/b %{topic} long250"},
 
 	"delivery.NAME.kafka.brokers":               {"o:1 o:1,p:2", "empty o o:0 o:1,o:1"},
 	"delivery.NAME.kafka.tls.ca":                {"/ca empty", ""},

@@ -114,6 +114,9 @@ func (k checker) delivery(at string, d *Delivery) {
 	if d.Manifest != nil {
 		k.manifest(at+".manifest", d.Manifest)
 	}
+	if d.DeadLetterTopic != nil {
+		k.deadLetterTopic(at+".dead_letter_topic", d.Subscription, d.DeadLetterTopic)
+	}
 	var destinations []string
 	for name, there := range map[string]bool{"hdfs": d.HDFS != nil, "kafka": d.Kafka != nil, "manifest": d.Manifest != nil} {
 		if there {

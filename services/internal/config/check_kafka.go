@@ -34,6 +34,25 @@ func (k checker) kafka(at, subscription string, d *Kafka) {
 	}
 }
 
+func (k checker) deadLetterTopic(at, subscription string, d *DeadLetterTopic) {
+	k.addresses(at+".brokers", d.Brokers)
+	k.access(at, d.TLS, d.SASL)
+	if k.present(at+".topic", d.Topic) && !topicName.MatchString(d.Topic) {
+		k.key(at+".topic", "malformed %q: want the name of a topic", d.Topic)
+	}
+	queue, _, _ := strings.Cut(subscription, "/")
+	for _, name := range slices.Sorted(maps.Keys(k.c.Ingest.Sources)) {
+		s := k.c.Ingest.Sources[name]
+		same := slices.ContainsFunc(s.Brokers, func(b string) bool {
+			return slices.ContainsFunc(d.Brokers, func(o string) bool { return sameBroker(b, o) })
+		})
+		if same && s.Queue == queue && slices.ContainsFunc(s.Topics, func(item string) bool { return matches(item, d.Topic) }) && k.wants(subscription, d.Topic) {
+			k.key(at+".topic", "%q is read by source %s from the same brokers, and comes back to this delivery: dead letters would go round for ever", d.Topic, name)
+			return
+		}
+	}
+}
+
 // count is a number from 1 on, or -1 for the brokers' default.
 func (k checker) count(at string, n, most int) {
 	if n != -1 && (n < 1 || n > most) {

@@ -191,6 +191,16 @@ type Delivery struct {
 	Kafka      *Kafka      `yaml:"kafka"`
 	// Manifest is a delivery of checksums. HDFS is then what writes them.
 	Manifest *Manifest `yaml:"manifest"`
+	// DeadLetterTopic gets copies of dead letters; nil: only the buffer keeps them.
+	DeadLetterTopic *DeadLetterTopic `yaml:"dead_letter_topic"`
+}
+
+// DeadLetterTopic is where copies of dead letters go, with headers as Kafka Connect has them.
+type DeadLetterTopic struct {
+	Brokers []string `yaml:"brokers"`
+	TLS     *TLS     `yaml:"tls"`  // nil: not encrypted
+	SASL    *SASL    `yaml:"sasl"` // nil: not authenticated
+	Topic   string   `yaml:"topic"`
 }
 
 // HDFS is a delivery to files, on HDFS or a local directory.

@@ -58,7 +58,7 @@ func (l *looking) askQueues(p *Picture) error {
 		r, err := l.buffer.ListQueues(l.ctx, &spillwayv1.ListQueuesRequest{PageToken: token})
 		for _, q := range r.GetQueues() {
 			shown := &Queue{Name: q.Name, State: q.State, PendingRecords: q.PendingRecords, Ingests: []Ingest{}, Subscriptions: []*Subscription{},
-				Memory: Level{q.MemoryBytes, q.MemoryBytesLimit}, Disk: Level{q.DiskBytes, q.DiskBytesLimit}, number: q.Shard, of: q.Shards}
+				PausedSources: q.PausedSources, Memory: Level{q.MemoryBytes, q.MemoryBytesLimit}, Disk: Level{q.DiskBytes, q.DiskBytesLimit}, number: q.Shard, of: q.Shards}
 			p.Queues, l.queues[q.Name] = append(p.Queues, shown), shown
 		}
 		return r.GetNextPageToken(), err
@@ -74,7 +74,7 @@ func (l *looking) askSubscriptions(*Picture) error {
 			if q == nil {
 				continue
 			}
-			shown := &Subscription{Name: s.Name, Paused: s.Paused, Required: s.Required, Configured: s.Configured,
+			shown := &Subscription{Name: s.Name, Paused: s.Paused, PausedDeliveries: s.PausedDeliveries, Required: s.Required, Configured: s.Configured,
 				OnFull:  strings.ToLower(strings.TrimPrefix(s.OnFull.String(), "ON_FULL_")),
 				Backlog: s.PendingRecords + s.DeferredOffsets, BacklogBytes: s.PendingBytes, Deferred: s.DeferredOffsets,
 				AgeSeconds: s.OldestPendingAge.AsDuration().Seconds(), Leased: s.LeasedBatches, Parked: s.ParkedBatches, Delivered: s.DeliveredRecords,

@@ -131,6 +131,7 @@ func (m *merging) addQueue(sum, q *Queue) {
 	sum.PendingRecords += q.PendingRecords
 	sum.InPerSecond = both(sum.InPerSecond, q.InPerSecond)
 	sum.Full = sooner(sum.Full, q.Full)
+	sum.PausedSources = slices.Compact(slices.Sorted(slices.Values(append(sum.PausedSources, q.PausedSources...))))
 	for _, i := range q.Ingests {
 		at := slices.IndexFunc(sum.Ingests, func(x Ingest) bool { return x.Name == i.Name && x.Cluster == i.Cluster })
 		if at < 0 {
@@ -157,6 +158,7 @@ func (s *Subscription) add(o *Subscription) {
 	case o.Backlog > 0:
 		s.Drained = later(s.Drained, o.Drained)
 	}
+	s.PausedDeliveries = slices.Compact(slices.Sorted(slices.Values(append(s.PausedDeliveries, o.PausedDeliveries...))))
 	s.Paused, s.Required, s.Configured = s.Paused || o.Paused, s.Required || o.Required, s.Configured || o.Configured
 	s.Backlog += o.Backlog
 	s.BacklogBytes += o.BacklogBytes

@@ -71,12 +71,15 @@ func (q *Queue) troubles() (all []Trouble) {
 	}
 	switch {
 	case q.Disk.Share() >= fullShare:
-		add(Critical, behind+". Mend its destination, or raise disk.bytes.",
+		add(Critical, behind+". Mend its destination, or raise the bound: spillway queues update "+q.Name+" --disk-bytes SIZE",
 			"the disk bound is reached, %.0f %% are in use: ingest is held back and Kafka keeps the rest, as long as its retention lasts", 100*q.Disk.Share())
 	case known && left < soonFull:
-		add(Critical, behind+". Mend its destination, or raise disk.bytes.", "the disk bound will be reached in %s at this speed", Duration(left))
+		add(Critical, behind+". Mend its destination, or raise the bound: spillway queues update "+q.Name+" --disk-bytes SIZE", "the disk bound will be reached in %s at this speed", Duration(left))
 	case known && left < laterFull:
 		add(Warning, behind+". Look at its destination.", "the disk bound will be reached in %s at this speed", Duration(left))
+	}
+	if len(q.PausedSources) > 0 {
+		add(Warning, "Let it go on: spillway sources resume "+q.PausedSources[0]+" -i ADDRESS, or -c FILE", "sources are paused, which Kafka keeps the records of (%s)", strings.Join(q.PausedSources, ", "))
 	}
 	if len(q.Ingests) == 0 {
 		add(Warning, "Start spillway ingest, or see in its log why it does not connect.", "no ingest is connected: nothing comes in")
@@ -105,6 +108,8 @@ func (s *Subscription) troubles() (all []Trouble) {
 		add(Warning, "Delete it if nobody wants them: spillway subscriptions delete "+s.Name, "the configuration does not name it any more, and %s", wait)
 	case s.Backlog > 0 && s.Paused:
 		add(Warning, "Let it go on: spillway subscriptions resume "+s.Name, "it is paused; %s", wait)
+	case s.Backlog > 0 && len(s.PausedDeliveries) > 0:
+		add(Warning, "Let it go on: spillway deliveries resume -d ADDRESS, or -c FILE --name "+s.PausedDeliveries[0], "its delivery is paused (%s); %s", strings.Join(s.PausedDeliveries, ", "), wait)
 	case s.Backlog > 0 && live == 0:
 		add(Critical, "Start its delivery, or see in its log why it does not connect.", "no delivery is connected; %s", wait)
 	case live == 0 && left > 0:

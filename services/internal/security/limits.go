@@ -17,10 +17,10 @@ const freeBytes = 64 << 10
 
 // limits bounds what each identity has at a time. Callers without one share theirs.
 type limits struct {
-	conf  config.Limits
 	audit *Audit
 
 	mu      sync.Mutex
+	conf    config.Limits
 	used    map[string]*usage // by Identity.String
 	watches int
 }
@@ -36,6 +36,17 @@ type usage struct {
 
 func newLimits(c config.Limits, audit *Audit) *limits {
 	return &limits{conf: c, audit: audit, used: make(map[string]*usage)}
+}
+
+// set changes what may be had from now on. Whoever has more keeps it.
+func (l *limits) set(c config.Limits) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conf = c
+	for _, u := range l.used { // there may be room now
+		close(u.freed)
+		u.freed = make(chan struct{})
+	}
 }
 
 // usageLocked returns the usage of an identity.

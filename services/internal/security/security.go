@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spillwayio/spillway/services/internal/config"
@@ -33,19 +34,25 @@ type Security struct {
 	insecure bool                // plain text may leave this machine
 	name     string              // that servers' certificates must be for; empty: the host
 	token    *file               // nil: none is shown
-	tokens   []*staticTokens
-	oidc     *issuer                   // nil: none
-	grants   map[string][]config.Grant // of client certificates, by name
+	known    atomic.Pointer[known]
+	log      *slog.Logger
 	audit    *Audit
 	limits   *limits
 	recheck  time.Duration
 	logins   *logins // to the console
 }
 
+// known is who is known, with their grants. It does not change; Reload puts another in its place.
+type known struct {
+	conf   config.Security
+	tokens []*staticTokens
+	oidc   *issuer                   // nil: none
+	grants map[string][]config.Grant // of client certificates, by name
+}
+
 // New reads the files that the section names.
 func New(c *config.Security, log *slog.Logger) (*Security, error) {
-	s := &Security{enforced: c.Authenticates(), grants: make(map[string][]config.Grant), audit: newAudit(log), recheck: 5 * time.Second,
-		logins: newLogins()}
+	s := &Security{enforced: c.Authenticates(), audit: newAudit(log), recheck: 5 * time.Second, logins: newLogins(), log: log}
 	s.limits = newLimits(c.Limits, s.audit)
 	if err := s.setClient(c, log); err != nil {
 		return nil, err
@@ -57,6 +64,18 @@ func New(c *config.Security, log *slog.Logger) (*Security, error) {
 			return nil, fmt.Errorf("security.tls: %w", err)
 		}
 	}
+	k, err := newKnown(c, nil, log)
+	if err != nil {
+		return nil, err
+	}
+	s.known.Store(k)
+	return s, nil
+}
+
+// newKnown reads the files of tokens and keys. An issuer that is as before keeps the keys that it
+// has, since it may be away.
+func newKnown(c *config.Security, before *known, log *slog.Logger) (*known, error) {
+	k := &known{conf: *c, grants: make(map[string][]config.Grant)}
 	for _, t := range c.Tokens {
 		grants, err := grantsOf(t.Roles)
 		if err != nil {
@@ -66,19 +85,53 @@ func New(c *config.Security, log *slog.Logger) (*Security, error) {
 		if err != nil {
 			return nil, fmt.Errorf("security.tokens %s: %w", t.Name, err)
 		}
-		s.tokens = append(s.tokens, tokens)
+		k.tokens = append(k.tokens, tokens)
 	}
+	var err error
 	for _, x := range c.Identities {
-		if s.grants[x.Name], err = grantsOf(x.Roles); err != nil {
+		if k.grants[x.Name], err = grantsOf(x.Roles); err != nil {
 			return nil, fmt.Errorf("security.identities %s: %w", x.Name, err)
 		}
 	}
-	if c.OIDC != nil {
-		if s.oidc, err = newIssuer(c.OIDC, log); err != nil {
+	switch {
+	case c.OIDC == nil:
+	case before != nil && before.oidc != nil && before.oidc.conf == *c.OIDC && c.OIDC.JWKSURL != "":
+		k.oidc = before.oidc
+	default:
+		if k.oidc, err = newIssuer(c.OIDC, log); err != nil {
 			return nil, fmt.Errorf("security.oidc: %w", err)
 		}
 	}
-	return s, nil
+	return k, nil
+}
+
+// errNotWhileRunning is of a section that begins to ask for identities, or ceases to.
+var errNotWhileRunning = errors.New("whether callers need an identity does not change while the process runs: restart it")
+
+// CheckReload reads all files that the section names, and returns what puts it in the place of the
+// one that counts: its tokens, identities, oidc and limits. Certificates are read again, from the
+// files that the process was started with. An error says what cannot be used. Calls that are under
+// way, and streams, are held to what counts then within seconds.
+func (s *Security) CheckReload(c *config.Security) (apply func(), err error) {
+	if c.Authenticates() != s.enforced {
+		return nil, errNotWhileRunning
+	}
+	k, err := newKnown(c, s.known.Load(), s.log)
+	if err != nil {
+		return nil, err
+	}
+	for _, files := range []*tlsconfig.Reloader{s.server, s.client} {
+		if files == nil {
+			continue
+		}
+		if err := files.Check(); err != nil {
+			return nil, fmt.Errorf("security.tls: %w", err)
+		}
+	}
+	return func() {
+		s.known.Store(k)
+		s.limits.set(c.Limits)
+	}, nil
 }
 
 // NewClient returns what commands need that call services: Dial and HTTPClient. It reads nothing
@@ -216,22 +269,24 @@ func (s *Security) identify(c shown) (Identity, error) {
 }
 
 func (s *Security) identifyToken(token string) (Identity, error) {
-	for _, t := range s.tokens {
+	k := s.known.Load()
+	for _, t := range k.tokens {
 		if t.has(token) {
 			return Identity{Name: t.name, Kind: "token", grants: t.grants}, nil
 		}
 	}
-	if s.oidc == nil {
+	if k.oidc == nil {
 		return Identity{}, errors.New("unknown token")
 	}
-	return s.oidc.identify(token)
+	return k.oidc.identify(token)
 }
 
 // identifyCertificate prefers URIs, since anybody may have a common name. A certificate that
 // nobody knows has a name and no grants.
 func (s *Security) identifyCertificate(cert *x509.Certificate) Identity {
+	known := s.known.Load().grants
 	for _, uri := range cert.URIs {
-		if grants, ok := s.grants[uri.String()]; ok {
+		if grants, ok := known[uri.String()]; ok {
 			return Identity{Name: uri.String(), Kind: "certificate", grants: grants}
 		}
 	}
@@ -240,5 +295,5 @@ func (s *Security) identifyCertificate(cert *x509.Certificate) Identity {
 		// Its common name does not count beside URIs.
 		return Identity{Name: cert.URIs[0].String(), Kind: "certificate"}
 	}
-	return Identity{Name: name, Kind: "certificate", grants: s.grants[name]}
+	return Identity{Name: name, Kind: "certificate", grants: known[name]}
 }

@@ -78,6 +78,8 @@ var rules = map[string]rule{
 	"/spillway.v1.IngestAdminService/PauseSource":    {role: config.RoleOperate, object: "name", unscoped: true},
 	"/spillway.v1.IngestAdminService/ResumeSource":   {role: config.RoleOperate, object: "name", unscoped: true},
 
+	"/spillway.v1.ProcessAdminService/ReloadConfiguration": {role: config.RoleAdmin},
+
 	"/spillway.v1.DeliveryAdminService/GetDelivery":    {role: config.RoleRead},
 	"/spillway.v1.DeliveryAdminService/ListOpenFiles":  {role: config.RoleRead},
 	"/spillway.v1.DeliveryAdminService/PauseDelivery":  {role: config.RoleOperate},

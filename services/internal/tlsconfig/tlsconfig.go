@@ -61,6 +61,21 @@ func (r *Reloader) Client(serverName string) *tls.Config {
 	return config
 }
 
+// Check reads the files again, and returns an error when what is in them now cannot be used.
+func (r *Reloader) Check() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.reloadLocked()
+	if !r.failing {
+		return nil
+	}
+	pem, err := r.files.content()
+	if err == nil {
+		_, err = r.files.load(pem)
+	}
+	return err
+}
+
 // reloadLocked makes the configuration anew when the files changed.
 func (r *Reloader) reloadLocked() {
 	r.looked = time.Now()
