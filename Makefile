@@ -43,10 +43,10 @@ test: ## all tests but the soaks: test-race beside test-e2e, then test-apart
 	@failed=0; $(MAKE) -s test-race & race=$$!; $(MAKE) -s test-e2e || failed=1; \
 	wait $$race || failed=1; $(MAKE) -s test-apart || failed=1; exit $$failed
 
-test-quick: ## a few minutes: the unit tests without -race beside the ten most telling end-to-end tests
+test-quick: ## three minutes: the unit tests but for those of test-apart, without -race, beside the ten most telling end-to-end tests
 	@# Side by side: the end-to-end tests mostly wait. Each prints its own verdict.
-	@go test -timeout 10m $$(go list ./... | grep -v /services/e2e) & unit=$$!; \
-	(cd services/e2e && E2E_TIER=quick go test -count=1 -timeout 15m); e2e=$$?; \
+	@go test -short -timeout 10m $$(go list ./... | grep -v /services/e2e) & unit=$$!; \
+	(cd services/e2e && E2E_TIER=quick go test -count=1 -parallel 6 -timeout 15m); e2e=$$?; \
 	wait $$unit && exit $$e2e
 
 test-unit: test-race test-apart ## the tests that need nothing else running

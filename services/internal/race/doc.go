@@ -4,12 +4,12 @@ package race
 
 import "testing"
 
-// Apart, as the first statement of a test, skips it under the race detector: one that measures, or
-// has a single goroutine. `make test-apart` runs all tests that call it, without the race
-// detector.
+// Apart, as the first statement of a test, skips it under the race detector and with -short: one
+// that measures, or has a single goroutine. `make test-apart` runs all tests that call it, without
+// the race detector.
 func Apart(t testing.TB) {
 	t.Helper()
-	if Enabled {
+	if Enabled || testing.Short() {
 		t.Skip("it runs apart, without the race detector")
 	}
 }
