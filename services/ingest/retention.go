@@ -78,6 +78,8 @@ func (s *source) lookAtRetention(ctx context.Context, partitions []*partition) e
 	if len(partitions) == 0 {
 		return nil
 	}
+	s.looks.Lock()
+	defer s.looks.Unlock()
 	var topics []string
 	for _, p := range partitions { // by topic
 		if n := len(topics); n == 0 || topics[n-1] != p.topic {
@@ -132,6 +134,8 @@ func (s *source) lookAtRetention(ctx context.Context, partitions []*partition) e
 
 // tellRetention tells buffers that want to know what Kafka may delete soon.
 func (s *source) tellRetention(ctx context.Context, partitions []*partition) {
+	s.tells.Lock()
+	defer s.tells.Unlock()
 	for _, p := range partitions {
 		a := p.stream.Load()
 		if a == nil || !a.wants || p.safe.Load() < 0 || ctx.Err() != nil {

@@ -41,6 +41,8 @@ type source struct {
 	buffer    *backoff.Trouble // before it is known which shards there are
 	commits   *backoff.Trouble
 	retention *backoff.Trouble // about the watch over it (retention.go)
+	looks     sync.Mutex       // one lookAtRetention at a time: tests look as well
+	tells     sync.Mutex       // one tellRetention at a time
 	full      *troubles
 	fetching  *troubles
 	strangers *strangers

@@ -20,8 +20,10 @@ import (
 	"log/slog"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -51,6 +53,7 @@ type FS struct {
 	excluded   exclusions
 	recoveries recoveries
 	wg         sync.WaitGroup
+	answered   atomic.Bool // a NameNode has answered a request
 
 	mu         sync.Mutex
 	idle       []*client
@@ -235,7 +238,9 @@ func (f *FS) with(ctx context.Context, timeout time.Duration, operate func(conte
 	if isDenied(err) {
 		err = fmt.Errorf("%w: %w", filesink.ErrDenied, err)
 	}
-	if f.cluster.login == nil && err != nil && strings.HasSuffix(err.Error(), "unexpected sequence number") {
+	if err == nil || exceptionOf(err) != "" {
+		f.answered.Store(true)
+	} else if f.cluster.login == nil && hungUp(err, f.answered.Load()) {
 		err = fmt.Errorf("%w (the NameNode may want Kerberos, and hdfs.kerberos is not set)", err)
 	}
 	if cut := !stop(); cut {
@@ -251,6 +256,17 @@ func (f *FS) with(ctx context.Context, timeout time.Duration, operate func(conte
 		c.close()
 	}
 	return err
+}
+
+// hungUp reports whether an error is what a NameNode that wants Kerberos leaves to somebody without:
+// an answer that the library takes for another call's, or, where the connection ends before it is
+// read, none. The latter means it only as long as the NameNode has answered nothing.
+func hungUp(err error, answered bool) bool {
+	ends := []string{"unexpected sequence number"}
+	if !answered {
+		ends = append(ends, "broken pipe", "connection reset by peer", "EOF")
+	}
+	return slices.ContainsFunc(ends, func(end string) bool { return strings.HasSuffix(err.Error(), end) })
 }
 
 // get returns a client that answers: an idle one, or a new one.

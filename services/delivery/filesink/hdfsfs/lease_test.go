@@ -132,3 +132,19 @@ func TestLeaseIsRenewed(t *testing.T) {
 		c.finish(x)
 	})
 }
+
+// TestHungUp: somebody without Kerberos is told that the NameNode may want it, however the connection
+// ends; not when the NameNode has answered before.
+func TestHungUp(t *testing.T) {
+	for text, want := range map[string][2]bool{ // not answered yet, answered
+		"no available namenodes: unexpected sequence number":                        {true, true},
+		"no available namenodes: write tcp 127.0.0.1:1->127.0.0.1:2: broken pipe":   {true, false},
+		"no available namenodes: read tcp 127.0.0.1:1: connection reset by peer":    {true, false},
+		"no available namenodes: EOF":                                               {true, false},
+		"no available namenodes: dial tcp 127.0.0.1:1: connect: connection refused": {false, false},
+	} {
+		if got := [2]bool{hungUp(errors.New(text), false), hungUp(errors.New(text), true)}; got != want {
+			t.Errorf("%s: %v, want %v", text, got, want)
+		}
+	}
+}
