@@ -19,7 +19,7 @@ var (
 	// ErrNoIngest means that no ingest of a cluster is connected.
 	ErrNoIngest = errors.New("no ingest is connected")
 	// ErrGone means that Kafka has no such topic, or no such partition of it.
-	ErrGone = errors.New("Kafka does not have it any more")
+	ErrGone = errors.New("it is in Kafka no more")
 	// ErrNoAnswer means that an ingest cannot find out what it was asked.
 	ErrNoAnswer = errors.New("the ingest cannot find out")
 	// ErrExists means that there is a subscription of that name already.
