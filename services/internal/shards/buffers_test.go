@@ -2,7 +2,6 @@ package shards
 
 import (
 	"context"
-	"errors"
 	"net"
 	"slices"
 	"strings"
@@ -156,7 +155,9 @@ func TestSilentBuffer(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*lateAfter)
 	defer cancel()
-	if owner, err := b.Owner(ctx, "q", 1, 2); !errors.Is(err, context.DeadlineExceeded) {
+	// Either end of the call may be the first to notice that its time is over.
+	owner, err := b.Owner(ctx, "q", 1, 2)
+	if err == nil || ctx.Err() == nil {
 		t.Errorf("%q has the shard that the silent one may have, %v", owner.Address, err)
 	}
 }

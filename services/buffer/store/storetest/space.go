@@ -135,7 +135,8 @@ func testChangesOnly(t *testing.T, b *bench) {
 		t.Errorf("stats after ten segments of changes: %+v", stats)
 	}
 	b.crash()
-	if n := len(b.recovered); n > 60 || b.recovered[0].Kind != queue.SnapshotEntry {
+	// Of 200: a snapshot that is written beside the changes may be a segment of 20 late.
+	if n := len(b.recovered); n > 85 || b.recovered[0].Kind != queue.SnapshotEntry {
 		t.Errorf("recovered %d entries, the first of kind %d", n, b.recovered[0].Kind)
 	}
 	// Segments do not pile up over restarts, either.
