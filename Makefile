@@ -56,17 +56,16 @@ test-race: ## those of the unit tests that may have data races, under the race d
 	  echo "NOT RUN: the race detector, which needs a C compiler. On Debian: apt-get install gcc libc6-dev" >&2; \
 	  [ "$$CI" != true ] || exit 1; }; \
 	command -v promtool >/dev/null || echo "NOT RUN: the alerts' own tests, which need promtool. On Debian: apt-get install prometheus" >&2; \
-	set -x; go test $$race -shuffle=on -timeout 30m $$(go list ./... | grep -v /services/e2e)
+	.ci/gotest standard-quiet "$$(go list ./... | grep -v /services/e2e)" $$race -shuffle=on -timeout 30m
 
 test-apart: ## those of the unit tests that the race detector leaves out: models, figures and sizes
 	@names=$$(grep -rh --include=*_test.go -B1 'race\.Apart(' services | sed -n 's/^func \(Test[A-Za-z0-9]*\)(.*/\1/p' | paste -sd '|'); \
 	packages=$$(grep -rl --include=*_test.go 'race\.Apart(' services | xargs -n 1 dirname | sort -u | sed 's|^|./|'); \
-	set -x; go test -timeout 20m -run "^($$names)\$$" $$packages
+	.ci/gotest standard-quiet "$$packages" -timeout 20m -run "^($$names)\$$"
 
 test-e2e: ## the real processes with a real Kafka and a real HDFS (Java 17 and Maven)
-	@# In its own directory go test shows what was not run; by package name it would just print ok.
 	@# Six at a time also on two cores: the tests mostly wait.
-	cd services/e2e && go test -count=1 -parallel 6 -timeout 60m
+	@E2E_TIER=default .ci/gotest testname ./services/e2e -count=1 -parallel 6 -timeout 60m
 
 soak: ## an hour or more: long chaos and long outages on real parts, and thousands of seeds of the models
 	cd services/e2e && E2E_TIER=soak E2E_ROUNDS=20 go test -count=1 -v -timeout 180m

@@ -55,15 +55,16 @@ var soakTests = []string{
 	"TestSourceForgetsWhatIsDeferred",
 }
 
-// chooseTests sets -test.run and -test.skip for the tier, and says what is left out.
+// chooseTests sets -test.run and -test.skip for the tier, and says what is left out. Tests that are
+// named run whatever their tier, but for those that .ci/gotest runs again in the tier "default".
 func chooseTests() error {
 	flag.Parse()
 	tier := os.Getenv(tierEnv)
-	if flag.Lookup("test.run").Value.String() != "" {
+	if flag.Lookup("test.run").Value.String() != "" && tier != "default" {
 		return nil
 	}
 	switch tier {
-	case "":
+	case "", "default":
 		fmt.Fprintf(os.Stderr, "left to make soak: %s\n", strings.Join(soakTests, ", "))
 		if flag.Lookup("test.skip").Value.String() != "" {
 			return nil
@@ -74,7 +75,7 @@ func chooseTests() error {
 	case "soak":
 		return flag.Set("test.run", pattern(soakTests))
 	}
-	return fmt.Errorf("%s=%q: want quick, soak or nothing", tierEnv, tier)
+	return fmt.Errorf("%s=%q: want quick, soak, default or nothing", tierEnv, tier)
 }
 
 // pattern matches the names exactly, and their subtests. A name may have a subtest behind a slash.
