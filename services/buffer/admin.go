@@ -97,6 +97,7 @@ func (a *admin) queue(name string) *spillwayv1.Queue {
 	out.AppendedRecords, out.SpilledRecords = s.AppendedRecords, s.SpilledRecords
 	out.DiskBytes, out.Subscriptions, out.PausedSources = s.Store.DiskBytes, s.Subscriptions, s.PausedSources
 	out.DiskBytesLimit, out.DiskRecordsLimit = s.Limits.DiskBytes, s.Limits.DiskRecords
+	out.Revision, _ = q.Revision()
 	return out
 }
 
@@ -112,7 +113,7 @@ func (a *admin) ListSubscriptions(_ context.Context, r *spillwayv1.ListSubscript
 			return
 		}
 		for _, v := range q.Subscriptions() {
-			all = append(all, fromSubscription(name, v, a.s.headers(name+"/"+v.Name)))
+			all = append(all, fromSubscription(name, v, a.s.headers(name+"/"+v.Name, q)))
 		}
 	})
 	page, next, err := rpc.Page(all, (*spillwayv1.Subscription).GetName, r.PageSize, 100, r.PageToken)
@@ -159,7 +160,7 @@ func (a *admin) subscription(name string) (*spillwayv1.Subscription, error) {
 		return nil, err
 	}
 	queueName, _, _ := strings.Cut(name, "/")
-	s := fromSubscription(queueName, v, a.s.headers(queueName+"/"+v.Name))
+	s := fromSubscription(queueName, v, a.s.headers(queueName+"/"+v.Name, q))
 	setAge(s, q.OldestPending(v.Name))
 	return s, nil
 }

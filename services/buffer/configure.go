@@ -17,7 +17,13 @@ func configured(q *config.Queue) (queue.Limits, []queue.SubscriptionConfig) {
 	var subs []queue.SubscriptionConfig
 	for _, name := range slices.Sorted(maps.Keys(q.Subscriptions)) {
 		c := q.Subscriptions[name]
-		subs = append(subs, queue.SubscriptionConfig{Name: name, Topics: c.Topics, Required: c.Required, OnFull: onFull[c.OnFull], Limit: int64(c.Limit)})
+		s := queue.SubscriptionConfig{Name: name, Topics: c.Topics, Required: c.Required, OnFull: onFull[c.OnFull], Limit: int64(c.Limit)}
+		if q.Store.Kafka != nil {
+			for _, f := range c.Headers {
+				s.Headers = append(s.Headers, queue.HeaderFilter{Name: f.Name, Values: slices.Concat(f.In, f.NotIn), Except: len(f.NotIn) > 0})
+			}
+		}
+		subs = append(subs, s)
 	}
 	return queue.Limits{DiskRecords: q.Disk.Records, DiskBytes: int64(q.Disk.Bytes)}, subs
 }
@@ -25,7 +31,8 @@ func configured(q *config.Queue) (queue.Limits, []queue.SubscriptionConfig) {
 // Configure brings the disk bounds of queues, and topics, required, on_full and limit of their
 // subscriptions, in line with a configuration that was read while the service runs. It returns
 // when that is durable; a queue that is not open now has it when it is opened. Queues and
-// subscriptions that are new in it, and those that it lacks, are left for a restart.
+// subscriptions that are new in it, and those that it lacks, are left for a restart. Of a queue
+// that is kept in Kafka it must have a higher revision than the one that counts.
 func (s *Service) Configure(ctx context.Context, cfg config.Buffer) error {
 	var failed []error
 	for _, name := range s.names() {
@@ -37,11 +44,11 @@ func (s *Service) Configure(ctx context.Context, cfg config.Buffer) error {
 		limits, subs := configured(q)
 		subs = slices.DeleteFunc(subs, func(c queue.SubscriptionConfig) bool { return !m.has(c.Name) })
 		m.mu.Lock()
-		m.cfg.DiskRecords, m.cfg.DiskBytes = limits.DiskRecords, limits.DiskBytes
+		m.cfg.DiskRecords, m.cfg.DiskBytes, m.cfg.Revision = limits.DiskRecords, limits.DiskBytes, q.Revision
 		m.cfg.Subscriptions = append(subs, slices.DeleteFunc(slices.Clone(m.cfg.Subscriptions), func(c queue.SubscriptionConfig) bool { return q.Subscriptions[c.Name] != nil })...)
 		m.mu.Unlock()
 		if open, _ := m.get(); open != nil {
-			if err := open.Configure(ctx, limits, subs); err != nil {
+			if err := open.Configure(ctx, q.Revision, limits, subs); err != nil {
 				failed = append(failed, fmt.Errorf("queue %s: %w", name, err))
 			}
 		}

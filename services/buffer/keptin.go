@@ -34,7 +34,7 @@ func (s *Service) keepInKafka(m *managedQueue, q *config.Queue) error {
 		return fmt.Errorf("buffer.queues.%s.store.kafka: %w", m.name, err)
 	}
 	s.accesses = append(s.accesses, access)
-	m.cfg.KeepsOld = true
+	m.cfg.KeepsOld, m.cfg.Numbered, m.cfg.Revision = true, true, q.Revision
 	m.kafka = &kafkastore.Config{Topics: KafkaTopics(m.name, q, access), Address: s.advertise, Log: s.deps.Log.With("queue", m.name)}
 	if q.InGroup() {
 		s.joinGroup(m, q, access)

@@ -28,6 +28,7 @@ var (
 
 	descCapacity = desc("capacity_records", "Bound of the records that are pending, disk.records.", "queue")
 
+	descRevision   = desc("queue_revision", "Revision of the configuration whose subscriptions and disk bounds count, of a queue that is kept in Kafka; else 0.", "queue")
 	descPartitions = desc("partitions", "Source partitions that are known; no new ones are taken above 100000.", "queue")
 
 	descLock = desc("queue_lock_seconds", "Longest time that the queue's lock was held, in the last minute or two.", "queue")
@@ -86,6 +87,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		send(descAppended, prometheus.CounterValue, s.AppendedRecords, name)
 		send(descSpilled, prometheus.CounterValue, s.SpilledRecords, name)
 		send(descPartitions, prometheus.GaugeValue, int64(s.Partitions), name)
+		revision, _ := q.Revision()
+		send(descRevision, prometheus.GaugeValue, revision, name)
 		ch <- prometheus.MustNewConstMetric(descLock, prometheus.GaugeValue, q.LongestHold().Seconds(), name)
 		for _, v := range q.Subscriptions() {
 			sub := name + "/" + v.Name

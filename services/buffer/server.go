@@ -391,7 +391,7 @@ func (v *server) Consume(stream spillwayv1.BufferService_ConsumeServer) error {
 	if err != nil {
 		return toStatus(err)
 	}
-	headers := v.s.headers(open.Subscription)
+	headers := v.s.headers(open.Subscription, q)
 	if len(headers) > 0 && !open.FiltersHeaders {
 		return toStatus(fmt.Errorf("%w: %s has headers, which this version of the delivery does not know: upgrade the delivery", errOutdated, open.Subscription))
 	}

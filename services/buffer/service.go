@@ -235,9 +235,13 @@ func (s *Service) subscription(name string) (*queue.Queue, string, error) {
 	return q, sub, err
 }
 
-// headers returns the header filters of a "queue/subscription", as the configuration has them.
-func (s *Service) headers(subscription string) []*spillwayv1.HeaderFilter {
+// headers returns the header filters of a "queue/subscription": those of the configuration, or of
+// the one that counts (queue.Config.Numbered).
+func (s *Service) headers(subscription string, open *queue.Queue) []*spillwayv1.HeaderFilter {
 	name, sub, _ := strings.Cut(subscription, "/")
+	if _, numbered := open.Revision(); numbered {
+		return fromHeaders(open, sub)
+	}
 	q := s.cfg.Queues[name]
 	if q == nil || q.Subscriptions[sub] == nil {
 		return nil
@@ -245,6 +249,17 @@ func (s *Service) headers(subscription string) []*spillwayv1.HeaderFilter {
 	var all []*spillwayv1.HeaderFilter
 	for _, f := range q.Subscriptions[sub].Headers {
 		all = append(all, &spillwayv1.HeaderFilter{Name: f.Name, Values: slices.Concat(f.In, f.NotIn), Except: len(f.NotIn) > 0})
+	}
+	return all
+}
+
+func fromHeaders(q *queue.Queue, sub string) (all []*spillwayv1.HeaderFilter) {
+	v, err := q.Subscription(sub)
+	if err != nil {
+		return nil // it was deleted just now
+	}
+	for _, f := range v.Headers {
+		all = append(all, &spillwayv1.HeaderFilter{Name: f.Name, Values: f.Values, Except: f.Except})
 	}
 	return all
 }

@@ -52,6 +52,7 @@ var statusTable = []struct {
 	{queue.ErrGone, codes.FailedPrecondition, "TOPIC_GONE", 0},
 	{queue.ErrExists, codes.AlreadyExists, "SUBSCRIPTION_EXISTS", 0},
 	{queue.ErrConfigured, codes.FailedPrecondition, "SUBSCRIPTION_CONFIGURED", 0},
+	{queue.ErrRevision, codes.FailedPrecondition, "REVISION", 0},
 	{queue.ErrReplaying, codes.FailedPrecondition, "REPLAYING", 0},
 	{queue.ErrNoReplay, codes.FailedPrecondition, "NO_REPLAY", 0},
 	{queue.ErrNoUndelivered, codes.NotFound, "NOTHING_CHOSEN", 0},

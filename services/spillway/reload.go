@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -132,6 +133,12 @@ func mergeReloadable(now, next *config.Config) *config.Config {
 			continue
 		}
 		changed := *q
+		if q.Store.Kafka != nil {
+			if otherHeaders(q, with) { // which need a restart, and go with what has the same revision
+				continue
+			}
+			changed.Revision = with.Revision
+		}
 		changed.Disk, changed.Subscriptions = with.Disk, maps.Clone(q.Subscriptions)
 		for sub, c := range q.Subscriptions {
 			if s := with.Subscriptions[sub]; s != nil {
@@ -143,6 +150,16 @@ func mergeReloadable(now, next *config.Config) *config.Config {
 		merged.Buffer.Queues[name] = &changed
 	}
 	return &merged
+}
+
+// otherHeaders says whether a subscription has other conditions of headers.
+func otherHeaders(now, next *config.Queue) bool {
+	for name, s := range now.Subscriptions {
+		if n := next.Subscriptions[name]; n != nil && !reflect.DeepEqual(s.Headers, n.Headers) {
+			return true
+		}
+	}
+	return false
 }
 
 // reloaded is one line for people.

@@ -4,9 +4,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/spillwayio/spillway/services/internal/config"
 )
 
 // reloadFile is the file of a buffer with tokens.
@@ -94,5 +97,35 @@ func TestReload(t *testing.T) {
 	c.signal(syscall.SIGTERM)
 	if status := c.status(); status != 0 {
 		t.Errorf("it ended with %d", status)
+	}
+}
+
+// TestReloadOfARevision takes what a file says of a queue that is kept in Kafka together with its
+// revision, and nothing of it when conditions of headers differ, which need a restart.
+func TestReloadOfARevision(t *testing.T) {
+	t.Parallel()
+	parse := func(revision int, topic, header string) *config.Config {
+		t.Helper()
+		c, err := config.Parse("f.yaml", fmt.Appendf(nil, `
+buffers: [localhost:7400]
+buffer: {queues: {q: {commit_after: delivered, revision: %d, store: {kafka: {brokers: [k:1], namespace: n}},
+  subscriptions: {s: {topics: [%s], headers: [{name: %s, in: [v]}]}}}}}
+`, revision, topic, header), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	now := parse(1, "t", "h")
+	if q := mergeReloadable(now, parse(2, "u", "h")).Buffer.Queues["q"]; q.Revision != 2 || q.Subscriptions["s"].Topics[0] != "u" {
+		t.Errorf("merged %+v", q)
+	}
+	next := parse(2, "u", "i")
+	merged := mergeReloadable(now, next)
+	if q := merged.Buffer.Queues["q"]; q.Revision != 1 || q.Subscriptions["s"].Topics[0] != "t" {
+		t.Errorf("merged with other headers %+v", q)
+	}
+	if restart := config.Changed(merged, next); !slices.Contains(restart, "buffer.queues.q.revision") {
+		t.Errorf("a restart is needed for %v", restart)
 	}
 }

@@ -123,6 +123,9 @@ type Queue struct {
 	ConfiguredDiskRecords int64 `protobuf:"varint,22,opt,name=configured_disk_records,json=configuredDiskRecords,proto3" json:"configured_disk_records,omitempty"`
 	// Names of sources that PauseSource has paused in all their instances.
 	PausedSources []string `protobuf:"bytes,23,rep,name=paused_sources,json=pausedSources,proto3" json:"paused_sources,omitempty"`
+	// Of a queue that is kept in Kafka: the revision of the configuration whose subscriptions and
+	// bounds of disk count. A file with a higher one replaces it.
+	Revision      int64 `protobuf:"varint,24,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -288,6 +291,13 @@ func (x *Queue) GetPausedSources() []string {
 		return x.PausedSources
 	}
 	return nil
+}
+
+func (x *Queue) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 // QueuePartition is a source partition as the queue knows it.
@@ -5387,7 +5397,7 @@ var File_spillway_v1_buffer_admin_proto protoreflect.FileDescriptor
 
 const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1espillway/v1/buffer_admin.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18spillway/v1/buffer.proto\x1a\x18spillway/v1/record.proto\"\xdf\x05\n" +
+	"\x1espillway/v1/buffer_admin.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18spillway/v1/buffer.proto\x1a\x18spillway/v1/record.proto\"\xfb\x05\n" +
 	"\x05Queue\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
 	"\x0ememory_records\x18\x02 \x01(\x03R\rmemoryRecords\x12!\n" +
@@ -5409,7 +5419,8 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\x12disk_records_limit\x18\x14 \x01(\x03R\x10diskRecordsLimit\x122\n" +
 	"\x15configured_disk_bytes\x18\x15 \x01(\x03R\x13configuredDiskBytes\x126\n" +
 	"\x17configured_disk_records\x18\x16 \x01(\x03R\x15configuredDiskRecords\x12%\n" +
-	"\x0epaused_sources\x18\x17 \x03(\tR\rpausedSources\"\xb5\x01\n" +
+	"\x0epaused_sources\x18\x17 \x03(\tR\rpausedSources\x12\x1a\n" +
+	"\brevision\x18\x18 \x01(\x03R\brevision\"\xb5\x01\n" +
 	"\x0eQueuePartition\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12'\n" +
 	"\x0fappended_offset\x18\x02 \x01(\x03R\x0eappendedOffset\x12\x1f\n" +

@@ -26,6 +26,8 @@ var (
 	ErrExists = errors.New("subscription exists")
 	// ErrConfigured means that the configuration names the subscription.
 	ErrConfigured = errors.New("subscription is in the configuration")
+	// ErrRevision means that a configuration of a Numbered queue does not count.
+	ErrRevision = errors.New("another configuration of the queue counts")
 	// ErrTooMany means that a bound of what a queue or a stream keeps of names and numbers is
 	// reached.
 	ErrTooMany = errors.New("too many")

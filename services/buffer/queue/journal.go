@@ -55,6 +55,8 @@ type change struct {
 	Safe   []Start `json:"safe,omitempty"`
 	Ledger string  `json:"ledger,omitempty"` // the random name of the queue's data, made with it
 	Shard  *shard  `json:"shard,omitempty"`  // with Ledger, as in snapshotHead
+	// Revision is of the configuration that counts from now on.
+	Revision *int64 `json:"revision,omitempty"`
 
 	done   func(*Queue)  // called with the lock held, once the change is durable and applied
 	before func(*Queue)  // called before it is applied, like done
@@ -104,6 +106,7 @@ type snapshotHead struct {
 	NextSubscription int64         `json:"next_sub"`
 	More             int           `json:"more,omitempty"` // how many parts come before this one
 	Limits           *limitsChange `json:"limits,omitempty"`
+	Control          *control      `json:"control,omitempty"`
 	Held             []pausedOne   `json:"held,omitempty"` // what is paused; in the first part
 }
 
@@ -217,7 +220,7 @@ func (r *recovery) entry(e Recovered) error {
 // restore replaces the ledger by a snapshot, or adds another part of it.
 func (q *Queue) restore(s *snapshot) {
 	if s.More == 0 {
-		q.ledger, q.shard, q.nextSubscription, q.limits = s.Ledger, s.Shard, s.NextSubscription, s.Limits
+		q.ledger, q.shard, q.nextSubscription, q.limits, q.control = s.Ledger, s.Shard, s.NextSubscription, s.Limits, s.Control
 		q.recovered = nil
 		q.subs, q.sorted, q.partitions, q.newest, q.sessions = nil, nil, make(map[Partition]*partition), make(map[Partition]uint32), make(map[uint64]*Session)
 		clear(q.listed)
@@ -289,6 +292,9 @@ func (q *Queue) restorePartition(st *partitionState, subs map[int64]*subscriptio
 func (q *Queue) applyLocked(c *change) {
 	if c.Ledger != "" {
 		q.ledger, q.shard = c.Ledger, c.Shard
+	}
+	if c.Revision != nil {
+		q.reviseLocked(*c.Revision)
 	}
 	if c.Seen != nil {
 		p := q.partitionLocked(c.Seen.Partition, c.Seen.First)

@@ -40,14 +40,25 @@ func (q *Queue) SetLimits(ctx context.Context, alter func(*Limits) error) error 
 // queue runs, and returns when that is durable. What was set at run time of something that the
 // configuration says otherwise than before counts no more. Subscriptions that are not there are
 // passed over.
-func (q *Queue) Configure(ctx context.Context, l Limits, subs []SubscriptionConfig) error {
+//
+// Of a Numbered queue, a configuration with a higher revision counts as a whole, and any other that
+// says something else fails with ErrRevision.
+func (q *Queue) Configure(ctx context.Context, revision int64, l Limits, subs []SubscriptionConfig) error {
+	higher := false
 	err := q.manage(ctx, func() (*change, error) {
-		if l == q.configured {
+		if q.cfg.Numbered {
+			if higher = q.countsLocked(revision); !higher {
+				return &change{}, q.checkRevisionLocked(revision, l, subs)
+			}
+		} else if l == q.configured {
 			return &change{}, nil
 		}
 		q.configured = l
 		return &change{Limits: &limitsChange{l, l}}, nil
 	})
+	if q.cfg.Numbered && !higher {
+		return err
+	}
 	for _, c := range subs {
 		if err != nil {
 			return err
@@ -55,13 +66,19 @@ func (q *Queue) Configure(ctx context.Context, l Limits, subs []SubscriptionConf
 		c.OnFull = max(c.OnFull, Block)
 		q.mu.Lock()
 		sub := q.subscription(c.Name)
-		same := sub == nil || sub.seed != nil && sub.seed.equal(&c)
+		same := sub == nil || !higher && sub.seed != nil && sub.seed.equal(&c)
 		q.mu.Unlock()
 		if !same {
 			err = q.update(ctx, c.Name, true, func(x *SubscriptionConfig) { *x = c })
 		}
 	}
-	return err
+	if !higher || err != nil { // a crash before what follows has it all done again
+		return err
+	}
+	return q.manage(ctx, func() (*change, error) {
+		q.cfg.Revision = max(q.cfg.Revision, revision)
+		return &change{Revision: &revision}, nil
+	})
 }
 
 // setLimitsLocked applies a change of the bounds. While the queue is being opened, what counts is
@@ -75,13 +92,20 @@ func (q *Queue) setLimitsLocked(c *limitsChange) {
 
 // seedLimits brings the recovered bounds in line with the configuration.
 func (q *Queue) seedLimits() {
-	if q.limits == nil {
+	numbered := q.cfg.Numbered && q.control != nil
+	if q.limits == nil || numbered && q.countsLocked(q.cfg.Revision) {
+		q.limits = nil
+		if q.cfg.Numbered {
+			q.limits = &limitsChange{q.configured, q.configured}
+		}
 		return
 	}
-	if q.limits.Seed != q.configured {
+	if !numbered && q.limits.Seed != q.configured {
 		q.cfg.Log.Info("the configuration says something else of disk.bytes or disk.records than before; what was set at run time counts no more",
 			"disk_bytes", q.configured.DiskBytes, "was", q.limits.DiskBytes, "disk_records", q.configured.DiskRecords, "records_were", q.limits.DiskRecords)
-		q.limits = nil
+		if q.limits = nil; q.cfg.Numbered {
+			q.limits = &limitsChange{q.configured, q.configured}
+		}
 		return
 	}
 	q.cfg.DiskRecords, q.cfg.DiskBytes = q.limits.DiskRecords, q.limits.DiskBytes

@@ -401,6 +401,7 @@ func (q *Queue) unsubscribeLocked(id int64) {
 		return
 	}
 	sub.deleted = true
+	q.control = q.control.without(sub.Name)
 	maps.DeleteFunc(q.paused, func(one pausedOne, _ bool) bool { return one.Sub == id })
 	for _, s := range sub.sessions {
 		s.endLocked(fmt.Errorf("%w: %q was deleted", ErrNoSubscription, sub.Name))

@@ -9,12 +9,14 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
 // Open recovers the queue from its store. Sessions of the past are dead; their sink state goes to
 // the first new ones. The configuration is the seed of subscriptions: what it says of one counts
-// when it is new or says something else than last time; otherwise what was changed since counts.
+// when it is new or says something else than last time, or by its number (Config.Numbered);
+// otherwise what was changed since counts.
 // Subscriptions that are stored but not configured stay.
 func Open(cfg Config, openStore func(StoreOptions) (Store, error)) (*Queue, error) {
 	if cfg.Log == nil {
@@ -58,6 +60,7 @@ func Open(cfg Config, openStore func(StoreOptions) (Store, error)) (*Queue, erro
 	oldest := q.oldestHeld(r.pieces)
 	q.recoverSafe(r.pieces)
 	q.seedSubscriptions(oldest)
+	q.seedControl()
 	for _, pc := range r.pieces {
 		q.holdRecovered(pc)
 	}
@@ -93,6 +96,9 @@ func randomID() uint64 {
 // version that had none: else a crash would leave progress elsewhere that nobody believes.
 func (q *Queue) writeFirst() error {
 	first := &change{}
+	if q.control != nil {
+		first.Revision = &q.control.Revision
+	}
 	if q.ledger == "" {
 		first.Ledger, first.Shard = crand.Text(), q.cfg.shard()
 		q.ledger, q.shard = first.Ledger, first.Shard
@@ -169,15 +175,16 @@ func (q *Queue) seedSubscriptions(oldest map[*partition]int64) {
 	for _, c := range q.cfg.Subscriptions {
 		c.OnFull = max(c.OnFull, Block)
 		sub := q.subscription(c.Name)
+		if sub == nil && !q.countsLocked(q.cfg.Revision) && slices.Contains(q.control.Gone, c.Name) {
+			continue
+		}
 		if sub == nil {
 			q.nextSubscription++
-			sub = &subscription{id: q.nextSubscription}
+			sub = &subscription{id: q.nextSubscription, seed: &c, SubscriptionConfig: c}
 			q.subs = append(q.subs, sub)
 		}
 		sub.configured = true
-		if sub.seed == nil || !sub.seed.equal(&c) {
-			sub.seed, sub.SubscriptionConfig = &c, c
-		}
+		q.seedLocked(sub, &c)
 	}
 	for _, p := range q.partitions {
 		for _, sub := range q.subs {

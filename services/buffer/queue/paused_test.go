@@ -124,7 +124,7 @@ func TestConfigureWhileRunning(t *testing.T) {
 	}
 	configure := func(l Limits, subs ...SubscriptionConfig) {
 		t.Helper()
-		if err := h.manage(func() error { return h.q.Configure(t.Context(), l, subs) }); err != nil {
+		if err := h.manage(func() error { return h.q.Configure(t.Context(), 0, l, subs) }); err != nil {
 			t.Fatal(err)
 		}
 		h.cfg.DiskRecords, h.cfg.DiskBytes, h.cfg.Subscriptions = l.DiskRecords, l.DiskBytes, subs

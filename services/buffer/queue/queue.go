@@ -47,6 +47,11 @@ type Config struct {
 	KeepsOld      bool
 	LeaseDuration time.Duration
 	Subscriptions []SubscriptionConfig
+	// Numbered has Subscriptions and the bounds of the store count only when Revision is higher than
+	// that of the configuration that counted last; others only add subscriptions that never existed.
+	// Else they count whenever they say something else than last time.
+	Numbered bool
+	Revision int64
 	// Shard is the number of this part of a queue that several buffers share, in the first 16 bits
 	// of its session ids; 0 for a queue that is one buffer's.
 	Shard uint16
@@ -124,7 +129,8 @@ type Queue struct {
 	watching                   map[Partition][]*Watcher // those that watch a partition
 	listed                     map[reads]listedTopics   // what sources read
 	configured                 Limits                   // what the configuration says of the bounds; cfg has those that hold
-	limits                     *limitsChange            // set at run time; nil: what is configured counts
+	limits                     *limitsChange            // set at run time, or of a Numbered queue; nil: what is configured counts
+	control                    *control                 // of a Numbered queue; nil: its data is of a version that had none
 	paused                     map[pausedOne]bool       // sources and deliveries that are
 	snapshots                  uint32                   // that were begun
 	partBytes                  int                      // partBytes, but in tests

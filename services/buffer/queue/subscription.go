@@ -28,6 +28,8 @@ type SubscriptionConfig struct {
 	// Limit bounds the payload bytes of the backlog; 0 leaves Block to the queue's disk bound,
 	// and is policyPercent of that for the others.
 	Limit int64 `json:"limit"`
+	// Headers are for deliveries, of a Numbered queue. Else the file that the buffer has counts.
+	Headers []HeaderFilter `json:"headers,omitempty"`
 }
 
 // policyPercent of the queue's disk bound is the limit of a subscription that drops or defers and
@@ -35,7 +37,8 @@ type SubscriptionConfig struct {
 const policyPercent = 80
 
 func (c *SubscriptionConfig) equal(o *SubscriptionConfig) bool {
-	return c.Name == o.Name && slices.Equal(c.Topics, o.Topics) && c.Required == o.Required && c.OnFull == o.OnFull && c.Limit == o.Limit
+	return c.Name == o.Name && slices.Equal(c.Topics, o.Topics) && c.Required == o.Required && c.OnFull == o.OnFull && c.Limit == o.Limit &&
+		slices.EqualFunc(c.Headers, o.Headers, HeaderFilter.equal)
 }
 
 // subscription is one destination's claim on the queue.

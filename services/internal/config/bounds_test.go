@@ -105,6 +105,7 @@ var extremes = map[string]struct{ good, bad string }{
 	"buffer.queues.NAME.commit_after":   {"safe delivered", "empty saved"},
 	"buffer.shard":                      {"0", "-1 1 256 empty"}, // with one shard; TestShards has more
 	"buffer.queues.NAME.shards":         {"1", "0 -1 2 257 empty"},
+	"buffer.queues.NAME.revision":       {"0 1 20261130 1000000000000000", "-1 1000000000000001 1.5 empty"},
 	"buffer.queues.NAME.lease":          {"1s 30s 24h", "0 1ms 999ms -1s 25h 2562047h 9999999h empty"},
 
 	"buffer.queues.NAME.store.kafka.brokers":           {"s:1 s:1,t:2", "empty s s:0 s:1,s:1"},
@@ -341,6 +342,8 @@ func TestWarnings(t *testing.T) {
 		"INGEST__MEMORY=1MiB":                                  "ingest.sources.s.batch.bytes: is 1MiB, and a queue's part of ingest.memory is 1MiB: less than two batches, so that fetching waits for the buffer",
 		"BUFFER__QUEUES__Q__MEMORY__BYTES=1MiB":                "ingest.sources.s.batch.bytes: is 1MiB, and the window of queue q has 1MiB: less than two batches, so that each waits for the disk",
 		"DELIVERY__F__MEMORY=16MiB":                            "delivery.f.memory: is 16MiB, less than twice hdfs.commit.bytes, 16MiB: nothing is collected while a commit is written; three times is best",
+		"BUFFER__QUEUES__Q__REVISION=2":                        "buffer.queues.q.revision: has no effect: it needs store.kafka; without it the file counts whenever it has changed",
+		"BUFFER__QUEUES__KEPT__REVISION=2":                     "",
 		"DELIVERY__F__LISTEN=:7400":                            `delivery.f.listen: ":7400" is the same port as buffer.listen, ":7400": the two cannot run on one machine`,
 		"DELIVERY__F__LISTEN=0.0.0.0:7422":                     `delivery.k.listen: ":7422" is the same port as delivery.f.listen, "0.0.0.0:7422": the two cannot run on one machine`,
 		"BUFFER__QUEUES__Q__MEMORY__RECORDS=200000000":         "buffer.queues.q.memory.records: is 200000000, and disk.records, which counts all that is pending, is 100000000: the latter is reached first",

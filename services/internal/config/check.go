@@ -82,6 +82,7 @@ func (k checker) queue(at string, q *Queue) {
 	between(k, at+".spill_after", q.SpillAfter, 0, maxWait)
 	k.oneOf(at+".commit_after", q.CommitAfter, "safe", "delivered")
 	between(k, at+".shards", q.Shards, 1, maxShards)
+	between(k, at+".revision", q.Revision, 0, maxRecords)
 	between(k, at+".lease", q.Lease, time.Second, maxWait)
 	if q.Store.Kafka != nil {
 		k.kafkaStore(at, q)

@@ -119,6 +119,9 @@ type Queue struct {
 	CommitAfter string `yaml:"commit_after"`
 	// Shards is how many buffers divide the queue's source partitions among them. It never changes.
 	Shards int `yaml:"shards"`
+	// Revision numbers Disk and Subscriptions of a queue that is kept in Kafka: only what has a higher
+	// one than what counted last replaces it.
+	Revision int64 `yaml:"revision"`
 	// Lease is how long a delivery may hold a batch without a sign of life.
 	Lease time.Duration `yaml:"lease"`
 	// Store is where the queue's ledger and its batches are.

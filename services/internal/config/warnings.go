@@ -19,6 +19,8 @@ func (k checker) withoutEffect() {
 	for name, q := range k.c.Buffer.Queues {
 		if q.Store.Kafka != nil {
 			k.storeWithoutEffect("buffer.queues."+name+".store.kafka", q.Store.Kafka)
+		} else {
+			k.hasNoEffect("needs store.kafka; without it the file counts whenever it has changed", "buffer.queues."+name+".revision")
 		}
 		if at := "buffer.queues." + name; q.Disk.Records < q.Memory.Records && k.written(at+".memory.records") {
 			k.warn(at+".memory.records", "is %d, and disk.records, which counts all that is pending, is %d: the latter is reached first", q.Memory.Records, q.Disk.Records)
