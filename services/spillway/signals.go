@@ -87,7 +87,7 @@ func die(by syscall.Signal, limit time.Duration) {
 // hangups returns a context that also ends when the terminal that this process was started from
 // is closed, so that a service drains then. Without a terminal, SIGHUP asks to read the
 // configuration again. SIGHUP never counts as the second signal, since systemd and closing
-// terminals send it beside others. What nohup had ignored stays ignored.
+// terminals send it beside others. What nohup had ignored stays ignored. stop ends the context.
 func hangups(parent context.Context, log *slog.Logger, terminal bool, reload func(context.Context)) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(parent)
 	if signal.Ignored(syscall.SIGHUP) {
@@ -106,14 +106,12 @@ func hangups(parent context.Context, log *slog.Logger, terminal bool, reload fun
 				}
 				reload(parent)
 			case <-parent.Done():
-				return // signals are still taken, and passed over, until stop
+				return
 			}
 		}
 	}()
-	return ctx, func() {
-		signal.Stop(signals)
-		cancel()
-	}
+	// SIGHUP is caught until the process has ended: one that comes last must not end it otherwise.
+	return ctx, cancel
 }
 
 // hasTerminal says whether this process has a controlling terminal.
