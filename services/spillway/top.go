@@ -33,7 +33,7 @@ func newTop() *cobra.Command {
 			"in memory and on disk beside the bounds and when the disk is full, and for each subscription its backlog in records, bytes\n" +
 			"and age, what goes out a second, and when the backlog is gone. It outlives restarts of the buffer. q or Ctrl-C ends it.\n" +
 			"With a file that names several buffers, it shows the queues that they divide as one, and the disk of each.\n\n" +
-			"Forecasts and rates are of the last 15 seconds. Without a terminal, and with --once or --output json, it looks once.\nWith NO_COLOR set, it has no colours.",
+			"Forecasts and rates are of the last 15 seconds. Without a terminal, and with --once or --output json, it looks once.\nFrom 40 columns on it shows the same in more lines. With NO_COLOR set, it has no colours.",
 		Example: "  spillway top\n  spillway top -b buffer:7400\n  spillway top --once -c pipeline.yaml",
 		Args:    noArgs,
 	}
@@ -175,7 +175,7 @@ func refused(err error) bool {
 func (t *top) frame(s *screen, p *picture.Picture, err error) []string {
 	width, height := s.size()
 	lines := p.Lines(picture.Style{Width: width, Height: height, Colour: s.colour})
-	width = max(width, 60)
+	width = max(width, 40)
 	clock := p.At.Format("15:04:05") + "  q: quit"
 	title := picture.Cut("spillway top  "+t.where(), width-len(clock)-1)
 	head := []string{fmt.Sprintf("%-*s %s", width-len(clock)-1, title, clock)}

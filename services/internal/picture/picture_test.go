@@ -126,19 +126,23 @@ func busy() *fake {
 	}
 }
 
-// TestLines compares the text of a bad day with testdata, in 80 columns and in colour; and no line
-// is wider than the terminal.
+// TestLines compares the text of a bad day with testdata, in 80 columns, in 40 and in colour; and no
+// line is wider than the terminal.
 func TestLines(t *testing.T) {
 	p, err := Look(t.Context(), busy())
 	if err != nil {
 		t.Fatal(err)
 	}
 	golden(t, "busy.txt", strings.Join(p.Lines(Style{Width: 80}), "\n")+"\n")
+	golden(t, "busy-narrow.txt", strings.Join(p.Lines(Style{Width: 40}), "\n")+"\n")
 	golden(t, "busy-colour.txt", strings.Join(p.Lines(Style{Width: 120, Height: 30, Colour: true}), "\n")+"\n")
-	for _, width := range []int{1, 60, 80, 200} {
+	for _, width := range []int{1, 40, 59, 60, 80, 200} {
 		for _, line := range p.Lines(Style{Width: width}) {
-			if n := len([]rune(line)); n > max(60, width) || strings.ContainsAny(line, "\x1b\x07\n") {
+			if n := len([]rune(line)); n > max(leastWidth, width) || strings.ContainsAny(line, "\x1b\x07\n") {
 				t.Errorf("at %d columns, a line of %d: %q", width, n, line)
+			}
+			if width < narrowBelow && strings.Contains(line, "~") {
+				t.Errorf("at %d columns, a line is cut: %q", width, line)
 			}
 		}
 	}

@@ -63,6 +63,7 @@ func TestSeveral(t *testing.T) {
 	}
 	text := strings.Join(p.Lines(Style{Width: 80}), "\n") + "\n"
 	golden(t, "several.txt", text)
+	golden(t, "several-narrow.txt", strings.Join(p.Lines(Style{Width: leastWidth}), "\n")+"\n")
 	if strings.Contains(text, "hdfs-1, hdfs-1") {
 		t.Error("a delivery is named once for each buffer")
 	}

@@ -11,7 +11,7 @@ import (
 
 // Style says how Lines draws.
 type Style struct {
-	Width  int  // columns; at least 60 are used
+	Width  int  // columns; at least 40 are used
 	Height int  // lines: troubles take half of them at most; 0: as many as there are
 	Colour bool // with ANSI colours
 }
@@ -21,7 +21,7 @@ type Style struct {
 // what is not printable in them is replaced.
 func (p *Picture) Lines(style Style) []string {
 	d := &drawing{style: style}
-	d.style.Width = max(style.Width, 60)
+	d.style.Width = max(style.Width, leastWidth)
 	d.troubles(p.Troubles)
 	for _, q := range p.Queues {
 		d.line("")
@@ -62,7 +62,7 @@ func (d *drawing) troubles(all []Trouble) {
 	}
 	for i, t := range all {
 		if d.style.Height > 0 && len(d.lines) > max(2, d.style.Height/2-4) { // four lines are one of them, mostly
-			d.line(fmt.Sprintf("   and %d more; spillway top --once shows all", len(all)-i))
+			d.wrapped("", "   ", fmt.Sprintf("and %d more; spillway top --once shows all", len(all)-i))
 			return
 		}
 		mark, colour := "!", yellow
@@ -84,18 +84,32 @@ func (d *drawing) troubles(all []Trouble) {
 func (d *drawing) queue(q *Queue) {
 	title := printable(q.Name)
 	if q.State != "open" {
-		d.coloured(bold, title+"   "+printable(q.State))
+		if title += "   " + printable(q.State); d.narrow() {
+			d.wrapped(bold, "", title)
+		} else {
+			d.coloured(bold, title)
+		}
 		return
 	}
 	d.coloured(bold, title)
-	d.line("  sources  " + sources(q))
+	if d.narrow() {
+		d.wrapped("", "  ", sources(q))
+	} else {
+		d.line("  sources  " + sources(q))
+	}
 	d.level("window", q.Memory, "")
 	d.level("disk", q.Disk, full(q.Full))
 	d.shards(q.Shards)
 	format := fmt.Sprintf("  %%-%d.%ds %%7s %%9s %%6s %%7s %%7s  %%s", nameWidth, nameWidth)
-	d.line(fmt.Sprintf(format, "SUBSCRIPTION", "BACKLOG", "BYTES", "AGE", "OUT/S", "DRAINED", "DELIVERIES"))
+	if !d.narrow() {
+		d.line(fmt.Sprintf(format, "SUBSCRIPTION", "BACKLOG", "BYTES", "AGE", "OUT/S", "DRAINED", "DELIVERIES"))
+	}
 	for _, s := range q.Subscriptions {
 		_, name, _ := strings.Cut(s.Name, "/")
+		if d.narrow() {
+			d.narrowSubscription(s, name)
+			continue
+		}
 		age := "-"
 		if s.Backlog > 0 {
 			age = Duration(s.Age())
@@ -130,7 +144,12 @@ func (d *drawing) level(name string, l Level, more string) {
 	if name != "window" { // full, that only means that the queue spills
 		colour = diskColour(l)
 	}
-	d.coloured(colour, fmt.Sprintf("  %-8s %s %3.0f%%  %s of %s%s", name, bar(l, barWidth), 100*l.Share(), Bytes(l.Used), Bytes(l.Limit), more))
+	words := fmt.Sprintf("%s of %s%s", Bytes(l.Used), Bytes(l.Limit), more)
+	if d.narrow() {
+		d.narrowLevel(colour, name, l, words)
+		return
+	}
+	d.coloured(colour, fmt.Sprintf("  %-8s %s %3.0f%%  %s", name, bar(l, barWidth), 100*l.Share(), words))
 }
 
 func bar(l Level, width int) string {
@@ -165,6 +184,8 @@ func (d *drawing) shards(all []Shard) {
 	for _, s := range all {
 		switch {
 		case s.Of <= 1: // a queue of one buffer
+		case d.narrow():
+			d.narrowShard(s)
 		case s.State != "open":
 			d.coloured(red, fmt.Sprintf("  shard %-3d %-20s %s", s.Number, printable(s.Buffer), printable(s.State)))
 		default:
