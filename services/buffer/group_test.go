@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -75,6 +76,26 @@ func TestAGroupGivesTheShard(t *testing.T) {
 	if all := second.shards(false); len(all) != 0 {
 		t.Errorf("the spare lists %v", all)
 	}
+	spare := func(r *running, want float64) {
+		t.Helper()
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(&collector{r.service})
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			if f.GetName() == "spillway_buffer_spare" {
+				if v := f.Metric[0].Gauge.GetValue(); len(f.Metric) != 1 || v != want {
+					t.Errorf("%s: %v, want %v", f.GetName(), f.Metric, want)
+				}
+				return
+			}
+		}
+		t.Error("no spillway_buffer_spare")
+	}
+	spare(first, 0)
+	spare(second, 1)
 	all := second.shards(true)
 	if len(all) != 1 || all[0].Owner != first.service.advertise || all[0].State != "elsewhere" {
 		t.Errorf("the spare knows %v", all)
@@ -118,6 +139,8 @@ func TestAGroupGivesTheShard(t *testing.T) {
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("it took %v", took)
 	}
+	spare(first, 0) // nothing is given to it any more
+	spare(second, 0)
 	if after.Life != before.Life {
 		t.Errorf("the heir lists %v, the first one %v", after, before)
 	}

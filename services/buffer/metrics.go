@@ -57,6 +57,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	send := func(d *prometheus.Desc, t prometheus.ValueType, v int64, label string) {
 		ch <- prometheus.MustNewConstMetric(d, t, float64(v), label)
 	}
+	c.collectSpares(ch)
 	for _, name := range c.s.names() {
 		open := int64(0)
 		q, _ := c.s.queues[name].get()

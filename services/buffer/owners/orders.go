@@ -136,3 +136,10 @@ func (m *Member) await(ctx context.Context, so func() (bool, error)) error {
 		}
 	}
 }
+
+// Draining says whether Drain was called: the group gives this buffer nothing more.
+func (m *Member) Draining() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.draining
+}
