@@ -92,7 +92,7 @@ stack-down: ## stops them and removes their data
 	@$(STACK)/kafka-stop --wipe
 	@$(STACK)/hdfs-stop --wipe
 
-compose-test: ## docker-compose.yml for real: records arrive, scale to 3, kill one
+compose-test: ## docker-compose.yml for real: records arrive, scale to 3, kill one; the cluster loses a buffer
 	deploy/compose/test
 
 sbom: build ## bin/spillway.cdx.json: what the binary is made of (CycloneDX)

@@ -61,13 +61,15 @@ func TestDesign(t *testing.T) {
 	assertEqual(t, got, complete)
 }
 
-func TestComposeFileIsAccepted(t *testing.T) {
-	c, err := Parse("spillway.yaml", readFile(t, "../../../deploy/compose/spillway.yaml"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(c.ForIngest(), c.ForBuffer()); err != nil {
-		t.Error(err)
+func TestComposeFilesAreAccepted(t *testing.T) {
+	for _, name := range []string{"spillway.yaml", "spillway-secure.yaml", "spillway-cluster.yaml"} {
+		c, err := Parse(name, readFile(t, "../../../deploy/compose/"+name), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(c.ForIngest(), c.ForBuffer()); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
