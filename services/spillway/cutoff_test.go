@@ -163,15 +163,9 @@ func troubleOf(t *testing.T, text string) (shown bool, left float64) {
 
 // startPrometheus has a real Prometheus look at the buffer with deploy/observe's rules as often as
 // its configuration there says, and returns what reads the alert: its value is a time, as one that is
-// left would be that of the scrape and the evaluation. It needs Debian's package prometheus, as
-// promtool does.
+// left would be that of the scrape and the evaluation.
 func startPrometheus(t *testing.T, buffer string) func() (bool, float64) {
 	t.Helper()
-	path, err := exec.LookPath("prometheus")
-	if err != nil {
-		t.Log("NOT RUN: the alert: prometheus is not here; on Debian: apt-get install prometheus")
-		return nil
-	}
 	rules, err := filepath.Abs(filepath.Join(observe, "rules.yaml"))
 	if err != nil {
 		t.Fatal(err)
@@ -181,16 +175,10 @@ func startPrometheus(t *testing.T, buffer string) func() (bool, float64) {
 		t.Fatal(err)
 	}
 	interval := regexp.MustCompile(`(?m)^global:.*$`).Find(shipped)
-	file := writeFile(t, "prometheus.yaml", fmt.Sprintf("%s\nrule_files: [%q]\nscrape_configs: [{job_name: buffer, static_configs: [{targets: [%q]}]}]\n", interval, rules, buffer))
-	address := freeAddr(t)
-	cmd := exec.CommandContext(t.Context(), path, "--config.file="+file, "--storage.tsdb.path="+t.TempDir(), "--web.listen-address="+address, "--log.level=error")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	address := startPrometheusWith(t, fmt.Sprintf("%s\nrule_files: [%q]\n", interval, rules), buffer)
+	if address == "" {
+		return nil
 	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // it was killed
-	})
 	return func() (bool, float64) {
 		t.Helper()
 		var answer struct {
@@ -220,6 +208,28 @@ func startPrometheus(t *testing.T, buffer string) func() (bool, float64) {
 		}
 		return false, 0
 	}
+}
+
+// startPrometheusWith has a real Prometheus scrape targets, and returns its address. It needs Debian's
+// package prometheus, as promtool does: without it there is no address.
+func startPrometheusWith(t *testing.T, config string, targets ...string) string {
+	t.Helper()
+	path, err := exec.LookPath("prometheus")
+	if err != nil {
+		t.Log("NOT RUN: what Prometheus says: it is not here; on Debian: apt-get install prometheus")
+		return ""
+	}
+	file := writeFile(t, "prometheus.yaml", fmt.Sprintf("%s\nscrape_configs: [{job_name: spillway, static_configs: [{targets: [%s]}]}]\n", config, strings.Join(targets, ", ")))
+	address := freeAddr(t)
+	cmd := exec.CommandContext(t.Context(), path, "--config.file="+file, "--storage.tsdb.path="+t.TempDir(), "--web.listen-address="+address, "--log.level=error")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // it was killed
+	})
+	return address
 }
 
 func getText(t *testing.T, url string) string {

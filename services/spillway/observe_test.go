@@ -86,8 +86,8 @@ type panel struct {
 	Title   string
 	GridPos struct{ X, Y, W, H int }
 	Targets []struct {
-		RefID, Expr string
-		Datasource  struct{ UID string }
+		RefID, Expr, LegendFormat string
+		Datasource                struct{ UID string }
 	}
 }
 
