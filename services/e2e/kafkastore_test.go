@@ -24,15 +24,15 @@ type shardHarness struct {
 
 func newShard(t *testing.T, brokers []string, replication int, segmentBytes int64) *shardHarness {
 	t.Helper()
-	return newShards(t, brokers, replication, segmentBytes, 1)
+	return newShards(t, brokers, replication, segmentBytes, 1, false)
 }
 
 // newShards is the first of so many shards.
-func newShards(t *testing.T, brokers []string, replication int, segmentBytes int64, shards int) *shardHarness {
+func newShards(t *testing.T, brokers []string, replication int, segmentBytes int64, shards int, fsync bool) *shardHarness {
 	t.Helper()
 	name := fmt.Sprintf("store-%x", rand.Uint64())
 	h := &shardHarness{t, kafkastore.Config{Address: "here:7400", SegmentBytes: segmentBytes, Log: slog.New(slog.DiscardHandler),
-		Topics: kafkastore.Topics{Brokers: brokers, ClientID: "e2e", Name: name, Namespace: "e2e", Queue: "q", Shards: shards, Replication: replication}}}
+		Topics: kafkastore.Topics{Brokers: brokers, ClientID: "e2e", Name: name, Namespace: "e2e", Queue: "q", Shards: shards, Replication: replication, Fsync: fsync}}}
 	if _, _, err := kafkastore.Init(t.Context(), h.cfg.Topics, h.cfg.Log); err != nil {
 		t.Fatalf("initialize the store: %v", err)
 	}

@@ -162,7 +162,7 @@ func (l *ledgers) gap() (longest time.Duration) {
 // is moved, or a stopped one's, within two; no number that was answered is lost, or counts twice.
 func TestOwnersOfShards(t *testing.T) {
 	const session = 6 * time.Second
-	h := newShards(t, []string{stack.kafka.addr()}, 1, 1<<20, 6)
+	h := newShards(t, []string{stack.kafka.addr()}, 1, 1<<20, 6, false)
 	l := &ledgers{cfg: h.cfg, answered: make([][]string, 6), last: make([]time.Time, 6), gaps: make([]time.Duration, 6)}
 	a, b, c := l.start(t, "a", session), l.start(t, "b", session), l.start(t, "c", session)
 	all := func(some ...*ledgerOwner) func() error { return func() error { return l.served(some...) } }

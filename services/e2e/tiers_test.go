@@ -38,6 +38,7 @@ var soakTests = []string{
 	"TestStoppedLeader",
 	"TestKafkaStoreLosesNothing",
 	"TestKafkaStoreConforms",
+	"TestKafkaStoreCost",
 	"TestHeldFiles/manyFilesOfADeadDataNode",
 	"TestHostileClient",
 	"TestHeldFilesInTrouble/snapshot",
