@@ -21,10 +21,29 @@ import (
 // markName is the file in the directory of a queue that says that it is kept in Kafka.
 const markName = "kept-in-kafka.json"
 
-// mark is what that file has, for people.
+// mark is what that file has.
 type mark struct {
 	Topic   string   `json:"topic"`
 	Brokers []string `json:"brokers"`
+	// Export is the Moved.ID of a move to the directory that has begun.
+	Export string `json:"export,omitempty"`
+	// Imported says that Kafka has all of what the directory may still have.
+	Imported bool `json:"imported,omitempty"`
+}
+
+// readMark reads the mark of a directory, if there is one.
+func readMark(path string) (in mark, there bool, err error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return in, false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &in)
+	}
+	if err != nil {
+		return in, false, fmt.Errorf("read %s: %w", path, err)
+	}
+	return in, true, nil
 }
 
 // keepInKafka has a queue kept as its configuration says.
@@ -69,26 +88,25 @@ func (m *managedQueue) checkPlace() error {
 		return nil
 	}
 	path := filepath.Join(m.dir, markName)
+	in, marked, err := readMark(path)
+	if err != nil {
+		return err
+	}
 	if m.kafka == nil {
-		b, err := os.ReadFile(path)
-		if errors.Is(err, fs.ErrNotExist) {
+		if !marked {
 			return nil
 		}
-		var in mark
-		if err == nil {
-			err = json.Unmarshal(b, &in)
-		}
-		if err != nil {
-			return fmt.Errorf("read %s: %w", path, err)
-		}
-		return fmt.Errorf("%w: it was in the topics %s.* of %v, and what they have would be delivered by nobody; put store.kafka back, or, when nothing is pending there "+
-			"and the offsets are committed, remove %s", errOtherPlace, in.Topic, in.Brokers, path)
+		return fmt.Errorf("%w: it was in the topics %s.* of %v, and what they have would be delivered by nobody; put store.kafka back, and move it to data_dir with spillway store export %s, "+
+			"or, when nothing is pending there and the offsets are committed, remove %s", errOtherPlace, in.Topic, in.Brokers, m.name, path)
 	}
-	if nutsstore.IsStore(m.dir) {
-		return fmt.Errorf("%w: %s has data of the queue, which would be delivered by nobody; take store.kafka out again, pause the sources, wait until nothing is pending "+
-			"and the offsets are committed, stop the buffer, and remove the directory", errOtherPlace, m.dir)
+	if !marked && nutsstore.IsStore(m.dir) {
+		return fmt.Errorf("%w: %s has data of the queue, which would be delivered by nobody; stop the buffer, and move it to Kafka with spillway store import %s", errOtherPlace, m.dir, m.name)
 	}
-	return writeMark(path, mark{m.kafka.Topics.Name, m.kafka.Topics.Brokers})
+	now := mark{Topic: m.kafka.Topics.Name, Brokers: m.kafka.Topics.Brokers, Imported: in.Imported}
+	if marked && in.sameTopics(now) {
+		return nil // Kafka says whether the queue is whole there
+	}
+	return writeMark(path, now)
 }
 
 // writeMark makes a file durable before the queue is used in Kafka. One that is there stays.
@@ -115,6 +133,11 @@ func writeMark(path string, m mark) (err error) {
 	if err != nil {
 		return errors.Join(fmt.Errorf("mark the directory of a queue that is kept in Kafka: %w", err), os.Remove(f.Name()))
 	}
+	return syncDir(dir)
+}
+
+// syncDir makes the names in a directory durable.
+func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

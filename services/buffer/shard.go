@@ -232,7 +232,7 @@ func (s *Service) run(ctx context.Context, m *managedQueue, o *opened, failing *
 	}
 	log.Info("queue is open", "pending_records", stats.PendingRecords, "disk_bytes", stats.Store.DiskBytes)
 	m.mu.Lock()
-	m.epoch, m.store = o.epoch, o.store
+	m.epoch, m.store = q.EpochBase()+o.epoch, o.store
 	given := m.given
 	m.mu.Unlock()
 	if given != nil {

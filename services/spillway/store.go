@@ -23,14 +23,14 @@ import (
 func newStore() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "store",
-		Short: "Makes and tries the topics of queues that are kept in Kafka",
+		Short: "Makes and tries the topics of queues that are kept in Kafka, and moves queues there",
 		Long: "Makes and tries the topics of the queues in the pipeline's file that have store.kafka: the ledger of each, and the batches that\n" +
-			"were spilled, so that another buffer can take over from one whose machine is lost.",
-		Example: "  spillway store init -c pipeline.yaml\n  spillway store check -c pipeline.yaml",
+			"were spilled, so that another buffer can take over from one whose machine is lost. Moves queues between data_dir and Kafka.",
+		Example: "  spillway store init -c pipeline.yaml\n  spillway store check -c pipeline.yaml\n  spillway store import logs -c pipeline.yaml",
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newStoreInit(), newStoreCheck())
+	cmd.AddCommand(newStoreInit(), newStoreCheck(), newStoreImport(), newStoreExport())
 	return cmd
 }
 

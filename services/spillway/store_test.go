@@ -1,14 +1,17 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/spillwayio/spillway/services/buffer"
 	"github.com/spillwayio/spillway/services/internal/kafkaclient/kafkaclienttest"
 )
 
@@ -103,4 +106,80 @@ buffer:
 	})
 	good["delete"] = "FAILED: the store needs Delete on the topic"
 	check(file, 1, good)
+}
+
+// TestStoreMoves moves a queue to Kafka and back.
+func TestStoreMoves(t *testing.T) {
+	c, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	kafkaclienttest.KeepSettings(c)
+	dir := t.TempDir()
+	const text = `
+buffers: ['127.0.0.1:1']
+security: {insecure: true}
+buffer:
+  listen: '127.0.0.1:0'
+  http: '127.0.0.1:0'
+  data_dir: %s
+  queues:
+    q: {commit_after: delivered, subscriptions: {s: {}}%s}
+`
+	before := writeFile(t, "before.yaml", fmt.Sprintf(text, dir, ""))
+	file := writeFile(t, "after.yaml", fmt.Sprintf(text, dir, fmt.Sprintf(", store: {kafka: {brokers: [%q], namespace: n, replication: 1}}", c.ListenAddrs()[0])))
+	opens := func(file string) (reason string) {
+		t.Helper()
+		cfg, err := loadConfig(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		s, err := buffer.New(cfg.Buffer, buffer.Deps{Log: slog.New(slog.DiscardHandler), OnReady: func(ready bool, why string) {
+			if ready || strings.Contains(why, "recovering") {
+				reason = why
+				cancel()
+			}
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		return reason
+	}
+	ran := func(status int, want string, args ...string) {
+		t.Helper()
+		got := spillway(t, append([]string{"store"}, append(args, "-c", file)...)...)
+		if got.status != status || !strings.Contains(got.stdout+got.stderr, want) {
+			t.Fatalf("store %v: %+v, want status %d and %q", args, got, status, want)
+		}
+	}
+	ran(1, "there is nothing to move", "import", "q")
+	if why := opens(before); why != "" {
+		t.Fatal(why)
+	}
+	if why := opens(file); !strings.Contains(why, "spillway store import q") {
+		t.Errorf("Kafka before the move: %s", why)
+	}
+	ran(1, "spillway.n.q.journal does not exist", "import", "q")
+	ran(0, "made", "init")
+	ran(0, `"result":"would be moved"`, "import", "q", "--dry-run", "-o", "json")
+	ran(0, "moved", "import", "q")
+	if why := opens(before); !strings.Contains(why, "spillway store export q") {
+		t.Errorf("the directory after the move: %s", why)
+	}
+	if why := opens(file); why != "" {
+		t.Error(why)
+	}
+	ran(0, "would be moved", "export", "q", "--dry-run")
+	ran(0, "moved", "export", "q")
+	if why := opens(before); why != "" {
+		t.Error(why)
+	}
+	ran(2, "wants one argument: a queue", "import")
+	ran(2, `no queue "x"; there is q`, "export", "x")
 }

@@ -54,6 +54,8 @@ var (
 	ErrNoSource = errors.New("no such source")
 	// ErrOtherShard means that data is of another part of a queue than what is configured.
 	ErrOtherShard = errors.New("the data is of another shard")
+	// ErrMoved means that the data is being moved to another store, or was.
+	ErrMoved = errors.New("the data is in another place")
 	// ErrNoSession means that the session is dead.
 	ErrNoSession = errors.New("no such session")
 	// ErrLeaseGone means that a lease of an ack is not held: the whole ack is refused.

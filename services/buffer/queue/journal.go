@@ -103,6 +103,7 @@ type settleChange struct {
 type snapshotHead struct {
 	Ledger           string        `json:"ledger,omitempty"` // change.Ledger
 	Shard            *shard        `json:"shard,omitempty"`  // of a queue that has several
+	Epochs           int64         `json:"epochs,omitempty"` // EpochBase
 	NextSubscription int64         `json:"next_sub"`
 	More             int           `json:"more,omitempty"` // how many parts come before this one
 	Limits           *limitsChange `json:"limits,omitempty"`
@@ -200,12 +201,20 @@ func (r *recovery) entry(e Recovered) error {
 			r.pieces = append(r.pieces, pc)
 		}
 	case SnapshotEntry:
+		if moved, err := parseMoved(e.Meta); moved != nil || err != nil {
+			r.q.moved = moved
+			return err
+		}
 		var s snapshot
 		if err := json.Unmarshal(e.Meta, &s); err != nil {
 			return fmt.Errorf("decode snapshot entry: %w", err)
 		}
 		r.q.restore(&s)
 	case ChangeEntry:
+		if moved, err := parseMoved(e.Meta); moved != nil || err != nil {
+			r.q.moved = moved
+			return err
+		}
 		var c change
 		if err := json.Unmarshal(e.Meta, &c); err != nil {
 			return fmt.Errorf("decode change entry: %w", err)
@@ -221,6 +230,7 @@ func (r *recovery) entry(e Recovered) error {
 func (q *Queue) restore(s *snapshot) {
 	if s.More == 0 {
 		q.ledger, q.shard, q.nextSubscription, q.limits, q.control = s.Ledger, s.Shard, s.NextSubscription, s.Limits, s.Control
+		q.epochs, q.moved = s.Epochs, nil
 		q.recovered = nil
 		q.subs, q.sorted, q.partitions, q.newest, q.sessions = nil, nil, make(map[Partition]*partition), make(map[Partition]uint32), make(map[uint64]*Session)
 		clear(q.listed)

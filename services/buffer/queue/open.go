@@ -19,6 +19,18 @@ import (
 // otherwise what was changed since counts.
 // Subscriptions that are stored but not configured stay.
 func Open(cfg Config, openStore func(StoreOptions) (Store, error)) (*Queue, error) {
+	q, err := load(cfg, openStore, func(q *Queue) error { return q.moved.refuse() })
+	if err != nil {
+		return nil, err
+	}
+	if err := q.writeFirst(); err != nil {
+		return nil, errors.Join(err, q.store.Close())
+	}
+	return q, nil
+}
+
+// load is Open without writing anything. It fails with what check says of the recovered ledger.
+func load(cfg Config, openStore func(StoreOptions) (Store, error), check func(*Queue) error) (*Queue, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -50,7 +62,10 @@ func Open(cfg Config, openStore func(StoreOptions) (Store, error)) (*Queue, erro
 	if err != nil {
 		return nil, err // says that it is the store
 	}
-	if err := q.checkShard(r.pieces); err != nil {
+	if err = check(q); err == nil {
+		err = q.checkShard(r.pieces)
+	}
+	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
 	q.store = store
@@ -75,9 +90,6 @@ func Open(cfg Config, openStore func(StoreOptions) (Store, error)) (*Queue, erro
 		if len(s.state) > 0 {
 			s.sub.orphans = append(s.sub.orphans, s)
 		}
-	}
-	if err := q.writeFirst(); err != nil {
-		return nil, errors.Join(err, store.Close())
 	}
 	return q, nil
 }

@@ -77,6 +77,8 @@ type Queue struct {
 	opened   time.Time
 	ledger   string // LedgerID
 	shard    *shard // as the data says; nil: it is all of a queue
+	epochs   int64  // EpochBase
+	moved    *Moved // why it must not be opened; nil: it may
 
 	mu               lock // guards everything below, and every object reached from it
 	subs             []*subscription

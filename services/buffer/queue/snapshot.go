@@ -68,7 +68,7 @@ func (q *Queue) snapshot() Snapshot {
 		q.snapshots++
 		s.number = q.snapshots
 		q.snapshotting = s
-		s.head = snapshotHead{Ledger: q.ledger, Shard: q.shard, NextSubscription: q.nextSubscription, Limits: q.limits, Control: q.control, Held: q.pausedLocked()}
+		s.head = snapshotHead{Ledger: q.ledger, Shard: q.shard, Epochs: q.epochs, NextSubscription: q.nextSubscription, Limits: q.limits, Control: q.control, Held: q.pausedLocked()}
 		for _, sub := range q.subs {
 			st := frozenSubscription{subscriptionState: subscriptionState{ID: sub.id, Config: sub.SubscriptionConfig, Seed: sub.seed, Paused: sub.paused, Replay: sub.replay.state(), Undelivered: sub.undelivered}}
 			if n := len(sub.undelivered); n > 0 {

@@ -38,6 +38,15 @@ const (
 	AdoptDiscarded = "adopt.discarded" // a file of which nothing counts is removed, and its entry is there
 )
 
+// The points of a move of a queue to another store.
+const (
+	MoveCopying = "move.copying" // a group of batches is copied
+	MoveCopied  = "move.copied"  // all are
+	MoveMarked  = "move.marked"  // the queue cannot be opened where it was
+	MoveLedger  = "move.ledger"  // a shard is whole in the other place
+	MoveDone    = "move.done"    // the directory says that its files are not needed
+)
+
 var hook atomic.Pointer[func(name string)]
 
 func init() {
