@@ -117,7 +117,7 @@ To see all of it at work with nothing installed: spillway dev`,
 		return &usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
 	})
 	root.CompletionOptions.DisableDefaultCmd = true // newCompletion is in its place
-	root.AddCommand(newBuffer(), newIngest(), newDelivery(), newRun(), newDev(), newCheck(), newConfig(), newImportFlume(), newCompare(), newAudit(), newQueues(), newShards(), newBuffers(), newSubscriptions(), newSessions(), newDeadLetters(), newReplay(), newTap(), newSources(), newDeliveries(), newTop(), newInspect(), newGenerate(), newHealth(), newStore(), newDoctor(), newReload(), newContext(), newCompletion(), newCertificates(), newVersion())
+	root.AddCommand(newBuffer(), newIngest(), newDelivery(), newRun(), newDev(), newCheck(), newConfig(), newImportFlume(), newCompare(), newAudit(), newQueues(), newShards(), newBuffers(), newSubscriptions(), newSessions(), newDeadLetters(), newReplay(), newTap(), newSources(), newDeliveries(), newTop(), newInspect(), newGenerate(), newHealth(), newStore(), newFiles(), newDoctor(), newReload(), newContext(), newCompletion(), newCertificates(), newVersion())
 	return root
 }
 

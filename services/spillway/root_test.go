@@ -167,7 +167,7 @@ func TestHelp(t *testing.T) {
 	for _, command := range newRoot().Commands() {
 		names = append(names, command.Name())
 	}
-	if got, want := strings.Join(names, " "), "audit buffer buffers certificates check compare completion config context dead-letters deliveries delivery dev doctor generate health import-flume ingest inspect queues reload replay run sessions shards sources store subscriptions tap top version"; got != want {
+	if got, want := strings.Join(names, " "), "audit buffer buffers certificates check compare completion config context dead-letters deliveries delivery dev doctor files generate health import-flume ingest inspect queues reload replay run sessions shards sources store subscriptions tap top version"; got != want {
 		t.Errorf("commands are %s, want %s", got, want)
 	}
 }

@@ -74,6 +74,7 @@ type madeStore struct {
 func newStoreInit() *cobra.Command {
 	var f storeFlags
 	var fsync bool
+	var lost lostFlags
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Makes the topics of queues that are kept in Kafka",
@@ -82,13 +83,21 @@ writes into each partition which shard of which queue of which namespace it is. 
 again: what is there stays as it is. Topics of another queue, with records of others, or with settings that would lose
 records are refused by name.
 
-The principal needs Create, Describe, DescribeConfigs, Read and Write on both topics.`,
-		Example: "  spillway store init -c pipeline.yaml",
+The principal needs Create, Describe, DescribeConfigs, Read and Write on both topics.
+
+When the topics of a queue are lost (deleted, created again, restored, or without their beginning), no buffer opens it.
+--accept-doubles QUEUE says what there is left to go on from, and what is given up: where the sources' groups have committed,
+from where on records are delivered again, and what cannot be. With --confirm QUEUE it deletes what is left of the topics,
+which needs Delete, and makes new ones, with a new life. Files in use are finished by spillway files recover afterwards.`,
+		Example: "  spillway store init -c pipeline.yaml\n  spillway store init --accept-doubles logs -c pipeline.yaml",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := f.load()
 			if err != nil {
 				return err
+			}
+			if lost.queue != "" {
+				return lost.run(cmd, cfg, &f)
 			}
 			all := []madeStore{}
 			for _, name := range slices.Sorted(maps.Keys(cfg.Buffer.Queues)) {
@@ -119,6 +128,7 @@ The principal needs Create, Describe, DescribeConfigs, Read and Write on both to
 	}
 	f.register(cmd)
 	cmd.Flags().DurationVar(&f.timeout, "timeout", time.Minute, "how long each queue may take")
+	lost.register(cmd)
 	cmd.Flags().BoolVar(&fsync, "fsync", false, "have brokers sync each write to disk (flush.messages=1): for brokers that have nothing but stores, as they sync for all topics")
 	return cmd
 }

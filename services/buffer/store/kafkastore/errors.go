@@ -25,6 +25,7 @@ var (
 	ErrVersion = errors.New("the journal was written by a later version of Spillway")
 
 	errNoTopic = fmt.Errorf("%w", ErrIdentity) // there is none of that name
+	errForeign = fmt.Errorf("%w", ErrIdentity) // they are somebody else's
 	errClosed  = errors.New("store is closed")
 	// errTrimmed means that a log begins after what was to be read, or ends before it.
 	errTrimmed = errors.New("the log does not have it")

@@ -306,7 +306,7 @@ func firstIdentity(ctx context.Context, journal partitionLog, log *slog.Logger) 
 				if err == nil {
 					id, err = identityOf(f.value)
 				} else if errors.Is(err, errNoFrame) {
-					err = fmt.Errorf("%w: somebody else has written to it: %w", ErrIdentity, err)
+					err = fmt.Errorf("%w: somebody else has written to it: %w", errForeign, err)
 				}
 				return err
 			})
@@ -416,9 +416,9 @@ func (id *Identity) check(want *Identity) error {
 	case id.Reader > readerVersion:
 		return fmt.Errorf("%w: version %d is needed to read it, this is version %d", ErrVersion, id.Reader, readerVersion)
 	case id.Namespace != want.Namespace || id.Queue != want.Queue:
-		return fmt.Errorf("%w: they belong to queue %q of namespace %q, not to queue %q of %q", ErrIdentity, id.Queue, id.Namespace, want.Queue, want.Namespace)
+		return fmt.Errorf("%w: they belong to queue %q of namespace %q, not to queue %q of %q", errForeign, id.Queue, id.Namespace, want.Queue, want.Namespace)
 	case id.Shards != want.Shards:
-		return fmt.Errorf("%w: the queue was created with %d shards; that many it keeps, and %d are configured", ErrIdentity, id.Shards, want.Shards)
+		return fmt.Errorf("%w: the queue was created with %d shards; that many it keeps, and %d are configured", errForeign, id.Shards, want.Shards)
 	case id.Shard != want.Shard:
 		return fmt.Errorf("%w: the journal of shard %d is in the partition of shard %d", ErrIdentity, id.Shard, want.Shard)
 	case id.JournalID != want.JournalID || id.PayloadID != want.PayloadID:

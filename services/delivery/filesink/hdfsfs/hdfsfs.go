@@ -54,6 +54,7 @@ type FS struct {
 	recoveries recoveries
 	wg         sync.WaitGroup
 	answered   atomic.Bool // a NameNode has answered a request
+	left       sync.Map    // files, by path, that are open and that nobody writes: why
 
 	mu         sync.Mutex
 	idle       []*client
