@@ -28,6 +28,7 @@ var (
 
 	descCapacity = desc("capacity_records", "Bound of the records that are pending, disk.records.", "queue")
 
+	descBehind     = desc("ledger_behind_total", "Partitions that ingest was assigned and had committed further than the ledger says is safe: its end was lost, or the group has read for another queue.", "queue")
 	descRevision   = desc("queue_revision", "Revision of the configuration whose subscriptions and disk bounds count, of a queue that is kept in Kafka; else 0.", "queue")
 	descPartitions = desc("partitions", "Source partitions that are known; no new ones are taken above 100000.", "queue")
 
@@ -72,6 +73,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			fenced = 1
 		}
 		send(descFenced, prometheus.GaugeValue, fenced, name)
+		send(descBehind, prometheus.CounterValue, c.s.queues[name].behind.times(), name)
 	}
 	c.s.eachOpen(func(name string, q *queue.Queue) {
 		s := q.Stats()

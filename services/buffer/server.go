@@ -42,6 +42,7 @@ type appendStream struct {
 	lane  *lane // of the partitions that are ahead
 
 	arrivals *arrivals // of all streams
+	behind   *behind   // of the queue
 	taps     *taps
 	flows    *flows
 
@@ -84,7 +85,7 @@ func (v *server) Append(stream spillwayv1.BufferService_AppendServer) error {
 	if err != nil {
 		return toStatus(err)
 	}
-	a := &appendStream{grpc: stream, q: q, watch: q.Watch(open.Cluster, open.Client), open: open, lane: newLane(q), arrivals: &v.s.arrivals, taps: &v.s.taps, flows: v.s.flows}
+	a := &appendStream{grpc: stream, q: q, watch: q.Watch(open.Cluster, open.Client), open: open, lane: newLane(q), arrivals: &v.s.arrivals, behind: &v.s.queues[open.Queue].behind, taps: &v.s.taps, flows: v.s.flows}
 	defer a.watch.Close()
 	defer a.lane.close()
 	a.flows.connected(a)
@@ -264,6 +265,7 @@ func (a *appendStream) assign(m *spillwayv1.AssignPartition) error {
 	if err != nil {
 		return err
 	}
+	a.behind.compare(at, m.CommittedOffset)
 	if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Assigned{Assigned: &spillwayv1.PartitionAssigned{
 		Source: fromPartition(at.Partition), Known: at.Known, ResumeOffset: at.Resume, SafeOffset: at.Safe, KnownRecords: fromPrints(at.Prints)}}}); err != nil {
 		return err

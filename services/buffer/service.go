@@ -107,7 +107,7 @@ func New(cfg config.Buffer, deps Deps) (*Service, error) {
 			},
 			Log: deps.Log.With("queue", name),
 		}
-		m := &managedQueue{name: name, cfg: qc, shard: cfg.Shard, state: "opening"}
+		m := &managedQueue{name: name, cfg: qc, shard: cfg.Shard, state: "opening", behind: behind{log: qc.Log}}
 		if cfg.DataDir != "" {
 			m.dir = filepath.Join(cfg.DataDir, name)
 		}

@@ -26,6 +26,8 @@ type managedQueue struct {
 	kafka *kafkastore.Config // nil: it is kept in dir. But for the shard
 	group *owners.Member     // gives the shard to this buffer; nil: the configuration does
 
+	behind behind // of what the sources' groups have committed
+
 	mu      sync.Mutex
 	shard   int           // -1: the group has given none
 	given   *owners.Shard // by the group

@@ -92,9 +92,12 @@ func (p *partition) ask(a *appender, recreated bool) (*spillwayv1.PartitionAssig
 	case <-p.assigned: // of a stream that broke
 	default:
 	}
-	if err := a.send(&spillwayv1.AppendRequest{Message: &spillwayv1.AppendRequest_Assign{Assign: &spillwayv1.AssignPartition{
-		Source:    &spillwayv1.SourcePartition{Cluster: p.source.clusterID(), Topic: p.topic, Partition: int32(p.number), Incarnation: p.life.Load()},
-		Recreated: recreated}}}); err != nil {
+	assign := &spillwayv1.AssignPartition{Recreated: recreated,
+		Source: &spillwayv1.SourcePartition{Cluster: p.source.clusterID(), Topic: p.topic, Partition: int32(p.number), Incarnation: p.life.Load()}}
+	if committed := p.ours.Load(); committed >= 0 {
+		assign.CommittedOffset = &committed
+	}
+	if err := a.send(&spillwayv1.AppendRequest{Message: &spillwayv1.AppendRequest_Assign{Assign: assign}}); err != nil {
 		return nil, err
 	}
 	select {

@@ -45,6 +45,7 @@ type fakeBuffer struct {
 	refuseOnce error          // answer to the first of them
 	accepted   map[int64]bool // where those begin that were accepted
 	mayWait    map[int64]bool // what was said of batches, by where they end
+	committed  []*int64       // as told at assignments
 	wants      bool           // wants_retention
 	retention  []*spillwayv1.SourceRetention
 	keeps      bool     // it keeps pauses
@@ -194,6 +195,7 @@ func (f *fakeBuffer) handle(m *spillwayv1.AppendRequest) []*spillwayv1.AppendRes
 	case *spillwayv1.AppendRequest_FoundOffset:
 		f.found[m.FoundOffset.Id] = m.FoundOffset
 	case *spillwayv1.AppendRequest_Assign:
+		f.committed = append(f.committed, m.Assign.CommittedOffset)
 		tp := key(m.Assign.Source)
 		if m.Assign.Recreated && f.lives[tp] == m.Assign.Source.Incarnation {
 			f.lives[tp]++
@@ -380,4 +382,11 @@ func waitFor(t *testing.T, what string, condition func() bool) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// told returns what an ingest said at the last assignment that it had committed.
+func (f *fakeBuffer) told() *int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.committed[len(f.committed)-1]
 }

@@ -172,6 +172,9 @@ func (s *source) newPartitions(f *fetcher, assignment *kafkaclient.Assignment, c
 			ours, was := s.committed[tp]
 			s.mu.Unlock()
 			p.foreign = known.Offset >= 0 && (!known.Ours || was && ours > known.Offset)
+			if known.Ours {
+				p.ours.Store(known.Offset)
+			}
 			partitions = append(partitions, p)
 		}
 	}
@@ -271,6 +274,7 @@ func (s *source) commit(ctx context.Context, group *kafkaclient.Group, assignmen
 		tp := topicPartition{topic, number}
 		if p := byName[tp]; p != nil {
 			p.committed.Store(offset)
+			p.ours.Store(offset)
 			s.mu.Lock()
 			s.committed[tp] = offset
 			s.mu.Unlock()

@@ -236,6 +236,9 @@ func TestOffsetsAreResetByOthers(t *testing.T) {
 		if n := quiet.count("changed by somebody else"); n != 0 {
 			t.Errorf("%d warnings about Spillway's own offset", n)
 		}
+		if told := buffer.told(); told == nil || *told != 10 {
+			t.Errorf("the buffer was told of %v, want what Spillway has committed", told)
+		}
 		kafka.commit(to)
 		var log logged
 		kafka.ingestWith(buffer, map[string]*config.Source{"s": kafka.source()}, Deps{Log: log.logger(), Instance: "test"})
@@ -244,6 +247,9 @@ func TestOffsetsAreResetByOthers(t *testing.T) {
 		waitFor(t, "the safe offset", func() bool { return kafka.committed(0) == 60 })
 		if n := log.count("level=WARN", "changed by somebody else", fmt.Sprint("committed_by_others=", to), "safe=50", "SeekSubscription"); n != 1 {
 			t.Errorf("reset to %d: %d warnings", to, n)
+		}
+		if told := buffer.told(); told != nil {
+			t.Errorf("the buffer was told of %d, which somebody else has committed", *told)
 		}
 	}
 }

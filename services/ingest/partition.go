@@ -44,6 +44,7 @@ type partition struct {
 	fetcher    *fetcher
 	committed  atomic.Int64                          // in Kafka; negative: none
 	foreign    bool                                  // somebody else committed that
+	ours       atomic.Int64                          // what an ingest of Spillway has committed last; negative: nothing
 	safe       atomic.Int64                          // negative: nothing is
 	position   atomic.Int64                          // the offset after what was put into batches
 	first, end atomic.Int64                          // of Kafka's, as of the last fetch; end is the high watermark
@@ -101,6 +102,7 @@ func newPartition(s *source, f *fetcher, tp topicPartition, committed int64) *pa
 		assigned: make(chan *spillwayv1.PartitionAssigned, 1), refusal: make(chan struct{}), answered: make(chan struct{}, 1)}
 	p.feed = &feed{topicPartition: tp, ready: make(chan struct{}, 1), facts: p.learn}
 	p.committed.Store(committed)
+	p.ours.Store(-1)
 	p.safe.Store(-1)
 	p.position.Store(-1)
 	return p

@@ -597,9 +597,12 @@ type AssignPartition struct {
 	// The partition; incarnation counts only with recreated.
 	Source *SourcePartition `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
 	// The topic of that incarnation is gone: what Kafka has under its name is another one.
-	Recreated     bool `protobuf:"varint,2,opt,name=recreated,proto3" json:"recreated,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Recreated bool `protobuf:"varint,2,opt,name=recreated,proto3" json:"recreated,omitempty"`
+	// What an ingest of Spillway has committed in the group. The buffer says when it knows of less, and
+	// decides nothing by it. Absent: nothing, or by somebody else.
+	CommittedOffset *int64 `protobuf:"varint,3,opt,name=committed_offset,json=committedOffset,proto3,oneof" json:"committed_offset,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *AssignPartition) Reset() {
@@ -644,6 +647,13 @@ func (x *AssignPartition) GetRecreated() bool {
 		return x.Recreated
 	}
 	return false
+}
+
+func (x *AssignPartition) GetCommittedOffset() int64 {
+	if x != nil && x.CommittedOffset != nil {
+		return *x.CommittedOffset
+	}
+	return 0
 }
 
 // RevokePartition ends the interest in a partition.
@@ -3472,10 +3482,12 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x0e\n" +
 	"\x02of\x18\x02 \x01(\x05R\x02of\x12\x12\n" +
 	"\x04life\x18\x03 \x01(\tR\x04life\x12\x14\n" +
-	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"e\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"\xaa\x01\n" +
 	"\x0fAssignPartition\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12\x1c\n" +
-	"\trecreated\x18\x02 \x01(\bR\trecreated\"G\n" +
+	"\trecreated\x18\x02 \x01(\bR\trecreated\x12.\n" +
+	"\x10committed_offset\x18\x03 \x01(\x03H\x00R\x0fcommittedOffset\x88\x01\x01B\x13\n" +
+	"\x11_committed_offset\"G\n" +
 	"\x0fRevokePartition\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\"\xbb\x01\n" +
 	"\vSettleRange\x124\n" +
@@ -3840,6 +3852,7 @@ func file_spillway_v1_buffer_proto_init() {
 		(*AppendRequest_Retention)(nil),
 		(*AppendRequest_Pause)(nil),
 	}
+	file_spillway_v1_buffer_proto_msgTypes[5].OneofWrappers = []any{}
 	file_spillway_v1_buffer_proto_msgTypes[12].OneofWrappers = []any{
 		(*AppendResponse_Opened)(nil),
 		(*AppendResponse_Assigned)(nil),
