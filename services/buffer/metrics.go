@@ -28,6 +28,7 @@ var (
 
 	descCapacity = desc("capacity_records", "Bound of the records that are pending, disk.records.", "queue")
 
+	descUnread     = desc("unread_offsets", "Offsets that required subscriptions need, that the store does not have, and whose partitions no ingest has read for minutes, of a queue that is kept in Kafka.", "queue")
 	descBehind     = desc("ledger_behind_total", "Partitions that ingest was assigned and had committed further than the ledger says is safe: its end was lost, or the group has read for another queue.", "queue")
 	descRevision   = desc("queue_revision", "Revision of the configuration whose subscriptions and disk bounds count, of a queue that is kept in Kafka; else 0.", "queue")
 	descPartitions = desc("partitions", "Source partitions that are known; no new ones are taken above 100000.", "queue")
@@ -90,6 +91,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		send(descAppended, prometheus.CounterValue, s.AppendedRecords, name)
 		send(descSpilled, prometheus.CounterValue, s.SpilledRecords, name)
 		send(descPartitions, prometheus.GaugeValue, int64(s.Partitions), name)
+		unread := int64(0)
+		for u := range q.Unread() {
+			unread += u.Offsets
+		}
+		send(descUnread, prometheus.GaugeValue, unread, name)
 		revision, _ := q.Revision()
 		send(descRevision, prometheus.GaugeValue, revision, name)
 		ch <- prometheus.MustNewConstMetric(descLock, prometheus.GaugeValue, q.LongestHold().Seconds(), name)

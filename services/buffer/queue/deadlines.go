@@ -30,6 +30,7 @@ func (q *Queue) expire() {
 	}
 	q.hold(func() bool {
 		q.slowWriteLocked()
+		q.spillUnwatchedLocked()
 		q.paceLocked()
 		return false
 	})

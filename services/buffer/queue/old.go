@@ -47,5 +47,5 @@ func (q *Queue) backlogLocked(sub *subscription) int64 {
 // isOldLocked says whether what a subscription lacks first is to be in the store soon. What it lacks
 // for a replay was delivered.
 func (q *Queue) isOldLocked(g *progress) bool {
-	return q.cfg.KeepsOld && g.sub.Required && g.deferred.First().First < g.part.old && !g.replaysNext()
+	return q.cfg.KeepsOld && g.sub.Required && (g.deferred.First().First < g.part.old || q.leftLocked(g.part)) && !g.replaysNext()
 }

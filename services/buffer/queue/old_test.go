@@ -2,6 +2,7 @@ package queue
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 )
@@ -131,4 +132,75 @@ func TestDeferredCountsInLimit(t *testing.T) {
 			t.Errorf("with 40 bytes held and 60 deferred, of at most 100: %v", err)
 		}
 	}
+}
+
+// TestUnreadIsStored: what a required subscription has deferred, or what is in memory, of a partition
+// that no ingest reads any more goes to the store a while later, by way of another ingest of the
+// cluster. Without one it is named, with the time.
+func TestUnreadIsStored(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	log := h.logTo()
+	h.cfg.SpillAfter, h.cfg.Delivered, h.cfg.KeepsOld = time.Hour, true, true
+	h.cfg.Subscriptions = []SubscriptionConfig{{Name: "s", Topics: []string{"*"}, Required: true, OnFull: Defer, Limit: 100}}
+	h.reopen()
+	reads := h.q.Watch("k", "reads")
+	if err := reads.Add(testPartition("t")); err != nil {
+		t.Fatal(err)
+	}
+	h.append("t", 0, 90)
+	h.append("t", 90, 180) // above the limit
+	asked := func(w *Watcher) []Refetch {
+		t.Helper()
+		h.pass(time.Second)
+		h.q.mu.Lock()
+		defer h.q.mu.Unlock()
+		return w.refetches
+	}
+	unread := func() (all []Unread) {
+		for u := range h.q.Unread() {
+			all = append(all, u)
+		}
+		return all
+	}
+	h.pass(3 * unreadGrace)
+	if got := asked(reads); len(got) != 0 || len(unread()) != 0 {
+		t.Fatalf("asked for %v, unread is %v, though an ingest reads it", got, unread())
+	}
+	reads.Remove(testPartition("t"))
+	reads.Close()
+	since := h.now
+	h.pass(time.Second)
+	h.pass(unreadGrace)
+	h.write()
+	if s := h.q.Stats(); s.SpilledRecords != 90 {
+		t.Errorf("%d records are spilled, want what was in memory", s.SpilledRecords)
+	}
+	if got := unread(); len(got) != 1 || got[0].Offsets != 90 || got[0].Partition != testPartition("t") || !got[0].Since.Equal(since) {
+		t.Errorf("unread is %v, want 90 offsets since %v", got, since)
+	}
+	h.pass(unreadGrace)
+	h.pass(time.Second)
+	h.q.logLines.flush(time.Minute)
+	if want := "unread_since=" + since.UTC().Format(time.RFC3339); strings.Count(log.String(), want) != 1 || !strings.Contains(log.String(), "offsets=90 from_offset=90") {
+		t.Errorf("the log lacks %s:\n%s", want, log)
+	}
+
+	other := h.q.Watch("k", "reads another topic")
+	got := asked(other)
+	if len(got) != 1 || got[0].Range != (Range{90, 180}) {
+		t.Fatalf("asked for %v, want [90,180)", got)
+	}
+	if _, err := h.q.Append(t.Context(), testBatch("t", 90, 180), got[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	h.write()
+	h.reopen() // a crash: all of it is in the store
+	if s := h.view("s"); s.Deferred != 0 || s.PendingRecords != 180 {
+		t.Errorf("after a restart %d records are pending and %d deferred; want 180", s.PendingRecords, s.Deferred)
+	}
+	if got := unread(); len(got) != 0 {
+		t.Errorf("unread is %v", got)
+	}
+	h.checkAudit()
 }

@@ -86,6 +86,7 @@ type partition struct {
 	givingUp bool                        // a change that settles what is lost is being written
 	lacks    node[*partition]            // in Queue.lacking
 	old      int64                       // Kafka may delete soon what is before it, as an ingest said last; 0: nothing
+	unread   unread                      // what nobody tells of
 	snapshot uint32                      // the number of the one that was begun before it became known
 	listed   bool                        // a source reads it, as topicTimesLocked found last
 }

@@ -140,6 +140,8 @@ type Queue struct {
 	recovered                  []*settleChange          // of what is deferred, until Open has found out what that is
 	empty                      map[Partition]int64      // of what was never appended: when it was at its end, in ms since the Unix epoch
 	watermarkTold              int64                    // when, on clock
+	unreadTold                 few                      // of partitions that nobody reads
+	unwatched                  time.Time                // when an ingest ceased to read some, and not acted on yet; zero: none did
 
 	kick chan struct{} // has room for one: there is something to write
 	done chan struct{} // closed when the queue is closed

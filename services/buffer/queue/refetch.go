@@ -50,6 +50,7 @@ func (q *Queue) refetchLocked() (more bool) {
 }
 
 func (q *Queue) refetchPartLocked(p *partition, now time.Time, left *int) {
+	q.watchUnreadLocked(p, now)
 	if q.supersededLocked(p) {
 		q.giveUpLocked(p, left)
 	} else if r := p.refetch; r == nil || !now.Before(r.deadline) {
@@ -65,6 +66,7 @@ func (q *Queue) refetchPartLocked(p *partition, now time.Time, left *int) {
 		}
 	}
 	if p.refetch == nil && !p.lacksAny() {
+		p.unread = unread{}
 		p.lacks.leave()
 	}
 }
@@ -113,6 +115,9 @@ func (q *Queue) refetchedLocked(p *partition, id uint64, next int64) {
 	}
 	now := q.cfg.Now()
 	r.deadline = now.Add(refetchTimeout)
+	if q.leftLocked(p) {
+		q.spillOldLocked()
+	}
 	if next < r.Range.Next {
 		return
 	}

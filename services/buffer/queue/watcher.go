@@ -82,6 +82,9 @@ func (w *Watcher) removeLocked(id Partition) {
 	left := slices.DeleteFunc(w.q.watching[id], func(x *Watcher) bool { return x == w })
 	if w.q.watching[id] = left; len(left) == 0 {
 		delete(w.q.watching, id)
+		if w.q.unwatched.IsZero() {
+			w.q.unwatched = w.q.cfg.Now()
+		}
 	}
 }
 
