@@ -34,7 +34,8 @@
 // again, mirrored or restored, settings that would lose records or trust clocks, a journal of a
 // later version, and one of which a part is missing. It does so before it takes the shard from its
 // owner. Settings are looked at again every minute, which raises an alarm and stops nothing. Topics
-// that are replaced while a store is open end it: nothing is answered any more.
+// that are replaced, or lose their end, while a store is open end it: nothing is answered any more. It
+// notices by the offset that it is answered, or within a minute.
 //
 // That the end of a log was lost in an unclean election while nobody had it open cannot be seen here.
 //

@@ -91,7 +91,7 @@ func (l *fakeLog) bounds(context.Context) (int64, int64, error) {
 func (l *fakeLog) trim(_ context.Context, before int64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if before > l.first && !l.keeps {
+	if end := l.first + int64(len(l.records)); before > l.first && before <= end && !l.keeps {
 		l.records = slices.Clone(l.records[before-l.first:])
 		l.first = before
 	}

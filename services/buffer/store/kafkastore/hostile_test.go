@@ -241,8 +241,135 @@ func TestHostileLog(t *testing.T) {
 			}
 			h.open()
 			h.read()
+			h.serves()
 			fenced.Add(int32(h.fenced))
 		})
+	}
+}
+
+// serves has nothing come late any more, and the owner open again when it is fenced, as the group of
+// the buffers does. It must be answered soon.
+func (h *hostile) serves() {
+	h.t.Helper()
+	h.shard.journal.mu.Lock()
+	h.shard.journal.before = nil
+	h.shard.journal.mu.Unlock()
+	const most = 2 // what the one before has written came behind the barrier
+	for range most {
+		h.open()
+		if _, err := h.newest.store.Append([]queue.Entry{{Kind: queue.ChangeEntry, Meta: []byte("served")}}); err == nil {
+			return
+		}
+	}
+	h.t.Fatalf("fenced %d times, though nobody else writes", most)
+}
+
+// owned opens until the newest owner is one, and has nothing more to write.
+func (h *hostile) owned() {
+	h.t.Helper()
+	for {
+		h.named++
+		name := fmt.Sprintf("c%d", h.named)
+		_, err := h.newest.store.Append([]queue.Entry{{Kind: queue.ChangeEntry, Meta: []byte(name)}})
+		if err == nil {
+			h.newest.ledger = append(h.newest.ledger, name)
+			h.settled[name] = true
+			err = h.newest.store.giveBack()
+		}
+		if err == nil && h.newest.store.Check() == nil {
+			return
+		}
+		h.open()
+	}
+}
+
+// TestHostileLogIsReplaced has another log take the place of the one that several owners write to, at
+// any time, while copies of what was sent come late: an empty one, one that lost its end, one that
+// lost its beginning. What was answered counts, or it is refused: by an
+// owner that goes on, within a minute, or at the next opening. It is never less in silence, as an owner has
+// it open and writes. Barriers that come late are left out: one in the very place of what an unclean
+// election lost, with as many others as make the next offset right, cannot be told.
+func TestHostileLogIsReplaced(t *testing.T) {
+	replaced := map[string]func(h *hostile, l *fakeLog){
+		"emptied": func(_ *hostile, l *fakeLog) { l.records, l.first = nil, 0 },
+		"without some": func(h *hostile, l *fakeLog) {
+			l.records = l.records[:len(l.records)-1-h.rng.IntN(min(4, len(l.records)-1))]
+		},
+		"half of it": func(_ *hostile, l *fakeLog) { l.records = l.records[:len(l.records)/2] },
+		"begun later": func(_ *hostile, l *fakeLog) {
+			n := len(l.records) / 2
+			l.first, l.records = l.first+int64(n), l.records[n:]
+		},
+	}
+	seeds := 20
+	if testing.Short() {
+		seeds = 4
+	}
+	var refused, whole atomic.Int32
+	t.Cleanup(func() {
+		t.Logf("refused %d times, all there %d times", refused.Load(), whole.Load())
+		if refused.Load() < int32(seeds) {
+			t.Errorf("refused %d times: that is no test", refused.Load())
+		}
+	})
+	for name, replace := range replaced {
+		for seed := range uint64(seeds) {
+			t.Run(fmt.Sprint(name, "/", seed), func(t *testing.T) {
+				t.Parallel()
+				h := newHostile(t, seed)
+				h.open()
+				for range 10 + h.rng.IntN(60) {
+					if h.append(); h.rng.IntN(12) == 0 {
+						h.open()
+					}
+				}
+				h.owned()
+				h.shard.journal.mu.Lock()
+				replace(h, h.shard.journal)
+				h.shard.journal.mu.Unlock()
+				h.lateMu.Lock()
+				h.late = slices.DeleteFunc(h.late, func(r record) bool {
+					f, err := parseFrame(r.key, r.value)
+					return err == nil && f.kind == barrierFrame
+				})
+				h.lateMu.Unlock()
+				loud := false
+				for _, p := range h.owners { // each goes on, the one that has it last
+					h.named++
+					name := fmt.Sprintf("c%d", h.named)
+					_, err := p.store.Append([]queue.Entry{{Kind: queue.ChangeEntry, Meta: []byte(name)}})
+					if err == nil {
+						h.settled[name] = true
+						continue
+					}
+					loud = loud || !errors.Is(err, ErrFenced) // which is no reason for anybody to look
+					if !errors.Is(err, ErrFenced) && !errors.Is(err, ErrReplaced) && !errors.Is(err, ErrGap) && !errors.Is(err, ErrShifted) {
+						t.Errorf("append: %v", err)
+					}
+				}
+				h.newest.store.checkEnd() // within a minute
+				if err := h.newest.store.Check(); errors.Is(err, ErrReplaced) {
+					loud = true
+				}
+				p := &player{refs: make(map[string]queue.Ref)}
+				s, err := h.shard.Open(p.options(t))
+				if err != nil {
+					loud = true
+				} else {
+					crash(s)
+				}
+				if loud {
+					refused.Add(1)
+					return
+				}
+				whole.Add(1)
+				for name := range h.settled {
+					if !slices.Contains(p.ledger, name) {
+						t.Fatalf("%s was answered, is not in %q, and nobody was refused", name, p.ledger)
+					}
+				}
+			})
+		}
 	}
 }
 

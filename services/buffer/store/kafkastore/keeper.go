@@ -3,6 +3,7 @@ package kafkastore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -30,6 +31,7 @@ func (s *Store) keep() {
 			return
 		case <-checks.C:
 			told = s.checkSettings(told)
+			s.checkEnd()
 		case <-s.kick:
 			err := s.giveBack()
 			if now := text(err); now != failing && s.ctx.Err() == nil {
@@ -64,6 +66,26 @@ func (s *Store) checkSettings(told string) string {
 		return told // nobody answers
 	}
 	return ""
+}
+
+// checkEnd looks whether what the owner wrote last is still where it was stored. A log that lost its end
+// may have been filled up to there by others meanwhile, so that no answer tells.
+func (s *Store) checkEnd() {
+	s.w.Lock()
+	last := s.owner // as it is now
+	s.w.Unlock()
+	ctx, cancel := context.WithTimeout(s.ctx, askTimeout)
+	defer cancel()
+	_, err := s.journal.read(ctx, last.next-1, func(offset int64, r record) error {
+		f, err := parseFrame(r.key, r.value)
+		if offset == last.next-1 && !(err == nil && last.wrote(&f)) {
+			return fmt.Errorf("%w: what was stored at offset %d is there no more", ErrReplaced, offset)
+		}
+		return nil
+	})
+	if errors.Is(err, ErrReplaced) {
+		s.fail(err)
+	}
 }
 
 func text(err error) string {

@@ -76,10 +76,11 @@ func (o *owner) put(ctx context.Context, kind, flags byte, value []byte) (int64,
 }
 
 // lookBack reads what others wrote between the owner's last frame and the answer for f, and
-// returns where f is: an earlier copy counts in place of the one that was answered.
+// returns where f is: an earlier copy counts in place of the one that was answered. It reads that last
+// frame, too: when it is there no more, the log has lost its end, and others have filled the place.
 func (o *owner) lookBack(ctx context.Context, f *frame, at int64) (first int64, err error) {
 	first = at
-	for from := o.next; from < at; {
+	for from := o.next - 1; from < at; {
 		next, err := keepTrying(ctx, o.log, "read the journal", func() (int64, error) {
 			return o.journal.read(ctx, from, func(offset int64, r record) error {
 				if offset >= at {
@@ -87,6 +88,10 @@ func (o *owner) lookBack(ctx context.Context, f *frame, at int64) (first int64, 
 				}
 				got, err := parseFrame(r.key, r.value)
 				switch {
+				case offset < o.next:
+					if offset == o.next-1 && !(err == nil && o.wrote(&got)) {
+						return fmt.Errorf("%w: what was stored at offset %d is there no more", ErrReplaced, offset)
+					}
 				case errors.Is(err, ErrVersion):
 					return fmt.Errorf("%w: %w", ErrFenced, err)
 				case err != nil:
@@ -107,6 +112,14 @@ func (o *owner) lookBack(ctx context.Context, f *frame, at int64) (first int64, 
 		from = next
 	}
 	return first, nil
+}
+
+// wrote says whether a frame is the owner's last.
+func (o *owner) wrote(f *frame) bool {
+	if o.number == 0 {
+		return f.kind == barrierFrame && f.nonce == o.nonce
+	}
+	return f.kind != barrierFrame && f.epoch == o.epoch && f.nonce == o.nonce && f.number == o.number-1
 }
 
 // keepTrying calls do until it succeeds, fails for good, or ctx ends.
