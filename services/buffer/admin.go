@@ -126,11 +126,15 @@ func (a *admin) ListSubscriptions(_ context.Context, r *spillwayv1.ListSubscript
 }
 
 func fromSubscription(queueName string, v queue.SubscriptionView, headers []*spillwayv1.HeaderFilter) *spillwayv1.Subscription {
-	return &spillwayv1.Subscription{Name: queueName + "/" + v.Name, Topics: v.Topics, Required: v.Required, Paused: v.Paused, Configured: v.Configured,
+	s := &spillwayv1.Subscription{Name: queueName + "/" + v.Name, Topics: v.Topics, Required: v.Required, Paused: v.Paused, Configured: v.Configured,
 		PendingRecords: v.PendingRecords, PendingBytes: v.PendingBytes, LeasedBatches: int64(v.Leased), Sessions: int32(v.Sessions),
 		DeliveredRecords: v.Delivered, DeadLetteredRecords: v.DeadLettered, RedeliveredBatches: v.Redelivered,
 		DeferredOffsets: v.Deferred, DroppedOffsets: v.Dropped, ParkedBatches: int64(v.Parked), LostOffsets: v.Lost, OnFull: spillwayv1.OnFull(v.OnFull), LimitBytes: v.Limit, Headers: headers,
 		Replay: fromReplay(v.Replay), RedrivingOffsets: v.Redriving, PausedDeliveries: v.PausedDeliveries}
+	if v.Trouble.Error != "" {
+		s.Trouble, s.TroubleSince = v.Trouble.Error, timestamppb.New(v.Trouble.Since)
+	}
+	return s
 }
 
 // setAge tells when the oldest pending batch was appended.

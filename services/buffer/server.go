@@ -424,7 +424,7 @@ func (v *server) Consume(stream spillwayv1.BufferService_ConsumeServer) error {
 	}}
 	if err := stream.Send(&spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_Opened{Opened: &spillwayv1.ConsumeOpened{
 		SessionId: session.ID, LeaseDuration: durationpb.New(v.s.queueOf(open.Subscription).cfg.LeaseDuration), LedgerId: q.LedgerID(), DeadLetterRanges: true, Headers: headers,
-		Epoch: v.s.queueOf(open.Subscription).ownerEpoch(), KeepsPauses: true, Paused: paused}}}); err != nil {
+		Epoch: v.s.queueOf(open.Subscription).ownerEpoch(), KeepsPauses: true, Paused: paused, HearsTroubles: true}}}); err != nil {
 		return err
 	}
 	if open.Target != nil {
@@ -493,6 +493,8 @@ func (c *consumeStream) receive() error {
 			c.session.Extend(m.Extend.LeaseIds)
 		case *spillwayv1.ConsumeRequest_Pause:
 			err = c.session.PauseDelivery(c.grpc.Context(), m.Pause.Paused)
+		case *spillwayv1.ConsumeRequest_Trouble:
+			c.session.SetTrouble(queue.Trouble{Error: queue.CutReason(m.Trouble.Error), Since: m.Trouble.Since.AsTime()})
 		default:
 			err = fmt.Errorf("%w message %T", queue.ErrInvalid, m)
 		}

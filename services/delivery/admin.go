@@ -105,11 +105,8 @@ func (s *Service) status() *spillwayv1.Delivery {
 	var err error
 	for _, l := range links {
 		if err == nil {
-			err = cmp.Or(l.trouble.Err(), l.destination.Err())
+			err = cmp.Or(l.trouble.Err(), l.failure())
 		}
-	}
-	if t, ok := s.sink.(Troubled); ok && err == nil {
-		err = t.Trouble()
 	}
 	switch {
 	case draining:

@@ -35,6 +35,7 @@ type fakeBuffer struct {
 	refuse  func() error // of new streams; nil accepts
 	paused  bool         // what it says of the delivery
 	keeps   bool         // it keeps pauses
+	hears   bool         // it hears of troubles
 
 	server *grpc.Server
 	lis    *bufconn.Listener
@@ -80,7 +81,7 @@ func (f *fakeBuffer) Consume(stream spillwayv1.BufferService_ConsumeServer) erro
 	}
 	s := &fakeStream{BufferService_ConsumeServer: stream, open: first.GetOpen(), requests: make(chan *spillwayv1.ConsumeRequest, 1000), end: make(chan error, 2), stay: make(chan struct{})}
 	if err := s.Send(&spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_Opened{
-		Opened: &spillwayv1.ConsumeOpened{SessionId: 7, LedgerId: "made-with-the-data", LeaseDuration: durationpb.New(leaseDuration), KeepsPauses: f.keeps, Paused: f.paused}}}); err != nil {
+		Opened: &spillwayv1.ConsumeOpened{SessionId: 7, LedgerId: "made-with-the-data", LeaseDuration: durationpb.New(leaseDuration), KeepsPauses: f.keeps, HearsTroubles: f.hears, Paused: f.paused}}}); err != nil {
 		return err
 	}
 	f.streams <- s

@@ -22,6 +22,7 @@ type link struct {
 	trouble     *backoff.Trouble // with the buffer
 	destination *backoff.Trouble
 	seen        shards.Seen
+	failing     time.Time // since when the delivery fails; zero: it does not. Of serve
 
 	// Guarded by Service.mu.
 	session *session // nil when there is none
@@ -164,12 +165,17 @@ func (l *link) serve(ctx context.Context, session *session) error {
 	served := make(chan error, 1)
 	go func() { served <- l.s.sink.Serve(sinkCtx, session) }()
 
+	l.tellTrouble(session)
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
 	stop, lost := ctx.Done(), session.Lost()
 	var deadline, abandon <-chan time.Time
 	for {
 		select {
 		case err := <-served:
 			return err
+		case <-look.C:
+			l.tellTrouble(session)
 		case <-stop:
 			stop = nil
 			timer := time.NewTimer(drainTimeout)

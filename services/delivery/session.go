@@ -66,6 +66,7 @@ type session struct {
 	accepted atomic.Bool // an ack was
 	letters  LetterWriter
 	keeps    bool // the buffer keeps whether the delivery is paused
+	hears    bool // the buffer wants to know why the delivery fails
 	heard    func(paused bool)
 	zstd     *zstd.Decoder
 	// transforms of the delivery, behind the filters of the subscription; each lease has a clone.
@@ -89,6 +90,7 @@ type session struct {
 	paused    bool          // by Pause
 	stopped   bool          // by the buffer's word
 	told      chan struct{} // closed and replaced when the buffer says whether it is
+	troubled  string        // the error that the buffer was told last; empty: none
 	draining  bool
 	closing   bool
 	held      map[uint64]*Lease // leased and neither settled, given back nor revoked
@@ -120,7 +122,7 @@ func openSession(ctx context.Context, client spillwayv1.BufferServiceClient, cfg
 		id: opened.SessionId, ledger: opened.LedgerId, ranges: opened.DeadLetterRanges, log: log.With("session", opened.SessionId), counters: c,
 		memory: cfg.memory, duration: opened.LeaseDuration.AsDuration(), zstd: decoder,
 		stream: stream, buffer: cfg.buffer, cancel: cancel, paused: cfg.paused, acked: cfg.acked,
-		letters: cfg.letters, keeps: opened.KeepsPauses, heard: cfg.heard, told: make(chan struct{}),
+		letters: cfg.letters, keeps: opened.KeepsPauses, hears: opened.HearsTroubles, heard: cfg.heard, told: make(chan struct{}),
 		wake: make(chan struct{}, 1), lost: make(chan struct{}),
 		leases: make(chan *Lease), adoptions: make(chan *Adoption), watermarks: make(chan Watermark, 1),
 		held: make(map[uint64]*Lease), acks: make(map[uint64]*pendingAck), transforms: cfg.transforms.Behind(opened.Headers),

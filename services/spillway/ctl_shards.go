@@ -190,6 +190,9 @@ func addSubscription(sum, s *spillwayv1.Subscription) *spillwayv1.Subscription {
 	add(sum, s)
 	sum.Replay, sum.Paused = replay, sum.Paused || s.Paused
 	sum.PausedDeliveries = inEither(sum.PausedDeliveries, s.PausedDeliveries)
+	if s.Trouble != "" && (sum.Trouble == "" || s.TroubleSince.AsTime().Before(sum.TroubleSince.AsTime())) {
+		sum.Trouble, sum.TroubleSince = s.Trouble, s.TroubleSince
+	}
 	if s.OldestPendingAge.AsDuration() > sum.OldestPendingAge.AsDuration() {
 		sum.OldestPendingAge = s.OldestPendingAge
 	}

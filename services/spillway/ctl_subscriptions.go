@@ -55,6 +55,12 @@ func subscriptionTable(w io.Writer, subs []*spillwayv1.Subscription) {
 		row(w, s.Name, stateOf(s), s.PendingRecords, bytesOf(s.PendingBytes), short(s.OldestPendingAge.AsDuration()), s.LeasedBatches, s.ParkedBatches,
 			s.DeferredOffsets, s.Sessions, s.DeliveredRecords, s.DeadLetteredRecords, s.DroppedOffsets, s.LostOffsets)
 	}
+	for _, s := range subs {
+		if s.Trouble == "" {
+			continue
+		}
+		fmt.Fprintf(w, "%s: a delivery has failed since %s: %s\n", s.Name, s.TroubleSince.AsTime().Local().Format(time.DateTime), printable([]byte(s.Trouble)))
+	}
 }
 
 // stateOf says in a word or two why a subscription goes on or does not.
@@ -69,6 +75,8 @@ func stateOf(s *spillwayv1.Subscription) string {
 		return "no delivery"
 	case s.Sessions == 0:
 		return "idle"
+	case s.Trouble != "":
+		return "retrying"
 	case s.Replay.GetLeftOffsets() > 0:
 		return "replaying"
 	case s.PendingRecords > 0 && s.ParkedBatches > 0 && s.LeasedBatches == 0:

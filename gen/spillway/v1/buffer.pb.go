@@ -13,6 +13,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -1744,6 +1745,7 @@ type ConsumeRequest struct {
 	//	*ConsumeRequest_Nack
 	//	*ConsumeRequest_Extend
 	//	*ConsumeRequest_Pause
+	//	*ConsumeRequest_Trouble
 	Message       isConsumeRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1840,6 +1842,15 @@ func (x *ConsumeRequest) GetPause() *PauseEverywhere {
 	return nil
 }
 
+func (x *ConsumeRequest) GetTrouble() *DeliveryTrouble {
+	if x != nil {
+		if x, ok := x.Message.(*ConsumeRequest_Trouble); ok {
+			return x.Trouble
+		}
+	}
+	return nil
+}
+
 type isConsumeRequest_Message interface {
 	isConsumeRequest_Message()
 }
@@ -1874,6 +1885,11 @@ type ConsumeRequest_Pause struct {
 	Pause *PauseEverywhere `protobuf:"bytes,6,opt,name=pause,proto3,oneof"`
 }
 
+type ConsumeRequest_Trouble struct {
+	// The delivery fails, or does no more. Only when ConsumeOpened.hears_troubles.
+	Trouble *DeliveryTrouble `protobuf:"bytes,7,opt,name=trouble,proto3,oneof"`
+}
+
 func (*ConsumeRequest_Open) isConsumeRequest_Message() {}
 
 func (*ConsumeRequest_Credit) isConsumeRequest_Message() {}
@@ -1885,6 +1901,8 @@ func (*ConsumeRequest_Nack) isConsumeRequest_Message() {}
 func (*ConsumeRequest_Extend) isConsumeRequest_Message() {}
 
 func (*ConsumeRequest_Pause) isConsumeRequest_Message() {}
+
+func (*ConsumeRequest_Trouble) isConsumeRequest_Message() {}
 
 // ConsumeOpen starts a session.
 type ConsumeOpen struct {
@@ -2044,6 +2062,61 @@ func (x *PauseEverywhere) GetPaused() bool {
 	return false
 }
 
+// DeliveryTrouble says why the delivery fails now, such as what its destination answers. It is sent when that changes.
+type DeliveryTrouble struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The last error; empty: it does not fail any more.
+	Error string `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
+	// Since when it fails, by the clock of the delivery.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeliveryTrouble) Reset() {
+	*x = DeliveryTrouble{}
+	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeliveryTrouble) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeliveryTrouble) ProtoMessage() {}
+
+func (x *DeliveryTrouble) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeliveryTrouble.ProtoReflect.Descriptor instead.
+func (*DeliveryTrouble) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *DeliveryTrouble) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *DeliveryTrouble) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
 // DeliveryPaused says whether the session's delivery is paused.
 type DeliveryPaused struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2055,7 +2128,7 @@ type DeliveryPaused struct {
 
 func (x *DeliveryPaused) Reset() {
 	*x = DeliveryPaused{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2067,7 +2140,7 @@ func (x *DeliveryPaused) String() string {
 func (*DeliveryPaused) ProtoMessage() {}
 
 func (x *DeliveryPaused) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[23]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2080,7 +2153,7 @@ func (x *DeliveryPaused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliveryPaused.ProtoReflect.Descriptor instead.
 func (*DeliveryPaused) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{23}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DeliveryPaused) GetPaused() bool {
@@ -2107,7 +2180,7 @@ type FlowTarget struct {
 
 func (x *FlowTarget) Reset() {
 	*x = FlowTarget{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +2192,7 @@ func (x *FlowTarget) String() string {
 func (*FlowTarget) ProtoMessage() {}
 
 func (x *FlowTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[24]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +2205,7 @@ func (x *FlowTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowTarget.ProtoReflect.Descriptor instead.
 func (*FlowTarget) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{24}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FlowTarget) GetSubscription() string {
@@ -2180,7 +2253,7 @@ type FlowSource struct {
 
 func (x *FlowSource) Reset() {
 	*x = FlowSource{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2192,7 +2265,7 @@ func (x *FlowSource) String() string {
 func (*FlowSource) ProtoMessage() {}
 
 func (x *FlowSource) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[25]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2205,7 +2278,7 @@ func (x *FlowSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowSource.ProtoReflect.Descriptor instead.
 func (*FlowSource) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{25}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *FlowSource) GetQueue() string {
@@ -2250,7 +2323,7 @@ type Flows struct {
 
 func (x *Flows) Reset() {
 	*x = Flows{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2262,7 +2335,7 @@ func (x *Flows) String() string {
 func (*Flows) ProtoMessage() {}
 
 func (x *Flows) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[26]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2275,7 +2348,7 @@ func (x *Flows) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flows.ProtoReflect.Descriptor instead.
 func (*Flows) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{26}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Flows) GetSources() []*FlowSource {
@@ -2303,7 +2376,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2315,7 +2388,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[27]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2328,7 +2401,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{27}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Credit) GetBytes() int64 {
@@ -2353,7 +2426,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2365,7 +2438,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[28]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2378,7 +2451,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{28}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Ack) GetId() uint64 {
@@ -2421,7 +2494,7 @@ type AckedLease struct {
 
 func (x *AckedLease) Reset() {
 	*x = AckedLease{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[29]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2433,7 +2506,7 @@ func (x *AckedLease) String() string {
 func (*AckedLease) ProtoMessage() {}
 
 func (x *AckedLease) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[29]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2446,7 +2519,7 @@ func (x *AckedLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckedLease.ProtoReflect.Descriptor instead.
 func (*AckedLease) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{29}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AckedLease) GetLeaseId() uint64 {
@@ -2492,7 +2565,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[30]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2504,7 +2577,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[30]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2517,7 +2590,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{30}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DeadLetter) GetOffset() int64 {
@@ -2556,7 +2629,7 @@ type StateChange struct {
 
 func (x *StateChange) Reset() {
 	*x = StateChange{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[31]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2568,7 +2641,7 @@ func (x *StateChange) String() string {
 func (*StateChange) ProtoMessage() {}
 
 func (x *StateChange) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[31]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2581,7 +2654,7 @@ func (x *StateChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateChange.ProtoReflect.Descriptor instead.
 func (*StateChange) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{31}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StateChange) GetKey() string {
@@ -2620,7 +2693,7 @@ type Nack struct {
 
 func (x *Nack) Reset() {
 	*x = Nack{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[32]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2632,7 +2705,7 @@ func (x *Nack) String() string {
 func (*Nack) ProtoMessage() {}
 
 func (x *Nack) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[32]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2645,7 +2718,7 @@ func (x *Nack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nack.ProtoReflect.Descriptor instead.
 func (*Nack) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{32}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Nack) GetLeaseId() uint64 {
@@ -2680,7 +2753,7 @@ type Extend struct {
 
 func (x *Extend) Reset() {
 	*x = Extend{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[33]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2692,7 +2765,7 @@ func (x *Extend) String() string {
 func (*Extend) ProtoMessage() {}
 
 func (x *Extend) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[33]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2705,7 +2778,7 @@ func (x *Extend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extend.ProtoReflect.Descriptor instead.
 func (*Extend) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{33}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Extend) GetLeaseIds() []uint64 {
@@ -2737,7 +2810,7 @@ type ConsumeResponse struct {
 
 func (x *ConsumeResponse) Reset() {
 	*x = ConsumeResponse{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[34]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2749,7 +2822,7 @@ func (x *ConsumeResponse) String() string {
 func (*ConsumeResponse) ProtoMessage() {}
 
 func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[34]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2762,7 +2835,7 @@ func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeResponse.ProtoReflect.Descriptor instead.
 func (*ConsumeResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{34}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ConsumeResponse) GetMessage() isConsumeResponse_Message {
@@ -2919,7 +2992,7 @@ type Watermark struct {
 
 func (x *Watermark) Reset() {
 	*x = Watermark{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[35]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2931,7 +3004,7 @@ func (x *Watermark) String() string {
 func (*Watermark) ProtoMessage() {}
 
 func (x *Watermark) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[35]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2944,7 +3017,7 @@ func (x *Watermark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Watermark.ProtoReflect.Descriptor instead.
 func (*Watermark) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{35}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Watermark) GetPassedMs() int64 {
@@ -2982,14 +3055,16 @@ type ConsumeOpened struct {
 	// The buffer takes PauseEverywhere. One of a version before does not.
 	KeepsPauses bool `protobuf:"varint,7,opt,name=keeps_pauses,json=keepsPauses,proto3" json:"keeps_pauses,omitempty"`
 	// The delivery is paused: it takes nothing until DeliveryPaused says otherwise.
-	Paused        bool `protobuf:"varint,8,opt,name=paused,proto3" json:"paused,omitempty"`
+	Paused bool `protobuf:"varint,8,opt,name=paused,proto3" json:"paused,omitempty"`
+	// The buffer takes DeliveryTrouble. One of a version before does not.
+	HearsTroubles bool `protobuf:"varint,9,opt,name=hears_troubles,json=hearsTroubles,proto3" json:"hears_troubles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConsumeOpened) Reset() {
 	*x = ConsumeOpened{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[36]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3001,7 +3076,7 @@ func (x *ConsumeOpened) String() string {
 func (*ConsumeOpened) ProtoMessage() {}
 
 func (x *ConsumeOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[36]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3014,7 +3089,7 @@ func (x *ConsumeOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeOpened.ProtoReflect.Descriptor instead.
 func (*ConsumeOpened) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{36}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ConsumeOpened) GetSessionId() uint64 {
@@ -3073,6 +3148,13 @@ func (x *ConsumeOpened) GetPaused() bool {
 	return false
 }
 
+func (x *ConsumeOpened) GetHearsTroubles() bool {
+	if x != nil {
+		return x.HearsTroubles
+	}
+	return false
+}
+
 // HeaderFilter is a condition on a header of records as they are in Kafka. A record without the header counts as one
 // with an empty value; of several headers of the name the first counts.
 type HeaderFilter struct {
@@ -3089,7 +3171,7 @@ type HeaderFilter struct {
 
 func (x *HeaderFilter) Reset() {
 	*x = HeaderFilter{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[37]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3101,7 +3183,7 @@ func (x *HeaderFilter) String() string {
 func (*HeaderFilter) ProtoMessage() {}
 
 func (x *HeaderFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[37]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3114,7 +3196,7 @@ func (x *HeaderFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderFilter.ProtoReflect.Descriptor instead.
 func (*HeaderFilter) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{37}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *HeaderFilter) GetName() string {
@@ -3160,7 +3242,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[38]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3172,7 +3254,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[38]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3185,7 +3267,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{38}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Lease) GetLeaseId() uint64 {
@@ -3244,7 +3326,7 @@ type AckResult struct {
 
 func (x *AckResult) Reset() {
 	*x = AckResult{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[39]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3256,7 +3338,7 @@ func (x *AckResult) String() string {
 func (*AckResult) ProtoMessage() {}
 
 func (x *AckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[39]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3269,7 +3351,7 @@ func (x *AckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckResult.ProtoReflect.Descriptor instead.
 func (*AckResult) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{39}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AckResult) GetId() uint64 {
@@ -3299,7 +3381,7 @@ type Adopt struct {
 
 func (x *Adopt) Reset() {
 	*x = Adopt{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[40]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3311,7 +3393,7 @@ func (x *Adopt) String() string {
 func (*Adopt) ProtoMessage() {}
 
 func (x *Adopt) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[40]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3324,7 +3406,7 @@ func (x *Adopt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Adopt.ProtoReflect.Descriptor instead.
 func (*Adopt) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{40}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Adopt) GetSessionId() uint64 {
@@ -3354,7 +3436,7 @@ type StateEntry struct {
 
 func (x *StateEntry) Reset() {
 	*x = StateEntry{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[41]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3366,7 +3448,7 @@ func (x *StateEntry) String() string {
 func (*StateEntry) ProtoMessage() {}
 
 func (x *StateEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[41]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3379,7 +3461,7 @@ func (x *StateEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateEntry.ProtoReflect.Descriptor instead.
 func (*StateEntry) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{41}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *StateEntry) GetKey() string {
@@ -3407,7 +3489,7 @@ type Revoked struct {
 
 func (x *Revoked) Reset() {
 	*x = Revoked{}
-	mi := &file_spillway_v1_buffer_proto_msgTypes[42]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3419,7 +3501,7 @@ func (x *Revoked) String() string {
 func (*Revoked) ProtoMessage() {}
 
 func (x *Revoked) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_proto_msgTypes[42]
+	mi := &file_spillway_v1_buffer_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3432,7 +3514,7 @@ func (x *Revoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoked.ProtoReflect.Descriptor instead.
 func (*Revoked) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{42}
+	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Revoked) GetLeaseIds() []uint64 {
@@ -3446,7 +3528,7 @@ var File_spillway_v1_buffer_proto protoreflect.FileDescriptor
 
 const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\n" +
-	"\x18spillway/v1/buffer.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x18spillway/v1/record.proto\"\xb2\x05\n" +
+	"\x18spillway/v1/buffer.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x18spillway/v1/record.proto\"\xb2\x05\n" +
 	"\rAppendRequest\x12-\n" +
 	"\x04open\x18\x01 \x01(\v2\x17.spillway.v1.AppendOpenH\x00R\x04open\x126\n" +
 	"\x06assign\x18\x02 \x01(\v2\x1c.spillway.v1.AssignPartitionH\x00R\x06assign\x126\n" +
@@ -3563,14 +3645,15 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\n" +
 	"SafeOffset\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12\x16\n" +
-	"\x06offset\x18\x02 \x01(\x03R\x06offset\"\xae\x02\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\"\xe8\x02\n" +
 	"\x0eConsumeRequest\x12.\n" +
 	"\x04open\x18\x01 \x01(\v2\x18.spillway.v1.ConsumeOpenH\x00R\x04open\x12-\n" +
 	"\x06credit\x18\x02 \x01(\v2\x13.spillway.v1.CreditH\x00R\x06credit\x12$\n" +
 	"\x03ack\x18\x03 \x01(\v2\x10.spillway.v1.AckH\x00R\x03ack\x12'\n" +
 	"\x04nack\x18\x04 \x01(\v2\x11.spillway.v1.NackH\x00R\x04nack\x12-\n" +
 	"\x06extend\x18\x05 \x01(\v2\x13.spillway.v1.ExtendH\x00R\x06extend\x124\n" +
-	"\x05pause\x18\x06 \x01(\v2\x1c.spillway.v1.PauseEverywhereH\x00R\x05pauseB\t\n" +
+	"\x05pause\x18\x06 \x01(\v2\x1c.spillway.v1.PauseEverywhereH\x00R\x05pause\x128\n" +
+	"\atrouble\x18\a \x01(\v2\x1c.spillway.v1.DeliveryTroubleH\x00R\atroubleB\t\n" +
 	"\amessage\"\xc5\x02\n" +
 	"\vConsumeOpen\x12\"\n" +
 	"\fsubscription\x18\x01 \x01(\tR\fsubscription\x12\x1a\n" +
@@ -3584,7 +3667,10 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\x05shard\x18\a \x01(\v2\x17.spillway.v1.ShardClaimR\x05shard\x12\x1a\n" +
 	"\bdelivery\x18\b \x01(\tR\bdelivery\")\n" +
 	"\x0fPauseEverywhere\x12\x16\n" +
-	"\x06paused\x18\x01 \x01(\bR\x06paused\"(\n" +
+	"\x06paused\x18\x01 \x01(\bR\x06paused\"Y\n" +
+	"\x0fDeliveryTrouble\x12\x14\n" +
+	"\x05error\x18\x01 \x01(\tR\x05error\x120\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"(\n" +
 	"\x0eDeliveryPaused\x12\x16\n" +
 	"\x06paused\x18\x01 \x01(\bR\x06paused\"x\n" +
 	"\n" +
@@ -3644,7 +3730,7 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\tWatermark\x12\x1b\n" +
 	"\tpassed_ms\x18\x01 \x01(\x03R\bpassedMs\x12\x1f\n" +
 	"\vcomplete_ms\x18\x02 \x01(\x03R\n" +
-	"completeMs\"\xc1\x02\n" +
+	"completeMs\"\xe8\x02\n" +
 	"\rConsumeOpened\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\x04R\tsessionId\x12@\n" +
@@ -3654,7 +3740,8 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\aheaders\x18\x05 \x03(\v2\x19.spillway.v1.HeaderFilterR\aheaders\x12\x14\n" +
 	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\x12!\n" +
 	"\fkeeps_pauses\x18\a \x01(\bR\vkeepsPauses\x12\x16\n" +
-	"\x06paused\x18\b \x01(\bR\x06paused\"R\n" +
+	"\x06paused\x18\b \x01(\bR\x06paused\x12%\n" +
+	"\x0ehears_troubles\x18\t \x01(\bR\rhearsTroubles\"R\n" +
 	"\fHeaderFilter\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06values\x18\x02 \x03(\tR\x06values\x12\x16\n" +
@@ -3700,7 +3787,7 @@ func file_spillway_v1_buffer_proto_rawDescGZIP() []byte {
 }
 
 var file_spillway_v1_buffer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_spillway_v1_buffer_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_spillway_v1_buffer_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_spillway_v1_buffer_proto_goTypes = []any{
 	(Ordering)(0),                 // 0: spillway.v1.Ordering
 	(*AppendRequest)(nil),         // 1: spillway.v1.AppendRequest
@@ -3726,55 +3813,57 @@ var file_spillway_v1_buffer_proto_goTypes = []any{
 	(*ConsumeRequest)(nil),        // 21: spillway.v1.ConsumeRequest
 	(*ConsumeOpen)(nil),           // 22: spillway.v1.ConsumeOpen
 	(*PauseEverywhere)(nil),       // 23: spillway.v1.PauseEverywhere
-	(*DeliveryPaused)(nil),        // 24: spillway.v1.DeliveryPaused
-	(*FlowTarget)(nil),            // 25: spillway.v1.FlowTarget
-	(*FlowSource)(nil),            // 26: spillway.v1.FlowSource
-	(*Flows)(nil),                 // 27: spillway.v1.Flows
-	(*Credit)(nil),                // 28: spillway.v1.Credit
-	(*Ack)(nil),                   // 29: spillway.v1.Ack
-	(*AckedLease)(nil),            // 30: spillway.v1.AckedLease
-	(*DeadLetter)(nil),            // 31: spillway.v1.DeadLetter
-	(*StateChange)(nil),           // 32: spillway.v1.StateChange
-	(*Nack)(nil),                  // 33: spillway.v1.Nack
-	(*Extend)(nil),                // 34: spillway.v1.Extend
-	(*ConsumeResponse)(nil),       // 35: spillway.v1.ConsumeResponse
-	(*Watermark)(nil),             // 36: spillway.v1.Watermark
-	(*ConsumeOpened)(nil),         // 37: spillway.v1.ConsumeOpened
-	(*HeaderFilter)(nil),          // 38: spillway.v1.HeaderFilter
-	(*Lease)(nil),                 // 39: spillway.v1.Lease
-	(*AckResult)(nil),             // 40: spillway.v1.AckResult
-	(*Adopt)(nil),                 // 41: spillway.v1.Adopt
-	(*StateEntry)(nil),            // 42: spillway.v1.StateEntry
-	(*Revoked)(nil),               // 43: spillway.v1.Revoked
-	(*Batch)(nil),                 // 44: spillway.v1.Batch
-	(*Fingerprint)(nil),           // 45: spillway.v1.Fingerprint
-	(*SourcePartition)(nil),       // 46: spillway.v1.SourcePartition
-	(*OffsetRange)(nil),           // 47: spillway.v1.OffsetRange
-	(Outcome)(0),                  // 48: spillway.v1.Outcome
-	(*status.Status)(nil),         // 49: google.rpc.Status
-	(*durationpb.Duration)(nil),   // 50: google.protobuf.Duration
+	(*DeliveryTrouble)(nil),       // 24: spillway.v1.DeliveryTrouble
+	(*DeliveryPaused)(nil),        // 25: spillway.v1.DeliveryPaused
+	(*FlowTarget)(nil),            // 26: spillway.v1.FlowTarget
+	(*FlowSource)(nil),            // 27: spillway.v1.FlowSource
+	(*Flows)(nil),                 // 28: spillway.v1.Flows
+	(*Credit)(nil),                // 29: spillway.v1.Credit
+	(*Ack)(nil),                   // 30: spillway.v1.Ack
+	(*AckedLease)(nil),            // 31: spillway.v1.AckedLease
+	(*DeadLetter)(nil),            // 32: spillway.v1.DeadLetter
+	(*StateChange)(nil),           // 33: spillway.v1.StateChange
+	(*Nack)(nil),                  // 34: spillway.v1.Nack
+	(*Extend)(nil),                // 35: spillway.v1.Extend
+	(*ConsumeResponse)(nil),       // 36: spillway.v1.ConsumeResponse
+	(*Watermark)(nil),             // 37: spillway.v1.Watermark
+	(*ConsumeOpened)(nil),         // 38: spillway.v1.ConsumeOpened
+	(*HeaderFilter)(nil),          // 39: spillway.v1.HeaderFilter
+	(*Lease)(nil),                 // 40: spillway.v1.Lease
+	(*AckResult)(nil),             // 41: spillway.v1.AckResult
+	(*Adopt)(nil),                 // 42: spillway.v1.Adopt
+	(*StateEntry)(nil),            // 43: spillway.v1.StateEntry
+	(*Revoked)(nil),               // 44: spillway.v1.Revoked
+	(*Batch)(nil),                 // 45: spillway.v1.Batch
+	(*Fingerprint)(nil),           // 46: spillway.v1.Fingerprint
+	(*SourcePartition)(nil),       // 47: spillway.v1.SourcePartition
+	(*OffsetRange)(nil),           // 48: spillway.v1.OffsetRange
+	(Outcome)(0),                  // 49: spillway.v1.Outcome
+	(*status.Status)(nil),         // 50: google.rpc.Status
+	(*timestamppb.Timestamp)(nil), // 51: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 52: google.protobuf.Duration
 }
 var file_spillway_v1_buffer_proto_depIdxs = []int32{
 	2,  // 0: spillway.v1.AppendRequest.open:type_name -> spillway.v1.AppendOpen
 	6,  // 1: spillway.v1.AppendRequest.assign:type_name -> spillway.v1.AssignPartition
 	7,  // 2: spillway.v1.AppendRequest.revoke:type_name -> spillway.v1.RevokePartition
-	44, // 3: spillway.v1.AppendRequest.batch:type_name -> spillway.v1.Batch
+	45, // 3: spillway.v1.AppendRequest.batch:type_name -> spillway.v1.Batch
 	8,  // 4: spillway.v1.AppendRequest.settle:type_name -> spillway.v1.SettleRange
 	19, // 5: spillway.v1.AppendRequest.found_offset:type_name -> spillway.v1.FoundOffset
 	9,  // 6: spillway.v1.AppendRequest.caught_up:type_name -> spillway.v1.CaughtUp
 	10, // 7: spillway.v1.AppendRequest.topics:type_name -> spillway.v1.SourceTopics
 	12, // 8: spillway.v1.AppendRequest.retention:type_name -> spillway.v1.SourceRetention
 	3,  // 9: spillway.v1.AppendRequest.pause:type_name -> spillway.v1.PauseSourceEverywhere
-	45, // 10: spillway.v1.AppendRequest.last_record:type_name -> spillway.v1.Fingerprint
+	46, // 10: spillway.v1.AppendRequest.last_record:type_name -> spillway.v1.Fingerprint
 	5,  // 11: spillway.v1.AppendOpen.shard:type_name -> spillway.v1.ShardClaim
-	46, // 12: spillway.v1.AssignPartition.source:type_name -> spillway.v1.SourcePartition
-	46, // 13: spillway.v1.RevokePartition.source:type_name -> spillway.v1.SourcePartition
-	46, // 14: spillway.v1.SettleRange.source:type_name -> spillway.v1.SourcePartition
-	47, // 15: spillway.v1.SettleRange.range:type_name -> spillway.v1.OffsetRange
-	48, // 16: spillway.v1.SettleRange.outcome:type_name -> spillway.v1.Outcome
-	46, // 17: spillway.v1.CaughtUp.source:type_name -> spillway.v1.SourcePartition
+	47, // 12: spillway.v1.AssignPartition.source:type_name -> spillway.v1.SourcePartition
+	47, // 13: spillway.v1.RevokePartition.source:type_name -> spillway.v1.SourcePartition
+	47, // 14: spillway.v1.SettleRange.source:type_name -> spillway.v1.SourcePartition
+	48, // 15: spillway.v1.SettleRange.range:type_name -> spillway.v1.OffsetRange
+	49, // 16: spillway.v1.SettleRange.outcome:type_name -> spillway.v1.Outcome
+	47, // 17: spillway.v1.CaughtUp.source:type_name -> spillway.v1.SourcePartition
 	11, // 18: spillway.v1.SourceTopics.topics:type_name -> spillway.v1.SourceTopic
-	46, // 19: spillway.v1.SourceRetention.source:type_name -> spillway.v1.SourcePartition
+	47, // 19: spillway.v1.SourceRetention.source:type_name -> spillway.v1.SourcePartition
 	14, // 20: spillway.v1.AppendResponse.opened:type_name -> spillway.v1.AppendOpened
 	15, // 21: spillway.v1.AppendResponse.assigned:type_name -> spillway.v1.PartitionAssigned
 	16, // 22: spillway.v1.AppendResponse.appended:type_name -> spillway.v1.Appended
@@ -3782,56 +3871,58 @@ var file_spillway_v1_buffer_proto_depIdxs = []int32{
 	17, // 24: spillway.v1.AppendResponse.refetch:type_name -> spillway.v1.Refetch
 	18, // 25: spillway.v1.AppendResponse.find_offset:type_name -> spillway.v1.FindOffset
 	4,  // 26: spillway.v1.AppendResponse.paused_sources:type_name -> spillway.v1.PausedSources
-	46, // 27: spillway.v1.PartitionAssigned.source:type_name -> spillway.v1.SourcePartition
-	45, // 28: spillway.v1.PartitionAssigned.known_records:type_name -> spillway.v1.Fingerprint
-	46, // 29: spillway.v1.Appended.source:type_name -> spillway.v1.SourcePartition
-	47, // 30: spillway.v1.Appended.range:type_name -> spillway.v1.OffsetRange
-	49, // 31: spillway.v1.Appended.status:type_name -> google.rpc.Status
-	46, // 32: spillway.v1.Refetch.source:type_name -> spillway.v1.SourcePartition
-	47, // 33: spillway.v1.Refetch.range:type_name -> spillway.v1.OffsetRange
-	45, // 34: spillway.v1.Refetch.known_records:type_name -> spillway.v1.Fingerprint
-	46, // 35: spillway.v1.FindOffset.source:type_name -> spillway.v1.SourcePartition
-	46, // 36: spillway.v1.SafeOffset.source:type_name -> spillway.v1.SourcePartition
+	47, // 27: spillway.v1.PartitionAssigned.source:type_name -> spillway.v1.SourcePartition
+	46, // 28: spillway.v1.PartitionAssigned.known_records:type_name -> spillway.v1.Fingerprint
+	47, // 29: spillway.v1.Appended.source:type_name -> spillway.v1.SourcePartition
+	48, // 30: spillway.v1.Appended.range:type_name -> spillway.v1.OffsetRange
+	50, // 31: spillway.v1.Appended.status:type_name -> google.rpc.Status
+	47, // 32: spillway.v1.Refetch.source:type_name -> spillway.v1.SourcePartition
+	48, // 33: spillway.v1.Refetch.range:type_name -> spillway.v1.OffsetRange
+	46, // 34: spillway.v1.Refetch.known_records:type_name -> spillway.v1.Fingerprint
+	47, // 35: spillway.v1.FindOffset.source:type_name -> spillway.v1.SourcePartition
+	47, // 36: spillway.v1.SafeOffset.source:type_name -> spillway.v1.SourcePartition
 	22, // 37: spillway.v1.ConsumeRequest.open:type_name -> spillway.v1.ConsumeOpen
-	28, // 38: spillway.v1.ConsumeRequest.credit:type_name -> spillway.v1.Credit
-	29, // 39: spillway.v1.ConsumeRequest.ack:type_name -> spillway.v1.Ack
-	33, // 40: spillway.v1.ConsumeRequest.nack:type_name -> spillway.v1.Nack
-	34, // 41: spillway.v1.ConsumeRequest.extend:type_name -> spillway.v1.Extend
+	29, // 38: spillway.v1.ConsumeRequest.credit:type_name -> spillway.v1.Credit
+	30, // 39: spillway.v1.ConsumeRequest.ack:type_name -> spillway.v1.Ack
+	34, // 40: spillway.v1.ConsumeRequest.nack:type_name -> spillway.v1.Nack
+	35, // 41: spillway.v1.ConsumeRequest.extend:type_name -> spillway.v1.Extend
 	23, // 42: spillway.v1.ConsumeRequest.pause:type_name -> spillway.v1.PauseEverywhere
-	0,  // 43: spillway.v1.ConsumeOpen.ordering:type_name -> spillway.v1.Ordering
-	25, // 44: spillway.v1.ConsumeOpen.target:type_name -> spillway.v1.FlowTarget
-	5,  // 45: spillway.v1.ConsumeOpen.shard:type_name -> spillway.v1.ShardClaim
-	26, // 46: spillway.v1.Flows.sources:type_name -> spillway.v1.FlowSource
-	25, // 47: spillway.v1.Flows.targets:type_name -> spillway.v1.FlowTarget
-	30, // 48: spillway.v1.Ack.leases:type_name -> spillway.v1.AckedLease
-	32, // 49: spillway.v1.Ack.state_changes:type_name -> spillway.v1.StateChange
-	47, // 50: spillway.v1.AckedLease.filtered:type_name -> spillway.v1.OffsetRange
-	31, // 51: spillway.v1.AckedLease.dead_letters:type_name -> spillway.v1.DeadLetter
-	47, // 52: spillway.v1.AckedLease.only:type_name -> spillway.v1.OffsetRange
-	50, // 53: spillway.v1.Nack.delay:type_name -> google.protobuf.Duration
-	37, // 54: spillway.v1.ConsumeResponse.opened:type_name -> spillway.v1.ConsumeOpened
-	39, // 55: spillway.v1.ConsumeResponse.lease:type_name -> spillway.v1.Lease
-	40, // 56: spillway.v1.ConsumeResponse.ack_result:type_name -> spillway.v1.AckResult
-	41, // 57: spillway.v1.ConsumeResponse.adopt:type_name -> spillway.v1.Adopt
-	43, // 58: spillway.v1.ConsumeResponse.revoked:type_name -> spillway.v1.Revoked
-	36, // 59: spillway.v1.ConsumeResponse.watermark:type_name -> spillway.v1.Watermark
-	27, // 60: spillway.v1.ConsumeResponse.flows:type_name -> spillway.v1.Flows
-	24, // 61: spillway.v1.ConsumeResponse.paused:type_name -> spillway.v1.DeliveryPaused
-	50, // 62: spillway.v1.ConsumeOpened.lease_duration:type_name -> google.protobuf.Duration
-	38, // 63: spillway.v1.ConsumeOpened.headers:type_name -> spillway.v1.HeaderFilter
-	44, // 64: spillway.v1.Lease.batch:type_name -> spillway.v1.Batch
-	47, // 65: spillway.v1.Lease.settled:type_name -> spillway.v1.OffsetRange
-	49, // 66: spillway.v1.AckResult.status:type_name -> google.rpc.Status
-	42, // 67: spillway.v1.Adopt.entries:type_name -> spillway.v1.StateEntry
-	1,  // 68: spillway.v1.BufferService.Append:input_type -> spillway.v1.AppendRequest
-	21, // 69: spillway.v1.BufferService.Consume:input_type -> spillway.v1.ConsumeRequest
-	13, // 70: spillway.v1.BufferService.Append:output_type -> spillway.v1.AppendResponse
-	35, // 71: spillway.v1.BufferService.Consume:output_type -> spillway.v1.ConsumeResponse
-	70, // [70:72] is the sub-list for method output_type
-	68, // [68:70] is the sub-list for method input_type
-	68, // [68:68] is the sub-list for extension type_name
-	68, // [68:68] is the sub-list for extension extendee
-	0,  // [0:68] is the sub-list for field type_name
+	24, // 43: spillway.v1.ConsumeRequest.trouble:type_name -> spillway.v1.DeliveryTrouble
+	0,  // 44: spillway.v1.ConsumeOpen.ordering:type_name -> spillway.v1.Ordering
+	26, // 45: spillway.v1.ConsumeOpen.target:type_name -> spillway.v1.FlowTarget
+	5,  // 46: spillway.v1.ConsumeOpen.shard:type_name -> spillway.v1.ShardClaim
+	51, // 47: spillway.v1.DeliveryTrouble.since:type_name -> google.protobuf.Timestamp
+	27, // 48: spillway.v1.Flows.sources:type_name -> spillway.v1.FlowSource
+	26, // 49: spillway.v1.Flows.targets:type_name -> spillway.v1.FlowTarget
+	31, // 50: spillway.v1.Ack.leases:type_name -> spillway.v1.AckedLease
+	33, // 51: spillway.v1.Ack.state_changes:type_name -> spillway.v1.StateChange
+	48, // 52: spillway.v1.AckedLease.filtered:type_name -> spillway.v1.OffsetRange
+	32, // 53: spillway.v1.AckedLease.dead_letters:type_name -> spillway.v1.DeadLetter
+	48, // 54: spillway.v1.AckedLease.only:type_name -> spillway.v1.OffsetRange
+	52, // 55: spillway.v1.Nack.delay:type_name -> google.protobuf.Duration
+	38, // 56: spillway.v1.ConsumeResponse.opened:type_name -> spillway.v1.ConsumeOpened
+	40, // 57: spillway.v1.ConsumeResponse.lease:type_name -> spillway.v1.Lease
+	41, // 58: spillway.v1.ConsumeResponse.ack_result:type_name -> spillway.v1.AckResult
+	42, // 59: spillway.v1.ConsumeResponse.adopt:type_name -> spillway.v1.Adopt
+	44, // 60: spillway.v1.ConsumeResponse.revoked:type_name -> spillway.v1.Revoked
+	37, // 61: spillway.v1.ConsumeResponse.watermark:type_name -> spillway.v1.Watermark
+	28, // 62: spillway.v1.ConsumeResponse.flows:type_name -> spillway.v1.Flows
+	25, // 63: spillway.v1.ConsumeResponse.paused:type_name -> spillway.v1.DeliveryPaused
+	52, // 64: spillway.v1.ConsumeOpened.lease_duration:type_name -> google.protobuf.Duration
+	39, // 65: spillway.v1.ConsumeOpened.headers:type_name -> spillway.v1.HeaderFilter
+	45, // 66: spillway.v1.Lease.batch:type_name -> spillway.v1.Batch
+	48, // 67: spillway.v1.Lease.settled:type_name -> spillway.v1.OffsetRange
+	50, // 68: spillway.v1.AckResult.status:type_name -> google.rpc.Status
+	43, // 69: spillway.v1.Adopt.entries:type_name -> spillway.v1.StateEntry
+	1,  // 70: spillway.v1.BufferService.Append:input_type -> spillway.v1.AppendRequest
+	21, // 71: spillway.v1.BufferService.Consume:input_type -> spillway.v1.ConsumeRequest
+	13, // 72: spillway.v1.BufferService.Append:output_type -> spillway.v1.AppendResponse
+	36, // 73: spillway.v1.BufferService.Consume:output_type -> spillway.v1.ConsumeResponse
+	72, // [72:74] is the sub-list for method output_type
+	70, // [70:72] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_spillway_v1_buffer_proto_init() }
@@ -3869,9 +3960,10 @@ func file_spillway_v1_buffer_proto_init() {
 		(*ConsumeRequest_Nack)(nil),
 		(*ConsumeRequest_Extend)(nil),
 		(*ConsumeRequest_Pause)(nil),
+		(*ConsumeRequest_Trouble)(nil),
 	}
-	file_spillway_v1_buffer_proto_msgTypes[31].OneofWrappers = []any{}
-	file_spillway_v1_buffer_proto_msgTypes[34].OneofWrappers = []any{
+	file_spillway_v1_buffer_proto_msgTypes[32].OneofWrappers = []any{}
+	file_spillway_v1_buffer_proto_msgTypes[35].OneofWrappers = []any{
 		(*ConsumeResponse_Opened)(nil),
 		(*ConsumeResponse_Lease)(nil),
 		(*ConsumeResponse_AckResult)(nil),
@@ -3887,7 +3979,7 @@ func file_spillway_v1_buffer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spillway_v1_buffer_proto_rawDesc), len(file_spillway_v1_buffer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   43,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

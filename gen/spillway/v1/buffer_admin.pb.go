@@ -770,8 +770,13 @@ type Subscription struct {
 	RedrivingOffsets int64 `protobuf:"varint,22,opt,name=redriving_offsets,json=redrivingOffsets,proto3" json:"redriving_offsets,omitempty"`
 	// Names of deliveries that PauseDelivery has paused in all their instances.
 	PausedDeliveries []string `protobuf:"bytes,23,rep,name=paused_deliveries,json=pausedDeliveries,proto3" json:"paused_deliveries,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The last error of a delivery that is connected and fails, of the one that has failed for longest; empty: none says
+	// that it fails.
+	Trouble string `protobuf:"bytes,24,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	// Since when it fails, by the clock of the delivery.
+	TroubleSince  *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=trouble_since,json=troubleSince,proto3" json:"trouble_since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Subscription) Reset() {
@@ -961,6 +966,20 @@ func (x *Subscription) GetRedrivingOffsets() int64 {
 func (x *Subscription) GetPausedDeliveries() []string {
 	if x != nil {
 		return x.PausedDeliveries
+	}
+	return nil
+}
+
+func (x *Subscription) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
+}
+
+func (x *Subscription) GetTroubleSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.TroubleSince
 	}
 	return nil
 }
@@ -5453,7 +5472,7 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\v_disk_bytesB\x0f\n" +
 	"\r_disk_records\"?\n" +
 	"\x13UpdateQueueResponse\x12(\n" +
-	"\x05queue\x18\x01 \x01(\v2\x12.spillway.v1.QueueR\x05queue\"\xa3\a\n" +
+	"\x05queue\x18\x01 \x01(\v2\x12.spillway.v1.QueueR\x05queue\"\xfe\a\n" +
 	"\fSubscription\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06topics\x18\x02 \x03(\tR\x06topics\x12\x1a\n" +
@@ -5481,7 +5500,9 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\aheaders\x18\x14 \x03(\v2\x19.spillway.v1.HeaderFilterR\aheaders\x12+\n" +
 	"\x06replay\x18\x15 \x01(\v2\x13.spillway.v1.ReplayR\x06replay\x12+\n" +
 	"\x11redriving_offsets\x18\x16 \x01(\x03R\x10redrivingOffsets\x12+\n" +
-	"\x11paused_deliveries\x18\x17 \x03(\tR\x10pausedDeliveries\"\xc5\x02\n" +
+	"\x11paused_deliveries\x18\x17 \x03(\tR\x10pausedDeliveries\x12\x18\n" +
+	"\atrouble\x18\x18 \x01(\tR\atrouble\x12?\n" +
+	"\rtrouble_since\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\ftroubleSince\"\xc5\x02\n" +
 	"\x06Replay\x125\n" +
 	"\bbegan_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\abeganAt\x12.\n" +
 	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
@@ -5952,139 +5973,140 @@ var file_spillway_v1_buffer_admin_proto_depIdxs = []int32{
 	0,   // 6: spillway.v1.Subscription.on_full:type_name -> spillway.v1.OnFull
 	80,  // 7: spillway.v1.Subscription.headers:type_name -> spillway.v1.HeaderFilter
 	10,  // 8: spillway.v1.Subscription.replay:type_name -> spillway.v1.Replay
-	81,  // 9: spillway.v1.Replay.began_at:type_name -> google.protobuf.Timestamp
-	81,  // 10: spillway.v1.Replay.from:type_name -> google.protobuf.Timestamp
-	81,  // 11: spillway.v1.Replay.to:type_name -> google.protobuf.Timestamp
-	81,  // 12: spillway.v1.Replay.cancelled_at:type_name -> google.protobuf.Timestamp
-	74,  // 13: spillway.v1.StartPosition.earliest:type_name -> spillway.v1.StartPosition.Earliest
-	75,  // 14: spillway.v1.StartPosition.latest:type_name -> spillway.v1.StartPosition.Latest
-	81,  // 15: spillway.v1.StartPosition.time:type_name -> google.protobuf.Timestamp
-	12,  // 16: spillway.v1.StartPosition.offsets:type_name -> spillway.v1.PartitionOffset
-	78,  // 17: spillway.v1.PartitionOffset.source:type_name -> spillway.v1.SourcePartition
-	78,  // 18: spillway.v1.SubscriptionPartition.source:type_name -> spillway.v1.SourcePartition
-	82,  // 19: spillway.v1.SubscriptionPartition.settled_ranges:type_name -> spillway.v1.OffsetRange
-	76,  // 20: spillway.v1.SubscriptionPartition.outcomes:type_name -> spillway.v1.SubscriptionPartition.OutcomesEntry
-	9,   // 21: spillway.v1.ListSubscriptionsResponse.subscriptions:type_name -> spillway.v1.Subscription
-	9,   // 22: spillway.v1.GetSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	13,  // 23: spillway.v1.GetSubscriptionResponse.partitions:type_name -> spillway.v1.SubscriptionPartition
-	0,   // 24: spillway.v1.CreateSubscriptionRequest.on_full:type_name -> spillway.v1.OnFull
-	11,  // 25: spillway.v1.CreateSubscriptionRequest.start:type_name -> spillway.v1.StartPosition
-	9,   // 26: spillway.v1.CreateSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	0,   // 27: spillway.v1.UpdateSubscriptionRequest.on_full:type_name -> spillway.v1.OnFull
-	9,   // 28: spillway.v1.UpdateSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	11,  // 29: spillway.v1.SeekSubscriptionRequest.to:type_name -> spillway.v1.StartPosition
-	9,   // 30: spillway.v1.SeekSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	11,  // 31: spillway.v1.ReplaySubscriptionRequest.from:type_name -> spillway.v1.StartPosition
-	11,  // 32: spillway.v1.ReplaySubscriptionRequest.to:type_name -> spillway.v1.StartPosition
-	78,  // 33: spillway.v1.ReplayPartition.source:type_name -> spillway.v1.SourcePartition
-	82,  // 34: spillway.v1.ReplayPartition.range:type_name -> spillway.v1.OffsetRange
-	9,   // 35: spillway.v1.ReplaySubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	27,  // 36: spillway.v1.ReplaySubscriptionResponse.partitions:type_name -> spillway.v1.ReplayPartition
-	79,  // 37: spillway.v1.ReplaySubscriptionResponse.takes:type_name -> google.protobuf.Duration
-	9,   // 38: spillway.v1.CancelReplayResponse.subscription:type_name -> spillway.v1.Subscription
-	83,  // 39: spillway.v1.UndeliveredFilter.outcome:type_name -> spillway.v1.Outcome
-	82,  // 40: spillway.v1.UndeliveredFilter.range:type_name -> spillway.v1.OffsetRange
-	81,  // 41: spillway.v1.UndeliveredFilter.settled_from:type_name -> google.protobuf.Timestamp
-	81,  // 42: spillway.v1.UndeliveredFilter.settled_before:type_name -> google.protobuf.Timestamp
-	78,  // 43: spillway.v1.ReadUndeliveredRequest.source:type_name -> spillway.v1.SourcePartition
-	69,  // 44: spillway.v1.ReadUndeliveredResponse.records:type_name -> spillway.v1.PeekedRecord
-	39,  // 45: spillway.v1.ReadUndeliveredResponse.undelivered:type_name -> spillway.v1.Undelivered
-	31,  // 46: spillway.v1.RedriveUndeliveredRequest.filter:type_name -> spillway.v1.UndeliveredFilter
-	31,  // 47: spillway.v1.ForgetUndeliveredRequest.filter:type_name -> spillway.v1.UndeliveredFilter
-	83,  // 48: spillway.v1.ListUndeliveredRequest.outcome:type_name -> spillway.v1.Outcome
-	31,  // 49: spillway.v1.ListUndeliveredRequest.filter:type_name -> spillway.v1.UndeliveredFilter
-	78,  // 50: spillway.v1.Undelivered.source:type_name -> spillway.v1.SourcePartition
-	82,  // 51: spillway.v1.Undelivered.range:type_name -> spillway.v1.OffsetRange
-	83,  // 52: spillway.v1.Undelivered.outcome:type_name -> spillway.v1.Outcome
-	81,  // 53: spillway.v1.Undelivered.settled_at:type_name -> google.protobuf.Timestamp
-	39,  // 54: spillway.v1.ListUndeliveredResponse.ranges:type_name -> spillway.v1.Undelivered
-	43,  // 55: spillway.v1.AuditResponse.partitions:type_name -> spillway.v1.AuditPartition
-	78,  // 56: spillway.v1.AuditPartition.source:type_name -> spillway.v1.SourcePartition
-	77,  // 57: spillway.v1.AuditPartition.outcomes:type_name -> spillway.v1.AuditPartition.OutcomesEntry
-	44,  // 58: spillway.v1.AuditPartition.ranges:type_name -> spillway.v1.AuditRange
-	82,  // 59: spillway.v1.AuditRange.range:type_name -> spillway.v1.OffsetRange
-	9,   // 60: spillway.v1.PauseSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	9,   // 61: spillway.v1.ResumeSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	84,  // 62: spillway.v1.Session.ordering:type_name -> spillway.v1.Ordering
-	81,  // 63: spillway.v1.Session.opened_at:type_name -> google.protobuf.Timestamp
-	51,  // 64: spillway.v1.ListSessionsResponse.sessions:type_name -> spillway.v1.Session
-	56,  // 65: spillway.v1.ListFlowsResponse.queues:type_name -> spillway.v1.QueueFlow
-	57,  // 66: spillway.v1.QueueFlow.ingests:type_name -> spillway.v1.ConnectedIngest
-	59,  // 67: spillway.v1.QueueFlow.full:type_name -> spillway.v1.Forecast
-	58,  // 68: spillway.v1.QueueFlow.subscriptions:type_name -> spillway.v1.SubscriptionFlow
-	59,  // 69: spillway.v1.SubscriptionFlow.drained:type_name -> spillway.v1.Forecast
-	79,  // 70: spillway.v1.Forecast.window:type_name -> google.protobuf.Duration
-	79,  // 71: spillway.v1.Forecast.left:type_name -> google.protobuf.Duration
-	79,  // 72: spillway.v1.SinkStateEntry.age:type_name -> google.protobuf.Duration
-	60,  // 73: spillway.v1.ListSinkStateResponse.entries:type_name -> spillway.v1.SinkStateEntry
-	60,  // 74: spillway.v1.ForgetSinkStateResponse.entry:type_name -> spillway.v1.SinkStateEntry
-	78,  // 75: spillway.v1.ParkedBatch.source:type_name -> spillway.v1.SourcePartition
-	82,  // 76: spillway.v1.ParkedBatch.range:type_name -> spillway.v1.OffsetRange
-	81,  // 77: spillway.v1.ParkedBatch.until:type_name -> google.protobuf.Timestamp
-	65,  // 78: spillway.v1.ListParkedBatchesResponse.batches:type_name -> spillway.v1.ParkedBatch
-	78,  // 79: spillway.v1.PeekRecordsRequest.source:type_name -> spillway.v1.SourcePartition
-	78,  // 80: spillway.v1.PeekedRecord.source:type_name -> spillway.v1.SourcePartition
-	85,  // 81: spillway.v1.PeekedRecord.record:type_name -> spillway.v1.Record
-	69,  // 82: spillway.v1.PeekRecordsResponse.records:type_name -> spillway.v1.PeekedRecord
-	69,  // 83: spillway.v1.TapRecordsResponse.records:type_name -> spillway.v1.PeekedRecord
-	73,  // 84: spillway.v1.TapRecordsResponse.counts:type_name -> spillway.v1.TapCounts
-	3,   // 85: spillway.v1.BufferAdminService.ListQueues:input_type -> spillway.v1.ListQueuesRequest
-	5,   // 86: spillway.v1.BufferAdminService.GetQueue:input_type -> spillway.v1.GetQueueRequest
-	7,   // 87: spillway.v1.BufferAdminService.UpdateQueue:input_type -> spillway.v1.UpdateQueueRequest
-	14,  // 88: spillway.v1.BufferAdminService.ListSubscriptions:input_type -> spillway.v1.ListSubscriptionsRequest
-	16,  // 89: spillway.v1.BufferAdminService.GetSubscription:input_type -> spillway.v1.GetSubscriptionRequest
-	18,  // 90: spillway.v1.BufferAdminService.CreateSubscription:input_type -> spillway.v1.CreateSubscriptionRequest
-	20,  // 91: spillway.v1.BufferAdminService.UpdateSubscription:input_type -> spillway.v1.UpdateSubscriptionRequest
-	22,  // 92: spillway.v1.BufferAdminService.DeleteSubscription:input_type -> spillway.v1.DeleteSubscriptionRequest
-	24,  // 93: spillway.v1.BufferAdminService.SeekSubscription:input_type -> spillway.v1.SeekSubscriptionRequest
-	26,  // 94: spillway.v1.BufferAdminService.ReplaySubscription:input_type -> spillway.v1.ReplaySubscriptionRequest
-	29,  // 95: spillway.v1.BufferAdminService.CancelReplay:input_type -> spillway.v1.CancelReplayRequest
-	38,  // 96: spillway.v1.BufferAdminService.ListUndelivered:input_type -> spillway.v1.ListUndeliveredRequest
-	32,  // 97: spillway.v1.BufferAdminService.ReadUndelivered:input_type -> spillway.v1.ReadUndeliveredRequest
-	34,  // 98: spillway.v1.BufferAdminService.RedriveUndelivered:input_type -> spillway.v1.RedriveUndeliveredRequest
-	36,  // 99: spillway.v1.BufferAdminService.ForgetUndelivered:input_type -> spillway.v1.ForgetUndeliveredRequest
-	41,  // 100: spillway.v1.BufferAdminService.Audit:input_type -> spillway.v1.AuditRequest
-	47,  // 101: spillway.v1.BufferAdminService.PauseSubscription:input_type -> spillway.v1.PauseSubscriptionRequest
-	49,  // 102: spillway.v1.BufferAdminService.ResumeSubscription:input_type -> spillway.v1.ResumeSubscriptionRequest
-	45,  // 103: spillway.v1.BufferAdminService.ForgetSource:input_type -> spillway.v1.ForgetSourceRequest
-	52,  // 104: spillway.v1.BufferAdminService.ListSessions:input_type -> spillway.v1.ListSessionsRequest
-	54,  // 105: spillway.v1.BufferAdminService.ListFlows:input_type -> spillway.v1.ListFlowsRequest
-	61,  // 106: spillway.v1.BufferAdminService.ListSinkState:input_type -> spillway.v1.ListSinkStateRequest
-	63,  // 107: spillway.v1.BufferAdminService.ForgetSinkState:input_type -> spillway.v1.ForgetSinkStateRequest
-	66,  // 108: spillway.v1.BufferAdminService.ListParkedBatches:input_type -> spillway.v1.ListParkedBatchesRequest
-	68,  // 109: spillway.v1.BufferAdminService.PeekRecords:input_type -> spillway.v1.PeekRecordsRequest
-	71,  // 110: spillway.v1.BufferAdminService.TapRecords:input_type -> spillway.v1.TapRecordsRequest
-	4,   // 111: spillway.v1.BufferAdminService.ListQueues:output_type -> spillway.v1.ListQueuesResponse
-	6,   // 112: spillway.v1.BufferAdminService.GetQueue:output_type -> spillway.v1.GetQueueResponse
-	8,   // 113: spillway.v1.BufferAdminService.UpdateQueue:output_type -> spillway.v1.UpdateQueueResponse
-	15,  // 114: spillway.v1.BufferAdminService.ListSubscriptions:output_type -> spillway.v1.ListSubscriptionsResponse
-	17,  // 115: spillway.v1.BufferAdminService.GetSubscription:output_type -> spillway.v1.GetSubscriptionResponse
-	19,  // 116: spillway.v1.BufferAdminService.CreateSubscription:output_type -> spillway.v1.CreateSubscriptionResponse
-	21,  // 117: spillway.v1.BufferAdminService.UpdateSubscription:output_type -> spillway.v1.UpdateSubscriptionResponse
-	23,  // 118: spillway.v1.BufferAdminService.DeleteSubscription:output_type -> spillway.v1.DeleteSubscriptionResponse
-	25,  // 119: spillway.v1.BufferAdminService.SeekSubscription:output_type -> spillway.v1.SeekSubscriptionResponse
-	28,  // 120: spillway.v1.BufferAdminService.ReplaySubscription:output_type -> spillway.v1.ReplaySubscriptionResponse
-	30,  // 121: spillway.v1.BufferAdminService.CancelReplay:output_type -> spillway.v1.CancelReplayResponse
-	40,  // 122: spillway.v1.BufferAdminService.ListUndelivered:output_type -> spillway.v1.ListUndeliveredResponse
-	33,  // 123: spillway.v1.BufferAdminService.ReadUndelivered:output_type -> spillway.v1.ReadUndeliveredResponse
-	35,  // 124: spillway.v1.BufferAdminService.RedriveUndelivered:output_type -> spillway.v1.RedriveUndeliveredResponse
-	37,  // 125: spillway.v1.BufferAdminService.ForgetUndelivered:output_type -> spillway.v1.ForgetUndeliveredResponse
-	42,  // 126: spillway.v1.BufferAdminService.Audit:output_type -> spillway.v1.AuditResponse
-	48,  // 127: spillway.v1.BufferAdminService.PauseSubscription:output_type -> spillway.v1.PauseSubscriptionResponse
-	50,  // 128: spillway.v1.BufferAdminService.ResumeSubscription:output_type -> spillway.v1.ResumeSubscriptionResponse
-	46,  // 129: spillway.v1.BufferAdminService.ForgetSource:output_type -> spillway.v1.ForgetSourceResponse
-	53,  // 130: spillway.v1.BufferAdminService.ListSessions:output_type -> spillway.v1.ListSessionsResponse
-	55,  // 131: spillway.v1.BufferAdminService.ListFlows:output_type -> spillway.v1.ListFlowsResponse
-	62,  // 132: spillway.v1.BufferAdminService.ListSinkState:output_type -> spillway.v1.ListSinkStateResponse
-	64,  // 133: spillway.v1.BufferAdminService.ForgetSinkState:output_type -> spillway.v1.ForgetSinkStateResponse
-	67,  // 134: spillway.v1.BufferAdminService.ListParkedBatches:output_type -> spillway.v1.ListParkedBatchesResponse
-	70,  // 135: spillway.v1.BufferAdminService.PeekRecords:output_type -> spillway.v1.PeekRecordsResponse
-	72,  // 136: spillway.v1.BufferAdminService.TapRecords:output_type -> spillway.v1.TapRecordsResponse
-	111, // [111:137] is the sub-list for method output_type
-	85,  // [85:111] is the sub-list for method input_type
-	85,  // [85:85] is the sub-list for extension type_name
-	85,  // [85:85] is the sub-list for extension extendee
-	0,   // [0:85] is the sub-list for field type_name
+	81,  // 9: spillway.v1.Subscription.trouble_since:type_name -> google.protobuf.Timestamp
+	81,  // 10: spillway.v1.Replay.began_at:type_name -> google.protobuf.Timestamp
+	81,  // 11: spillway.v1.Replay.from:type_name -> google.protobuf.Timestamp
+	81,  // 12: spillway.v1.Replay.to:type_name -> google.protobuf.Timestamp
+	81,  // 13: spillway.v1.Replay.cancelled_at:type_name -> google.protobuf.Timestamp
+	74,  // 14: spillway.v1.StartPosition.earliest:type_name -> spillway.v1.StartPosition.Earliest
+	75,  // 15: spillway.v1.StartPosition.latest:type_name -> spillway.v1.StartPosition.Latest
+	81,  // 16: spillway.v1.StartPosition.time:type_name -> google.protobuf.Timestamp
+	12,  // 17: spillway.v1.StartPosition.offsets:type_name -> spillway.v1.PartitionOffset
+	78,  // 18: spillway.v1.PartitionOffset.source:type_name -> spillway.v1.SourcePartition
+	78,  // 19: spillway.v1.SubscriptionPartition.source:type_name -> spillway.v1.SourcePartition
+	82,  // 20: spillway.v1.SubscriptionPartition.settled_ranges:type_name -> spillway.v1.OffsetRange
+	76,  // 21: spillway.v1.SubscriptionPartition.outcomes:type_name -> spillway.v1.SubscriptionPartition.OutcomesEntry
+	9,   // 22: spillway.v1.ListSubscriptionsResponse.subscriptions:type_name -> spillway.v1.Subscription
+	9,   // 23: spillway.v1.GetSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	13,  // 24: spillway.v1.GetSubscriptionResponse.partitions:type_name -> spillway.v1.SubscriptionPartition
+	0,   // 25: spillway.v1.CreateSubscriptionRequest.on_full:type_name -> spillway.v1.OnFull
+	11,  // 26: spillway.v1.CreateSubscriptionRequest.start:type_name -> spillway.v1.StartPosition
+	9,   // 27: spillway.v1.CreateSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	0,   // 28: spillway.v1.UpdateSubscriptionRequest.on_full:type_name -> spillway.v1.OnFull
+	9,   // 29: spillway.v1.UpdateSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	11,  // 30: spillway.v1.SeekSubscriptionRequest.to:type_name -> spillway.v1.StartPosition
+	9,   // 31: spillway.v1.SeekSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	11,  // 32: spillway.v1.ReplaySubscriptionRequest.from:type_name -> spillway.v1.StartPosition
+	11,  // 33: spillway.v1.ReplaySubscriptionRequest.to:type_name -> spillway.v1.StartPosition
+	78,  // 34: spillway.v1.ReplayPartition.source:type_name -> spillway.v1.SourcePartition
+	82,  // 35: spillway.v1.ReplayPartition.range:type_name -> spillway.v1.OffsetRange
+	9,   // 36: spillway.v1.ReplaySubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	27,  // 37: spillway.v1.ReplaySubscriptionResponse.partitions:type_name -> spillway.v1.ReplayPartition
+	79,  // 38: spillway.v1.ReplaySubscriptionResponse.takes:type_name -> google.protobuf.Duration
+	9,   // 39: spillway.v1.CancelReplayResponse.subscription:type_name -> spillway.v1.Subscription
+	83,  // 40: spillway.v1.UndeliveredFilter.outcome:type_name -> spillway.v1.Outcome
+	82,  // 41: spillway.v1.UndeliveredFilter.range:type_name -> spillway.v1.OffsetRange
+	81,  // 42: spillway.v1.UndeliveredFilter.settled_from:type_name -> google.protobuf.Timestamp
+	81,  // 43: spillway.v1.UndeliveredFilter.settled_before:type_name -> google.protobuf.Timestamp
+	78,  // 44: spillway.v1.ReadUndeliveredRequest.source:type_name -> spillway.v1.SourcePartition
+	69,  // 45: spillway.v1.ReadUndeliveredResponse.records:type_name -> spillway.v1.PeekedRecord
+	39,  // 46: spillway.v1.ReadUndeliveredResponse.undelivered:type_name -> spillway.v1.Undelivered
+	31,  // 47: spillway.v1.RedriveUndeliveredRequest.filter:type_name -> spillway.v1.UndeliveredFilter
+	31,  // 48: spillway.v1.ForgetUndeliveredRequest.filter:type_name -> spillway.v1.UndeliveredFilter
+	83,  // 49: spillway.v1.ListUndeliveredRequest.outcome:type_name -> spillway.v1.Outcome
+	31,  // 50: spillway.v1.ListUndeliveredRequest.filter:type_name -> spillway.v1.UndeliveredFilter
+	78,  // 51: spillway.v1.Undelivered.source:type_name -> spillway.v1.SourcePartition
+	82,  // 52: spillway.v1.Undelivered.range:type_name -> spillway.v1.OffsetRange
+	83,  // 53: spillway.v1.Undelivered.outcome:type_name -> spillway.v1.Outcome
+	81,  // 54: spillway.v1.Undelivered.settled_at:type_name -> google.protobuf.Timestamp
+	39,  // 55: spillway.v1.ListUndeliveredResponse.ranges:type_name -> spillway.v1.Undelivered
+	43,  // 56: spillway.v1.AuditResponse.partitions:type_name -> spillway.v1.AuditPartition
+	78,  // 57: spillway.v1.AuditPartition.source:type_name -> spillway.v1.SourcePartition
+	77,  // 58: spillway.v1.AuditPartition.outcomes:type_name -> spillway.v1.AuditPartition.OutcomesEntry
+	44,  // 59: spillway.v1.AuditPartition.ranges:type_name -> spillway.v1.AuditRange
+	82,  // 60: spillway.v1.AuditRange.range:type_name -> spillway.v1.OffsetRange
+	9,   // 61: spillway.v1.PauseSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	9,   // 62: spillway.v1.ResumeSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	84,  // 63: spillway.v1.Session.ordering:type_name -> spillway.v1.Ordering
+	81,  // 64: spillway.v1.Session.opened_at:type_name -> google.protobuf.Timestamp
+	51,  // 65: spillway.v1.ListSessionsResponse.sessions:type_name -> spillway.v1.Session
+	56,  // 66: spillway.v1.ListFlowsResponse.queues:type_name -> spillway.v1.QueueFlow
+	57,  // 67: spillway.v1.QueueFlow.ingests:type_name -> spillway.v1.ConnectedIngest
+	59,  // 68: spillway.v1.QueueFlow.full:type_name -> spillway.v1.Forecast
+	58,  // 69: spillway.v1.QueueFlow.subscriptions:type_name -> spillway.v1.SubscriptionFlow
+	59,  // 70: spillway.v1.SubscriptionFlow.drained:type_name -> spillway.v1.Forecast
+	79,  // 71: spillway.v1.Forecast.window:type_name -> google.protobuf.Duration
+	79,  // 72: spillway.v1.Forecast.left:type_name -> google.protobuf.Duration
+	79,  // 73: spillway.v1.SinkStateEntry.age:type_name -> google.protobuf.Duration
+	60,  // 74: spillway.v1.ListSinkStateResponse.entries:type_name -> spillway.v1.SinkStateEntry
+	60,  // 75: spillway.v1.ForgetSinkStateResponse.entry:type_name -> spillway.v1.SinkStateEntry
+	78,  // 76: spillway.v1.ParkedBatch.source:type_name -> spillway.v1.SourcePartition
+	82,  // 77: spillway.v1.ParkedBatch.range:type_name -> spillway.v1.OffsetRange
+	81,  // 78: spillway.v1.ParkedBatch.until:type_name -> google.protobuf.Timestamp
+	65,  // 79: spillway.v1.ListParkedBatchesResponse.batches:type_name -> spillway.v1.ParkedBatch
+	78,  // 80: spillway.v1.PeekRecordsRequest.source:type_name -> spillway.v1.SourcePartition
+	78,  // 81: spillway.v1.PeekedRecord.source:type_name -> spillway.v1.SourcePartition
+	85,  // 82: spillway.v1.PeekedRecord.record:type_name -> spillway.v1.Record
+	69,  // 83: spillway.v1.PeekRecordsResponse.records:type_name -> spillway.v1.PeekedRecord
+	69,  // 84: spillway.v1.TapRecordsResponse.records:type_name -> spillway.v1.PeekedRecord
+	73,  // 85: spillway.v1.TapRecordsResponse.counts:type_name -> spillway.v1.TapCounts
+	3,   // 86: spillway.v1.BufferAdminService.ListQueues:input_type -> spillway.v1.ListQueuesRequest
+	5,   // 87: spillway.v1.BufferAdminService.GetQueue:input_type -> spillway.v1.GetQueueRequest
+	7,   // 88: spillway.v1.BufferAdminService.UpdateQueue:input_type -> spillway.v1.UpdateQueueRequest
+	14,  // 89: spillway.v1.BufferAdminService.ListSubscriptions:input_type -> spillway.v1.ListSubscriptionsRequest
+	16,  // 90: spillway.v1.BufferAdminService.GetSubscription:input_type -> spillway.v1.GetSubscriptionRequest
+	18,  // 91: spillway.v1.BufferAdminService.CreateSubscription:input_type -> spillway.v1.CreateSubscriptionRequest
+	20,  // 92: spillway.v1.BufferAdminService.UpdateSubscription:input_type -> spillway.v1.UpdateSubscriptionRequest
+	22,  // 93: spillway.v1.BufferAdminService.DeleteSubscription:input_type -> spillway.v1.DeleteSubscriptionRequest
+	24,  // 94: spillway.v1.BufferAdminService.SeekSubscription:input_type -> spillway.v1.SeekSubscriptionRequest
+	26,  // 95: spillway.v1.BufferAdminService.ReplaySubscription:input_type -> spillway.v1.ReplaySubscriptionRequest
+	29,  // 96: spillway.v1.BufferAdminService.CancelReplay:input_type -> spillway.v1.CancelReplayRequest
+	38,  // 97: spillway.v1.BufferAdminService.ListUndelivered:input_type -> spillway.v1.ListUndeliveredRequest
+	32,  // 98: spillway.v1.BufferAdminService.ReadUndelivered:input_type -> spillway.v1.ReadUndeliveredRequest
+	34,  // 99: spillway.v1.BufferAdminService.RedriveUndelivered:input_type -> spillway.v1.RedriveUndeliveredRequest
+	36,  // 100: spillway.v1.BufferAdminService.ForgetUndelivered:input_type -> spillway.v1.ForgetUndeliveredRequest
+	41,  // 101: spillway.v1.BufferAdminService.Audit:input_type -> spillway.v1.AuditRequest
+	47,  // 102: spillway.v1.BufferAdminService.PauseSubscription:input_type -> spillway.v1.PauseSubscriptionRequest
+	49,  // 103: spillway.v1.BufferAdminService.ResumeSubscription:input_type -> spillway.v1.ResumeSubscriptionRequest
+	45,  // 104: spillway.v1.BufferAdminService.ForgetSource:input_type -> spillway.v1.ForgetSourceRequest
+	52,  // 105: spillway.v1.BufferAdminService.ListSessions:input_type -> spillway.v1.ListSessionsRequest
+	54,  // 106: spillway.v1.BufferAdminService.ListFlows:input_type -> spillway.v1.ListFlowsRequest
+	61,  // 107: spillway.v1.BufferAdminService.ListSinkState:input_type -> spillway.v1.ListSinkStateRequest
+	63,  // 108: spillway.v1.BufferAdminService.ForgetSinkState:input_type -> spillway.v1.ForgetSinkStateRequest
+	66,  // 109: spillway.v1.BufferAdminService.ListParkedBatches:input_type -> spillway.v1.ListParkedBatchesRequest
+	68,  // 110: spillway.v1.BufferAdminService.PeekRecords:input_type -> spillway.v1.PeekRecordsRequest
+	71,  // 111: spillway.v1.BufferAdminService.TapRecords:input_type -> spillway.v1.TapRecordsRequest
+	4,   // 112: spillway.v1.BufferAdminService.ListQueues:output_type -> spillway.v1.ListQueuesResponse
+	6,   // 113: spillway.v1.BufferAdminService.GetQueue:output_type -> spillway.v1.GetQueueResponse
+	8,   // 114: spillway.v1.BufferAdminService.UpdateQueue:output_type -> spillway.v1.UpdateQueueResponse
+	15,  // 115: spillway.v1.BufferAdminService.ListSubscriptions:output_type -> spillway.v1.ListSubscriptionsResponse
+	17,  // 116: spillway.v1.BufferAdminService.GetSubscription:output_type -> spillway.v1.GetSubscriptionResponse
+	19,  // 117: spillway.v1.BufferAdminService.CreateSubscription:output_type -> spillway.v1.CreateSubscriptionResponse
+	21,  // 118: spillway.v1.BufferAdminService.UpdateSubscription:output_type -> spillway.v1.UpdateSubscriptionResponse
+	23,  // 119: spillway.v1.BufferAdminService.DeleteSubscription:output_type -> spillway.v1.DeleteSubscriptionResponse
+	25,  // 120: spillway.v1.BufferAdminService.SeekSubscription:output_type -> spillway.v1.SeekSubscriptionResponse
+	28,  // 121: spillway.v1.BufferAdminService.ReplaySubscription:output_type -> spillway.v1.ReplaySubscriptionResponse
+	30,  // 122: spillway.v1.BufferAdminService.CancelReplay:output_type -> spillway.v1.CancelReplayResponse
+	40,  // 123: spillway.v1.BufferAdminService.ListUndelivered:output_type -> spillway.v1.ListUndeliveredResponse
+	33,  // 124: spillway.v1.BufferAdminService.ReadUndelivered:output_type -> spillway.v1.ReadUndeliveredResponse
+	35,  // 125: spillway.v1.BufferAdminService.RedriveUndelivered:output_type -> spillway.v1.RedriveUndeliveredResponse
+	37,  // 126: spillway.v1.BufferAdminService.ForgetUndelivered:output_type -> spillway.v1.ForgetUndeliveredResponse
+	42,  // 127: spillway.v1.BufferAdminService.Audit:output_type -> spillway.v1.AuditResponse
+	48,  // 128: spillway.v1.BufferAdminService.PauseSubscription:output_type -> spillway.v1.PauseSubscriptionResponse
+	50,  // 129: spillway.v1.BufferAdminService.ResumeSubscription:output_type -> spillway.v1.ResumeSubscriptionResponse
+	46,  // 130: spillway.v1.BufferAdminService.ForgetSource:output_type -> spillway.v1.ForgetSourceResponse
+	53,  // 131: spillway.v1.BufferAdminService.ListSessions:output_type -> spillway.v1.ListSessionsResponse
+	55,  // 132: spillway.v1.BufferAdminService.ListFlows:output_type -> spillway.v1.ListFlowsResponse
+	62,  // 133: spillway.v1.BufferAdminService.ListSinkState:output_type -> spillway.v1.ListSinkStateResponse
+	64,  // 134: spillway.v1.BufferAdminService.ForgetSinkState:output_type -> spillway.v1.ForgetSinkStateResponse
+	67,  // 135: spillway.v1.BufferAdminService.ListParkedBatches:output_type -> spillway.v1.ListParkedBatchesResponse
+	70,  // 136: spillway.v1.BufferAdminService.PeekRecords:output_type -> spillway.v1.PeekRecordsResponse
+	72,  // 137: spillway.v1.BufferAdminService.TapRecords:output_type -> spillway.v1.TapRecordsResponse
+	112, // [112:138] is the sub-list for method output_type
+	86,  // [86:112] is the sub-list for method input_type
+	86,  // [86:86] is the sub-list for extension type_name
+	86,  // [86:86] is the sub-list for extension extendee
+	0,   // [0:86] is the sub-list for field type_name
 }
 
 func init() { file_spillway_v1_buffer_admin_proto_init() }

@@ -58,12 +58,26 @@ type Session struct {
 
 	watermarks bool   // it wants to be told
 	delivery   string // SetDelivery's
+	trouble    Trouble
 	told       Watermark
 
 	events  []Event
 	answers int           // of events, those that are not leases
 	signal  chan struct{} // has room for one: events are there, or the session is dead
 	taken   chan struct{} // has room for one: events were taken, or the session is dead
+}
+
+// Trouble is why a delivery fails, as it says itself. An empty error says that it does not.
+type Trouble struct {
+	Error string
+	Since time.Time // by the delivery's clock
+}
+
+// SetTrouble notes why the delivery fails, or that it does not.
+func (s *Session) SetTrouble(t Trouble) {
+	s.q.mu.Lock()
+	defer s.q.mu.Unlock()
+	s.trouble = t
 }
 
 // Event is something to tell the delivery; exactly one field is set.

@@ -78,7 +78,10 @@ func (l *looking) askSubscriptions(*Picture) error {
 				OnFull:  strings.ToLower(strings.TrimPrefix(s.OnFull.String(), "ON_FULL_")),
 				Backlog: s.PendingRecords + s.DeferredOffsets, BacklogBytes: s.PendingBytes, Deferred: s.DeferredOffsets,
 				AgeSeconds: s.OldestPendingAge.AsDuration().Seconds(), Leased: s.LeasedBatches, Parked: s.ParkedBatches, Delivered: s.DeliveredRecords,
-				Dead: s.DeadLetteredRecords, Dropped: s.DroppedOffsets, Lost: s.LostOffsets, Deliveries: []Destination{}}
+				Dead: s.DeadLetteredRecords, Dropped: s.DroppedOffsets, Lost: s.LostOffsets, Deliveries: []Destination{}, Failure: s.Trouble}
+			if s.TroubleSince != nil {
+				shown.FailingSince = s.TroubleSince.AsTime()
+			}
 			q.Subscriptions, l.subs[s.Name] = append(q.Subscriptions, shown), shown
 		}
 		return r.GetNextPageToken(), err

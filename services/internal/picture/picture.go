@@ -80,25 +80,28 @@ type Subscription struct {
 	Name   string `json:"name"` // queue/subscription
 	Paused bool   `json:"paused"`
 	// PausedDeliveries are held in all their instances.
-	PausedDeliveries []string      `json:"paused_deliveries,omitempty"`
-	Required         bool          `json:"required"`
-	Configured       bool          `json:"configured"`
-	OnFull           string        `json:"on_full"`
-	Backlog          int64         `json:"backlog_records"` // pending, and deferred
-	BacklogBytes     int64         `json:"backlog_bytes"`   // without what is deferred
-	Deferred         int64         `json:"deferred_records"`
-	AgeSeconds       float64       `json:"age_seconds"` // of the oldest record in the backlog
-	OutPerSecond     *float64      `json:"out_per_second"`
-	Growth           float64       `json:"backlog_growth_per_second"`
-	Drained          Forecast      `json:"time_to_drain"`
-	Leased           int64         `json:"leased_batches"`
-	Parked           int64         `json:"parked_batches"`
-	ParkedReason     string        `json:"parked_reason"` // of one of them
-	Delivered        int64         `json:"delivered_records"`
-	Dead             int64         `json:"dead_lettered_records"`
-	Dropped          int64         `json:"dropped_offsets"`
-	Lost             int64         `json:"lost_offsets"`
-	Deliveries       []Destination `json:"deliveries"`
+	PausedDeliveries []string `json:"paused_deliveries,omitempty"`
+	Required         bool     `json:"required"`
+	Configured       bool     `json:"configured"`
+	OnFull           string   `json:"on_full"`
+	Backlog          int64    `json:"backlog_records"` // pending, and deferred
+	BacklogBytes     int64    `json:"backlog_bytes"`   // without what is deferred
+	Deferred         int64    `json:"deferred_records"`
+	AgeSeconds       float64  `json:"age_seconds"` // of the oldest record in the backlog
+	OutPerSecond     *float64 `json:"out_per_second"`
+	Growth           float64  `json:"backlog_growth_per_second"`
+	Drained          Forecast `json:"time_to_drain"`
+	Leased           int64    `json:"leased_batches"`
+	Parked           int64    `json:"parked_batches"`
+	ParkedReason     string   `json:"parked_reason"` // of one of them
+	// Failure is the last error of the delivery that has failed for longest; empty: none fails.
+	Failure      string        `json:"failure,omitempty"`
+	FailingSince time.Time     `json:"failing_since,omitzero"`
+	Delivered    int64         `json:"delivered_records"`
+	Dead         int64         `json:"dead_lettered_records"`
+	Dropped      int64         `json:"dropped_offsets"`
+	Lost         int64         `json:"lost_offsets"`
+	Deliveries   []Destination `json:"deliveries"`
 }
 
 // Age returns how long the oldest record of the backlog has waited.

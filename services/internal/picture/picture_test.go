@@ -98,6 +98,8 @@ func busy() *fake {
 			{Name: "logs/parked", Configured: true, PendingRecords: 999_999, PendingBytes: 77 << 20, ParkedBatches: 4, OldestPendingAge: durationpb.New(90 * time.Minute)},
 			{Name: "logs/paused", Configured: true, Paused: true, PendingRecords: 500, PendingBytes: 5 << 10, OldestPendingAge: durationpb.New(59 * time.Second)},
 			{Name: "logs/slow", Configured: true, PendingRecords: 800, PendingBytes: 8 << 10, OldestPendingAge: durationpb.New(4 * time.Minute)},
+			{Name: "logs/unreachable", Configured: true, PendingRecords: 70, PendingBytes: 7 << 10, OldestPendingAge: durationpb.New(time.Minute),
+				Trouble: "produce to out-7: \x1b[2Jconnection refused", TroubleSince: opened},
 			{Name: "other/queue", Configured: true},
 		},
 		sessions: []*spillwayv1.Session{
@@ -108,6 +110,7 @@ func busy() *fake {
 			{Id: 5, Subscription: "logs/hdfs", Consumer: "hdfs-2", StateEntries: 1},
 			{Id: 6, Subscription: "logs/parked", Consumer: "p", Live: true},
 			{Id: 7, Subscription: "logs/slow", Consumer: "s\x07", Live: true},
+			{Id: 9, Subscription: "logs/unreachable", Consumer: "f", Live: true},
 			{Id: 8, Subscription: "nowhere/sub", Consumer: "n", Live: true},
 		},
 		flows: []*spillwayv1.QueueFlow{

@@ -169,6 +169,9 @@ func (s *Subscription) add(o *Subscription) {
 	s.Leased += o.Leased
 	s.Parked += o.Parked
 	s.ParkedReason = cmp.Or(s.ParkedReason, o.ParkedReason)
+	if o.Failure != "" && (s.Failure == "" || o.FailingSince.Before(s.FailingSince)) {
+		s.Failure, s.FailingSince = o.Failure, o.FailingSince
+	}
 	s.Delivered += o.Delivered
 	s.Dead += o.Dead
 	s.Dropped += o.Dropped

@@ -103,6 +103,8 @@ func (s *Subscription) troubles() (all []Trouble) {
 	}
 	wait := fmt.Sprintf("%s records wait, the oldest for %s", Count(float64(s.Backlog)), Duration(s.Age()))
 	left := s.left()
+	const mend = "It tries again by itself. Mend what the error says."
+	failing := fmt.Sprintf("a delivery has failed since %s: %s", s.FailingSince.UTC().Format(time.RFC3339), s.Failure)
 	switch live := s.Live(); {
 	case s.Backlog > 0 && !s.Configured && live == 0:
 		add(Warning, "Delete it if nobody wants them: spillway subscriptions delete "+s.Name, "the configuration does not name it any more, and %s", wait)
@@ -114,6 +116,10 @@ func (s *Subscription) troubles() (all []Trouble) {
 		add(Critical, "Start its delivery, or see in its log why it does not connect.", "no delivery is connected; %s", wait)
 	case live == 0 && left > 0:
 		add(Warning, "Start its delivery: it finishes them.", "no delivery is connected, and files or other unfinished things of dead sessions (%d) wait for one", left)
+	case s.Failure != "" && s.stuck():
+		add(Critical, mend, "nothing was delivered in the last %s; %s; %s", Duration(stuckFor), wait, failing)
+	case s.Failure != "":
+		add(Warning, mend, "%s", failing)
 	case s.Parked > 0:
 		add(Warning, "They are tried again by themselves. Mend what the reason says.", "batches were given back (%d): %s", s.Parked, orNone(s.ParkedReason))
 	case s.stuck():
