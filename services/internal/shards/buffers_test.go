@@ -155,9 +155,11 @@ func TestSilentBuffer(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*lateAfter)
 	defer cancel()
-	// Either end of the call may be the first to notice that its time is over.
+	// Either end of the call may be the first to notice that its time is over, and the buffer's answer
+	// may come before ctx ends here.
+	began = time.Now()
 	owner, err := b.Owner(ctx, "q", 1, 2)
-	if err == nil || ctx.Err() == nil {
-		t.Errorf("%q has the shard that the silent one may have, %v", owner.Address, err)
+	if took := time.Since(began); err == nil || took <= lateAfter {
+		t.Errorf("%q has the shard that the silent one may have, after %v: %v", owner.Address, took, err)
 	}
 }
