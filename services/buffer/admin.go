@@ -130,7 +130,7 @@ func fromSubscription(queueName string, v queue.SubscriptionView, headers []*spi
 		PendingRecords: v.PendingRecords, PendingBytes: v.PendingBytes, LeasedBatches: int64(v.Leased), Sessions: int32(v.Sessions),
 		DeliveredRecords: v.Delivered, DeadLetteredRecords: v.DeadLettered, RedeliveredBatches: v.Redelivered,
 		DeferredOffsets: v.Deferred, DroppedOffsets: v.Dropped, ParkedBatches: int64(v.Parked), LostOffsets: v.Lost, OnFull: spillwayv1.OnFull(v.OnFull), LimitBytes: v.Limit, Headers: headers,
-		Replay: fromReplay(v.Replay), RedrivingOffsets: v.Redriving, PausedDeliveries: v.PausedDeliveries}
+		Replay: fromReplay(v.Replay), RedrivingOffsets: v.Redriving, PausedDeliveries: v.PausedDeliveries, DeadLetters: &v.DeadListed}
 	if v.Trouble.Error != "" {
 		s.Trouble, s.TroubleSince = v.Trouble.Error, timestamppb.New(v.Trouble.Since)
 	}

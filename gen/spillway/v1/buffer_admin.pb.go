@@ -744,7 +744,7 @@ type Subscription struct {
 	Sessions int32 `protobuf:"varint,9,opt,name=sessions,proto3" json:"sessions,omitempty"`
 	// Records settled since the queue was opened.
 	DeliveredRecords int64 `protobuf:"varint,10,opt,name=delivered_records,json=deliveredRecords,proto3" json:"delivered_records,omitempty"`
-	// Records dead-lettered since the queue was opened.
+	// Records dead-lettered since the queue was opened. One that is redriven, and dead-lettered again, counts again.
 	DeadLetteredRecords int64 `protobuf:"varint,11,opt,name=dead_lettered_records,json=deadLetteredRecords,proto3" json:"dead_lettered_records,omitempty"`
 	// Batches leased more than once since the queue was opened.
 	RedeliveredBatches int64 `protobuf:"varint,12,opt,name=redelivered_batches,json=redeliveredBatches,proto3" json:"redelivered_batches,omitempty"`
@@ -774,7 +774,10 @@ type Subscription struct {
 	// that it fails.
 	Trouble string `protobuf:"bytes,24,opt,name=trouble,proto3" json:"trouble,omitempty"`
 	// Since when it fails, by the clock of the delivery.
-	TroubleSince  *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=trouble_since,json=troubleSince,proto3" json:"trouble_since,omitempty"`
+	TroubleSince *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=trouble_since,json=troubleSince,proto3" json:"trouble_since,omitempty"`
+	// Dead letters that are listed now: those of any time that were neither redriven nor forgotten, among the newest
+	// undelivered ranges. A buffer of a version before does not tell.
+	DeadLetters   *int64 `protobuf:"varint,26,opt,name=dead_letters,json=deadLetters,proto3,oneof" json:"dead_letters,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -982,6 +985,13 @@ func (x *Subscription) GetTroubleSince() *timestamppb.Timestamp {
 		return x.TroubleSince
 	}
 	return nil
+}
+
+func (x *Subscription) GetDeadLetters() int64 {
+	if x != nil && x.DeadLetters != nil {
+		return *x.DeadLetters
+	}
+	return 0
 }
 
 // Replay is a delivery, once more, of what a subscription had settled.
@@ -5472,7 +5482,7 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\v_disk_bytesB\x0f\n" +
 	"\r_disk_records\"?\n" +
 	"\x13UpdateQueueResponse\x12(\n" +
-	"\x05queue\x18\x01 \x01(\v2\x12.spillway.v1.QueueR\x05queue\"\xfe\a\n" +
+	"\x05queue\x18\x01 \x01(\v2\x12.spillway.v1.QueueR\x05queue\"\xb7\b\n" +
 	"\fSubscription\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06topics\x18\x02 \x03(\tR\x06topics\x12\x1a\n" +
@@ -5502,7 +5512,9 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\x11redriving_offsets\x18\x16 \x01(\x03R\x10redrivingOffsets\x12+\n" +
 	"\x11paused_deliveries\x18\x17 \x03(\tR\x10pausedDeliveries\x12\x18\n" +
 	"\atrouble\x18\x18 \x01(\tR\atrouble\x12?\n" +
-	"\rtrouble_since\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\ftroubleSince\"\xc5\x02\n" +
+	"\rtrouble_since\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\ftroubleSince\x12&\n" +
+	"\fdead_letters\x18\x1a \x01(\x03H\x00R\vdeadLetters\x88\x01\x01B\x0f\n" +
+	"\r_dead_letters\"\xc5\x02\n" +
 	"\x06Replay\x125\n" +
 	"\bbegan_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\abeganAt\x12.\n" +
 	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
@@ -6117,6 +6129,7 @@ func file_spillway_v1_buffer_admin_proto_init() {
 	file_spillway_v1_buffer_proto_init()
 	file_spillway_v1_record_proto_init()
 	file_spillway_v1_buffer_admin_proto_msgTypes[6].OneofWrappers = []any{}
+	file_spillway_v1_buffer_admin_proto_msgTypes[8].OneofWrappers = []any{}
 	file_spillway_v1_buffer_admin_proto_msgTypes[10].OneofWrappers = []any{
 		(*StartPosition_Earliest_)(nil),
 		(*StartPosition_Latest_)(nil),

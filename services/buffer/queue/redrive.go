@@ -98,7 +98,7 @@ func (s *subscription) forget(all []repeatChange) {
 		}
 	}
 	left := make([]Undelivered, 0, len(s.undelivered)) // a snapshot may still read the old one
-	s.reasonBytes = 0
+	s.reasonBytes, s.deadListed = 0, 0
 	for _, u := range s.undelivered {
 		rest := []Range{u.Range}
 		if set := gone[of{u.Partition, u.Outcome}]; set != nil {
@@ -109,6 +109,7 @@ func (s *subscription) forget(all []repeatChange) {
 			part.Range = r
 			left = append(left, part)
 			s.reasonBytes += len(u.Reason)
+			s.deadListed += part.dead()
 		}
 	}
 	s.undelivered = left

@@ -42,6 +42,9 @@ func TestDeadLettersAreKept(t *testing.T) {
 		if err != nil || len(list) != 1 || !list[0].Kept || list[0].Range != (Range{3, 5}) {
 			t.Fatalf("%s: %+v, %v", when, list, err)
 		}
+		if v, _ := h.q.Subscription("s"); v.DeadListed != 2 {
+			t.Fatalf("%s: %d dead letters are listed", when, v.DeadListed)
+		}
 		l, err := h.q.UndeliveredRecords("s", Partition{Topic: "t"}, 4)
 		if err == nil {
 			err = h.q.Load(l)
@@ -62,7 +65,7 @@ func TestDeadLettersAreKept(t *testing.T) {
 	if list, _ := h.q.Undelivered("s"); len(list) > 0 {
 		t.Fatalf("still listed: %+v", list)
 	}
-	if v, _ := h.q.Subscription("s"); v.Redriving != 2 {
+	if v, _ := h.q.Subscription("s"); v.Redriving != 2 || v.DeadListed != 0 {
 		t.Fatalf("%+v", v)
 	}
 	s.Close()
@@ -106,6 +109,9 @@ func TestRedrivenIsListedAgain(t *testing.T) {
 		}
 		if got := h.outcomes("s")[DeadLettered]; got != dead {
 			t.Fatalf("%d dead letters are accounted for, want %d", got, dead)
+		}
+		if v, _ := h.q.Subscription("s"); v.DeadListed != 2 {
+			t.Fatalf("%d dead letters are listed, want each once", v.DeadListed)
 		}
 		h.checkAudit()
 	}

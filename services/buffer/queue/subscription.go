@@ -69,6 +69,7 @@ type subscription struct {
 	replaying, redriving int64         // offsets that a replay, or redriving, has left
 	undelivered          []Undelivered // the newest maxUndelivered, oldest first; durable
 	reasonBytes          int           // of the reasons in it
+	deadListed           int64         // dead letters in it
 	copies               []*piece      // of dead letters, oldest first
 	copyBytes            int64         // of their payloads
 
@@ -100,9 +101,18 @@ type Undelivered struct {
 	AtMs      int64     `json:"at"` // since the Unix epoch
 }
 
+// dead returns how many dead letters the range is.
+func (u *Undelivered) dead() int64 {
+	if u.Outcome != DeadLettered {
+		return 0
+	}
+	return u.Range.Len()
+}
+
 // note remembers an undelivered range, joined with the one before when that is alike.
 func (s *subscription) note(u Undelivered) {
 	u.Reason = CutReason(u.Reason) // an older version did not
+	s.deadListed += u.dead()
 	if n := len(s.undelivered); n > 0 {
 		last := &s.undelivered[n-1]
 		if last.Partition == u.Partition && last.Outcome == u.Outcome && last.Reason == u.Reason && last.Range.Next == u.Range.First {
@@ -114,6 +124,7 @@ func (s *subscription) note(u Undelivered) {
 		gone := len(s.undelivered)/10 + 1
 		for _, u := range s.undelivered[:gone] {
 			s.reasonBytes -= len(u.Reason)
+			s.deadListed -= u.dead()
 		}
 		s.undelivered = slices.Clone(s.undelivered[gone:]) // a snapshot may still read the old one
 	}

@@ -101,6 +101,7 @@ type SubscriptionView struct {
 	Replay                       *ReplayView // the last one; nil: none was begun since the subscription is there
 	Redriving                    int64       // offsets that are redriven, and not settled again yet
 	PausedDeliveries             []string    // that PauseDelivery has paused
+	DeadListed                   int64       // dead letters that are listed as undelivered
 	Trouble                      Trouble     // of the live session that has failed for longest
 	// Since Open.
 	Delivered, DeadLettered, Dropped, Lost, Redelivered int64
@@ -120,7 +121,7 @@ func (q *Queue) Subscriptions() []SubscriptionView {
 
 func (q *Queue) viewLocked(s *subscription) SubscriptionView {
 	v := SubscriptionView{SubscriptionConfig: s.SubscriptionConfig, Paused: s.paused, Configured: s.configured,
-		PendingRecords: s.pendingRecords, PendingBytes: s.pendingBytes, Deferred: s.deferred, Leased: s.leased, Sessions: len(s.sessions), Parked: s.parked, Replay: s.replayView(), Redriving: s.redriving,
+		PendingRecords: s.pendingRecords, PendingBytes: s.pendingBytes, Deferred: s.deferred, Leased: s.leased, Sessions: len(s.sessions), Parked: s.parked, Replay: s.replayView(), Redriving: s.redriving, DeadListed: s.deadListed,
 		Delivered: s.delivered, DeadLettered: s.deadLettered, Dropped: s.dropped, Lost: s.lost, Redelivered: s.redelivered}
 	for _, session := range s.sessions {
 		if t := session.trouble; t.Error != "" && (v.Trouble.Error == "" || t.Since.Before(v.Trouble.Since)) {

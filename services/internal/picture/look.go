@@ -79,6 +79,9 @@ func (l *looking) askSubscriptions(*Picture) error {
 				Backlog: s.PendingRecords + s.DeferredOffsets, BacklogBytes: s.PendingBytes, Deferred: s.DeferredOffsets,
 				AgeSeconds: s.OldestPendingAge.AsDuration().Seconds(), Leased: s.LeasedBatches, Parked: s.ParkedBatches, Delivered: s.DeliveredRecords,
 				Dead: s.DeadLetteredRecords, Dropped: s.DroppedOffsets, Lost: s.LostOffsets, Deliveries: []Destination{}, Failure: s.Trouble}
+			if s.DeadLetters != nil {
+				shown.Dead = *s.DeadLetters
+			}
 			if s.TroubleSince != nil {
 				shown.FailingSince = s.TroubleSince.AsTime()
 			}

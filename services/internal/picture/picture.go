@@ -98,7 +98,7 @@ type Subscription struct {
 	Failure      string        `json:"failure,omitempty"`
 	FailingSince time.Time     `json:"failing_since,omitzero"`
 	Delivered    int64         `json:"delivered_records"`
-	Dead         int64         `json:"dead_lettered_records"`
+	Dead         int64         `json:"dead_lettered_records"` // that are listed now; before an upgrade of the buffer, since it was started
 	Dropped      int64         `json:"dropped_offsets"`
 	Lost         int64         `json:"lost_offsets"`
 	Deliveries   []Destination `json:"deliveries"`

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -93,7 +94,7 @@ func busy() *fake {
 			{Name: "logs/caught-up", Configured: true, Required: true},
 			{Name: "logs/gone", Configured: true, PendingRecords: 1, ParkedBatches: 1},
 			{Name: "logs/hdfs", Configured: true, Required: true, PendingRecords: 1_234_000, PendingBytes: 1300 << 20, DeferredOffsets: 567, OldestPendingAge: durationpb.New(200 * time.Second), DeliveredRecords: 77},
-			{Name: "logs/lossy", Configured: true, LostOffsets: 3, DroppedOffsets: 1500, DeadLetteredRecords: 20},
+			{Name: "logs/lossy", Configured: true, LostOffsets: 3, DroppedOffsets: 1500, DeadLetteredRecords: 40, DeadLetters: proto.Int64(20)},
 			{Name: "logs/old", PendingRecords: 10, PendingBytes: 10, OldestPendingAge: durationpb.New(75 * time.Hour)},
 			{Name: "logs/parked", Configured: true, PendingRecords: 999_999, PendingBytes: 77 << 20, ParkedBatches: 4, OldestPendingAge: durationpb.New(90 * time.Minute)},
 			{Name: "logs/paused", Configured: true, Paused: true, PendingRecords: 500, PendingBytes: 5 << 10, OldestPendingAge: durationpb.New(59 * time.Second)},
