@@ -21,7 +21,7 @@ type link struct {
 	log         *slog.Logger
 	trouble     *backoff.Trouble // with the buffer
 	destination *backoff.Trouble
-	seen        shards.Seen
+	seen        *shards.Seen
 	failing     time.Time // since when the delivery fails; zero: it does not. Of serve
 
 	// Guarded by Service.mu.
@@ -35,7 +35,11 @@ func newLink(s *Service, shard, of int) *link {
 	if of > 1 {
 		log = log.With("shard", shard)
 	}
-	return &link{s: s, shard: shard, of: of, log: log, reason: "waiting for the buffer",
+	queue, _, _ := strings.Cut(s.cfg.subscription, "/")
+	seen := &shards.Seen{Queue: queue, Number: shard, Of: of, Rival: func(err error) {
+		log.Error("two buffers have a shard; the second one is asked for nothing", "error", err)
+	}}
+	return &link{s: s, shard: shard, of: of, log: log, seen: seen, reason: "waiting for the buffer",
 		trouble:     backoff.NewTrouble(log, "no session with the buffer", "a session with the buffer is open"),
 		destination: backoff.NewTrouble(log, "the destination fails", "the destination takes records again")}
 }
@@ -93,8 +97,7 @@ func (l *link) run(ctx context.Context, buffers *shards.Buffers) {
 
 // open opens a session with the buffer that has the shard.
 func (l *link) open(ctx context.Context, buffers *shards.Buffers, cfg sessionConfig) (*session, error) {
-	queue, _, _ := strings.Cut(cfg.subscription, "/")
-	owner, err := buffers.Owner(ctx, queue, l.shard, l.of)
+	owner, err := buffers.Owner(ctx, l.seen)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +111,7 @@ func (l *link) sessionConfig(ctx context.Context) (sessionConfig, error) {
 	cfg := l.s.cfg
 	cfg.paused = l.s.pausedHere
 	l.s.mu.Unlock()
-	cfg.shard, cfg.shards, cfg.seen = l.shard, l.of, &l.seen
+	cfg.shard, cfg.shards, cfg.seen = l.shard, l.of, l.seen
 	cfg.memory = max(cfg.memory/int64(l.of), 1)
 	cfg.heard = l.heard
 	cfg.acked = func() {

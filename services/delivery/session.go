@@ -157,7 +157,7 @@ func shakeHands(ctx context.Context, client spillwayv1.BufferServiceClient, cfg 
 	}
 	// The reason of a failed Send is what Recv returns.
 	_ = stream.Send(&spillwayv1.ConsumeRequest{Message: &spillwayv1.ConsumeRequest_Open{Open: &spillwayv1.ConsumeOpen{
-		Subscription: cfg.subscription, Consumer: cfg.consumer, Ordering: cfg.ordering, Watermarks: cfg.watermarks, Target: cfg.target, FiltersHeaders: true, Shard: cfg.seen.Claim(cfg.shard, cfg.shards), Delivery: cfg.delivery}}})
+		Subscription: cfg.subscription, Consumer: cfg.consumer, Ordering: cfg.ordering, Watermarks: cfg.watermarks, Target: cfg.target, FiltersHeaders: true, Shard: cfg.seen.Claim(), Delivery: cfg.delivery}}})
 	m, err := stream.Recv()
 	if err != nil {
 		return nil, nil, err
@@ -166,7 +166,7 @@ func shakeHands(ctx context.Context, client spillwayv1.BufferServiceClient, cfg 
 	if opened.GetLeaseDuration().AsDuration() <= 0 {
 		return nil, nil, fmt.Errorf("%w: answered %T, want opened with a lease duration", errProtocol, m.Message)
 	}
-	if err := cfg.seen.Admit(opened.LedgerId, opened.Epoch); err != nil {
+	if err := cfg.seen.Admit(cfg.buffer, opened.LedgerId, opened.Epoch); err != nil {
 		return nil, nil, err
 	}
 	return stream, opened, nil

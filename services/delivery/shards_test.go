@@ -15,6 +15,7 @@ import (
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/shards"
 )
 
 // fakeCluster says that its buffer has one shard of queue q.
@@ -194,19 +195,19 @@ func TestOneSessionForEachShard(t *testing.T) {
 // TestNeverBackToAFormerOwner refuses a buffer whose epoch is lower than one that was seen in the
 // same life, and believes it in another.
 func TestNeverBackToAFormerOwner(t *testing.T) {
-	s, refused := oneShard(sessionConfig{}).seen, 0
+	s, refused := &shards.Seen{Number: 2, Of: 5}, 0
 	for _, step := range []struct {
 		life  string
 		epoch uint64
 		want  bool
 	}{{"A", 7, true}, {"A", 7, true}, {"A", 6, false}, {"A", 9, true}, {"B", 1, true}, {"B", 0, false}, {"A", 3, true}} {
-		if err := s.Admit(step.life, step.epoch); (err == nil) != step.want {
+		if err := s.Admit("b:7400", step.life, step.epoch); (err == nil) != step.want {
 			t.Errorf("life %s, epoch %d: %v", step.life, step.epoch, err)
 		} else if err != nil {
 			refused++
 		}
 	}
-	if c := s.Claim(2, 5); refused != 2 || c.Life != "A" || c.Epoch != 3 || c.Number != 2 || c.Of != 5 {
+	if c := s.Claim(); refused != 2 || c.Life != "A" || c.Epoch != 3 || c.Number != 2 || c.Of != 5 {
 		t.Errorf("claims %v after %d refusals", c, refused)
 	}
 }

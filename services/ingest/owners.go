@@ -15,7 +15,7 @@ type owner struct {
 	s         *source
 	shard, of int
 	trouble   *backoff.Trouble // to reach it
-	seen      shards.Seen
+	seen      *shards.Seen
 	paused    bool // guarded by source.mu: its buffer says that the source is
 }
 
@@ -46,7 +46,9 @@ func (s *source) ownersOf(n int) []*owner {
 	}
 	s.owners = nil
 	for shard := range n {
-		o := &owner{s: s, shard: shard, of: n, trouble: s.buffer}
+		o := &owner{s: s, shard: shard, of: n, trouble: s.buffer, seen: &shards.Seen{Queue: s.cfg.Queue, Number: shard, Of: n, Rival: func(err error) {
+			s.log.Error("two buffers have a shard; the second one gets nothing", "error", err)
+		}}}
 		if n > 1 {
 			o.trouble = backoff.NewTrouble(s.log.With("shard", shard), "cannot reach the buffer", "the buffer can be reached again")
 		}
@@ -72,12 +74,12 @@ func (s *source) bufferErr() error {
 // open opens a stream for partitions of the shard. What the buffer asks for is answered by s; nil
 // answers nothing.
 func (o *owner) open(ctx context.Context, buffers *shards.Buffers, s *source, partitions []*partition) (*appender, error) {
-	buffer, err := buffers.Owner(ctx, o.s.cfg.Queue, o.shard, o.of)
+	buffer, err := buffers.Owner(ctx, o.seen)
 	if err != nil {
 		return nil, err
 	}
-	return openAppender(ctx, buffer.Conn, &spillwayv1.AppendOpen{Queue: o.s.cfg.Queue, Cluster: o.s.clusterID(), Client: o.s.instance,
-		Shard: o.seen.Claim(o.shard, o.of), HearsPauses: true}, o, s, partitions)
+	return openAppender(ctx, buffer, &spillwayv1.AppendOpen{Queue: o.s.cfg.Queue, Cluster: o.s.clusterID(), Client: o.s.instance,
+		Shard: o.seen.Claim(), HearsPauses: true}, o, s, partitions)
 }
 
 // readAll reads partitions until ctx ends, each over the stream of its shard.

@@ -10,6 +10,7 @@ import (
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/rpc"
+	"github.com/spillwayio/spillway/services/internal/shards"
 )
 
 // openTimeout bounds the wait for the buffer's answer to open.
@@ -40,15 +41,15 @@ type appender struct {
 
 // openAppender opens a stream for a shard with the buffer that has it, and returns when the buffer
 // has accepted it. Its owner must close it. Source may be nil.
-func openAppender(ctx context.Context, conn *grpc.ClientConn, open *spillwayv1.AppendOpen, o *owner, s *source, partitions []*partition) (*appender, error) {
+func openAppender(ctx context.Context, buffer shards.Buffer, open *spillwayv1.AppendOpen, o *owner, s *source, partitions []*partition) (*appender, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	a := &appender{ctx: ctx, cancel: cancel, buffer: rpc.Address(conn), owner: o, told: make(chan struct{}, 1), source: s, routes: make(map[topicPartition]*partition), refetches: make(map[uint64]*partition), newest: make(map[topicPartition]*partition), done: make(chan struct{})}
+	a := &appender{ctx: ctx, cancel: cancel, buffer: buffer.Address, owner: o, told: make(chan struct{}, 1), source: s, routes: make(map[topicPartition]*partition), refetches: make(map[uint64]*partition), newest: make(map[topicPartition]*partition), done: make(chan struct{})}
 	for _, p := range partitions {
 		a.routes[p.topicPartition] = p
 	}
 	late := time.AfterFunc(openTimeout, func() { cancel(fmt.Errorf("no answer within %s", openTimeout)) })
 	defer late.Stop()
-	if err := a.open(conn, open); err != nil {
+	if err := a.open(buffer.Conn, open); err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
@@ -73,7 +74,7 @@ func (a *appender) open(conn *grpc.ClientConn, open *spillwayv1.AppendOpen) (err
 		return fmt.Errorf("the buffer answered %T, want opened", m.Message)
 	}
 	a.wants = a.opened.WantsRetention
-	if err := a.owner.seen.Admit(a.opened.Life, a.opened.Epoch); err != nil {
+	if err := a.owner.seen.Admit(a.buffer, a.opened.Life, a.opened.Epoch); err != nil {
 		return err
 	}
 	a.owner.heard(a.opened.PausedSources)

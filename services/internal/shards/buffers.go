@@ -66,48 +66,106 @@ func (b *Buffers) Shards(ctx context.Context, queue string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	for shard := range found.shards {
+		if _, err := found.owner(&Seen{Queue: queue, Number: shard, Of: found.shards}); err != nil {
+			return 0, err
+		}
+	}
 	return found.shards, nil
 }
 
-// Owner returns the buffer that has a shard of a queue. The queue has so many shards to the
-// caller's knowledge.
-func (b *Buffers) Owner(ctx context.Context, queue string, shard, shards int) (Buffer, error) {
-	if shards == 1 && len(b.all) == 1 {
+// Owner returns the buffer that has a shard. A buffer that has other data than those that were seen
+// is not the owner: it is refused, and named.
+func (b *Buffers) Owner(ctx context.Context, of *Seen) (Buffer, error) {
+	if of.Of == 1 && len(b.all) == 1 {
 		return b.all[0], nil // else it says so when a stream is opened
 	}
-	found, err := b.look(ctx, queue, func(s *spillwayv1.Shard) bool { return int(s.Number) == shard && s.Life != "" })
+	found, err := b.look(ctx, of.Queue, func(s *spillwayv1.Shard) bool { return int(s.Number) == of.Number && s.Life != "" })
+	if err != nil {
+		return Buffer{}, err
+	}
+	if found.shards != of.Of {
+		return Buffer{}, fmt.Errorf("queue %s had %d shards and has %d now: restart this process", of.Queue, of.Of, found.shards)
+	}
+	owner, err := found.owner(of)
 	switch {
 	case err != nil:
 		return Buffer{}, err
-	case found.shards != shards:
-		return Buffer{}, fmt.Errorf("queue %s had %d shards and has %d now: restart this process", queue, shards, found.shards)
-	case found.owners[shard].Conn == nil:
-		return Buffer{}, inLine(fmt.Errorf("no buffer has shard %d of %d of queue %s", shard, shards, queue), found.failed)
+	case owner == nil:
+		return Buffer{}, inLine(fmt.Errorf("no buffer has shard %d of %d of queue %s", of.Number, of.Of, of.Queue), found.failed)
 	}
-	return found.owners[shard], nil
+	return owner.buffer, nil
 }
 
-// owners are the owners of a queue's shards.
-type owners struct {
+// claim is a buffer's word that it has a shard.
+type claim struct {
+	buffer Buffer
+	shard  *spillwayv1.Shard
+}
+
+// claims are those of a queue's shards.
+type claims struct {
 	shards int
-	owners map[int]Buffer
+	of     map[int][]claim
 	failed error // why some buffers did not answer
+}
+
+// owner returns whose claim to a shard counts, nil when there is none, and an error when nobody can
+// tell. Of buffers with different data it is the one with those that were seen before, or else the
+// one where they were seen, which has lost its disk.
+func (c *claims) owner(of *Seen) (*claim, error) {
+	all := c.of[of.Number]
+	chosen := -1
+	for i := range all {
+		theData, thePlace := of.knows(all[i].buffer.Address, all[i].shard)
+		if theData || thePlace && chosen < 0 {
+			chosen = i
+		}
+	}
+	if chosen >= 0 {
+		for i := range all {
+			if i != chosen {
+				of.refuse(all[i].buffer.Address, all[i].shard)
+			}
+		}
+		return &all[chosen], nil
+	}
+	var owner *claim
+	for i := range all {
+		one := &all[i]
+		if owner == nil {
+			owner = one
+			continue
+		}
+		later, known := laterOwner(owner.shard, one.shard)
+		if !known {
+			return nil, fmt.Errorf("the buffers at %s and at %s both have shard %d of queue %s: give each buffer.shard of its own, and name each once in buffers",
+				owner.buffer.Address, one.buffer.Address, of.Number, of.Queue)
+		}
+		if later == one.shard {
+			owner = one
+		}
+	}
+	if owner == nil {
+		return nil, nil
+	}
+	of.mu.Lock()
+	defer of.mu.Unlock()
+	return owner, of.strangerLocked(owner.buffer.Address, owner.shard.Life, owner.shard.Epoch)
 }
 
 // look asks all buffers. It does not wait for those that are late when one has told enough. An error
 // says that none of them knows the queue.
-func (b *Buffers) look(ctx context.Context, queue string, enough func(*spillwayv1.Shard) bool) (*owners, error) {
+func (b *Buffers) look(ctx context.Context, queue string, enough func(*spillwayv1.Shard) bool) (*claims, error) {
 	answers, errs := b.askAll(ctx, queue, enough)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	found := &owners{owners: make(map[int]Buffer), failed: inLine(errs...)}
-	claims := make(map[int]*spillwayv1.Shard)
+	found := &claims{of: make(map[int][]claim), failed: inLine(errs...)}
 	var first Buffer // that has told how many shards there are
 	for i, shards := range answers {
 		for _, s := range shards {
 			n, buffer := int(s.Number), b.all[i]
-			other, claim := found.owners[n], claims[n]
 			if s.Of < 1 || s.Number < 0 || s.Number >= s.Of || s.Of > Max {
 				return nil, fmt.Errorf("the buffer at %s says that it has shard %d of %d of queue %s, which cannot be", buffer.Address, s.Number, s.Of, queue)
 			}
@@ -116,17 +174,7 @@ func (b *Buffers) look(ctx context.Context, queue string, enough func(*spillwayv
 					queue, found.shards, first.Address, s.Of, buffer.Address)
 			}
 			first, found.shards = buffer, int(s.Of)
-			if claim != nil {
-				later, known := laterOwner(claim, s)
-				if !known {
-					return nil, fmt.Errorf("the buffers at %s and at %s both have shard %d of queue %s: give each buffer.shard of its own, and name each once in buffers",
-						other.Address, buffer.Address, n, queue)
-				}
-				if later == claim {
-					continue
-				}
-			}
-			found.owners[n], claims[n] = buffer, s
+			found.of[n] = append(found.of[n], claim{buffer, s})
 		}
 	}
 	if first.Conn == nil {

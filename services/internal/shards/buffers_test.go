@@ -118,7 +118,7 @@ func TestOwners(t *testing.T) {
 				t.Fatalf("%d shards, %v; want %d", n, err, len(test.owners))
 			}
 			for shard, want := range strings.Split(test.owners, "") {
-				owner, err := b.Owner(t.Context(), "q", shard, n)
+				owner, err := b.Owner(t.Context(), &Seen{Queue: "q", Number: shard, Of: n})
 				if want == "-" {
 					if err == nil {
 						t.Errorf("%s has shard %d, want nobody", owner.Address, shard)
@@ -128,7 +128,7 @@ func TestOwners(t *testing.T) {
 				}
 			}
 			if len(test.buffers) > 1 {
-				if _, err := b.Owner(t.Context(), "q", 0, n+1); err == nil {
+				if _, err := b.Owner(t.Context(), &Seen{Queue: "q", Of: n + 1}); err == nil {
 					t.Error("another number of shards is taken")
 				}
 			}
@@ -147,7 +147,7 @@ func TestOwners(t *testing.T) {
 func TestSilentBuffer(t *testing.T) {
 	b := dialAll(t, &fakeBuffer{silent: true}, owns("l", 7))
 	began := time.Now()
-	if owner, err := b.Owner(t.Context(), "q", 0, 2); err != nil || owner.Address != "b" {
+	if owner, err := b.Owner(t.Context(), &Seen{Queue: "q", Of: 2}); err != nil || owner.Address != "b" {
 		t.Errorf("%q has the shard, %v", owner.Address, err)
 	}
 	if took := time.Since(began); took > askTimeout/2 {
@@ -158,8 +158,67 @@ func TestSilentBuffer(t *testing.T) {
 	// Either end of the call may be the first to notice that its time is over, and the buffer's answer
 	// may come before ctx ends here.
 	began = time.Now()
-	owner, err := b.Owner(ctx, "q", 1, 2)
+	owner, err := b.Owner(ctx, &Seen{Queue: "q", Number: 1, Of: 2})
 	if took := time.Since(began); err == nil || took <= lateAfter {
 		t.Errorf("%q has the shard that the silent one may have, after %v: %v", owner.Address, took, err)
+	}
+}
+
+// keeps is a buffer that has shard 0 of 2 in a directory; without a life it does not have it open.
+func keeps(life string) *fakeBuffer { return owns(life, 0) }
+
+// TestRivalOfAnOwner: a buffer that has the same shard by mistake, with data of its own, is refused
+// and named by who has seen the first one, whether that answers, opens its queue, or is away; and
+// nobody takes either who has seen none. The other shards go on.
+func TestRivalOfAnOwner(t *testing.T) {
+	away := &fakeBuffer{err: rpc.Error(codes.Unavailable, "QUEUE_RECOVERING", 0, "not now")}
+	for _, test := range []struct {
+		name    string
+		buffers []*fakeBuffer // a, b and c; shard 0 was seen at a, with life l
+		owner   string        // empty: none
+		named   string        // in the error, or in what is reported beside the owner
+	}{
+		{"both answer", []*fakeBuffer{keeps("l"), keeps("m"), has(1, 2)}, "a", "the buffer at b says"},
+		{"the first opens its queue", []*fakeBuffer{keeps(""), keeps("m"), has(1, 2)}, "a", "the buffer at b says"},
+		{"the first is away", []*fakeBuffer{away, keeps("m"), has(1, 2)}, "", "the buffer at b says"},
+		{"the second opens its queue", []*fakeBuffer{away, keeps(""), has(1, 2)}, "b", ""}, // until it tells the data, see Admit
+		{"the data were moved", []*fakeBuffer{away, keeps("l"), has(1, 2)}, "b", ""},
+		{"the data were moved, and the first begins anew", []*fakeBuffer{keeps("m"), keeps("l"), has(1, 2)}, "b", ""},
+		{"the first has lost its disk", []*fakeBuffer{keeps("m"), has(1, 2), has(1, 2)}, "a", ""},
+		{"the queue has gone to Kafka", []*fakeBuffer{away, owns("m", 7), has(1, 2)}, "b", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := dialAll(t, test.buffers...)
+			told := ""
+			seen := &Seen{Queue: "q", Of: 2, Rival: func(err error) { told = err.Error() }}
+			if err := seen.Admit("a", "l", 0); err != nil {
+				t.Fatal(err)
+			}
+			owner, err := b.Owner(t.Context(), seen)
+			if err != nil {
+				told = err.Error()
+			}
+			if owner.Address != test.owner || (err == nil) != (test.owner != "") || !strings.Contains(told, test.named) || test.named == "" && told != "" {
+				t.Errorf("%q has the shard (%v), and %q is told; want %q, and %q", owner.Address, err, told, test.owner, test.named)
+			}
+		})
+	}
+
+	b := dialAll(t, keeps("l"), keeps("m"), has(1, 2))
+	if owner, err := b.Owner(t.Context(), &Seen{Queue: "q", Of: 2}); err == nil || !strings.Contains(err.Error(), "at a and at b both have shard 0") {
+		t.Errorf("%q is taken by a client that has seen nothing: %v", owner.Address, err)
+	}
+	if owner, err := b.Owner(t.Context(), &Seen{Queue: "q", Number: 1, Of: 2}); err != nil || owner.Address != "c" {
+		t.Errorf("%q has the shard that is not in question, %v", owner.Address, err)
+	}
+	seen := &Seen{Queue: "q", Of: 2}
+	for _, step := range []struct {
+		address, life string
+		epoch         uint64
+		want          bool
+	}{{"a", "l", 0, true}, {"b", "m", 0, false}, {"a", "l", 0, true}, {"b", "l", 0, true}, {"b", "n", 0, true}, {"a", "l", 0, false}, {"a", "k", 3, true}} {
+		if err := seen.Admit(step.address, step.life, step.epoch); (err == nil) != step.want {
+			t.Errorf("%+v: %v", step, err)
+		}
 	}
 }
