@@ -18,6 +18,22 @@ import (
 // mostReplayParts bounds the partitions that the answer about a replay names.
 const mostReplayParts = 1000
 
+// drainFor bounds the wait for deliveries to ack what they have before it is known that some of it
+// is to be delivered again. What they still have then is taken back.
+const drainFor = 3 * time.Second
+
+// drained calls f while nothing of a subscription is with deliveries, if that can be had soon.
+func (s *Service) drained(ctx context.Context, q *queue.Queue, name string, f func() error) error {
+	wait, cancel := context.WithTimeout(ctx, s.drainFor)
+	defer cancel()
+	resume, err := q.Drain(wait, name)
+	if err != nil {
+		return err
+	}
+	defer resume()
+	return f()
+}
+
 // ReplaySubscription tells what would be delivered once more, and unless it is only to tell, has
 // it delivered.
 func (a *admin) ReplaySubscription(ctx context.Context, r *spillwayv1.ReplaySubscriptionRequest) (*spillwayv1.ReplaySubscriptionResponse, error) {
@@ -78,7 +94,7 @@ func (a *admin) replay(ctx context.Context, q *queue.Queue, v queue.Subscription
 		return out, nil
 	}
 	replay.PerSecond = out.OffsetsPerSecond
-	if err := q.Replay(ctx, v.Name, windows, replay); err != nil {
+	if err := a.s.drained(ctx, q, v.Name, func() error { return q.Replay(ctx, v.Name, windows, replay) }); err != nil {
 		return nil, err
 	}
 	a.s.deps.Log.Info("a replay begins", "subscription", r.Name, "offsets", out.AgainOffsets, "partitions", len(windows), "offsets_per_second", out.OffsetsPerSecond,

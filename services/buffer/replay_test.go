@@ -96,3 +96,47 @@ func TestReplaySubscription(t *testing.T) {
 		t.Errorf("cancel nothing: %v", err)
 	}
 }
+
+// TestReplayWaitsForAcks: what a delivery has when a replay is asked for is acked before the replay
+// begins. What is not acked in time comes back, in another epoch.
+func TestReplayWaitsForAcks(t *testing.T) {
+	r := start(t, t.TempDir(), nil)
+	r.service.drainFor = time.Hour
+	in := r.appendStream()
+	out := r.consume("c/all")
+	r.appended(in, batch("t", 0, 10, "v"))
+	first := next(t, out, (*spillwayv1.ConsumeResponse).GetLease)
+	sendAck(t, out, &spillwayv1.Ack{Id: 1, Leases: []*spillwayv1.AckedLease{{LeaseId: first.LeaseId}}})
+	next(t, out, (*spillwayv1.ConsumeResponse).GetAckResult)
+	admin := spillwayv1.NewBufferAdminServiceClient(r.conn)
+	begun := make(chan error, 1)
+	replay := func(to int64) {
+		_, err := admin.ReplaySubscription(t.Context(), &spillwayv1.ReplaySubscriptionRequest{Name: "c/all", From: atOffset("t", 0), To: atOffset("t", to)})
+		begun <- err
+	}
+
+	r.appended(in, batch("t", 10, 20, "v"))
+	lease := next(t, out, (*spillwayv1.ConsumeResponse).GetLease)
+	go replay(3)
+	sendAck(t, out, &spillwayv1.Ack{Id: 2, Leases: []*spillwayv1.AckedLease{{LeaseId: lease.LeaseId}}})
+	if result := next(t, out, (*spillwayv1.ConsumeResponse).GetAckResult); result.Status != nil {
+		t.Errorf("the ack is refused: %v", result)
+	}
+	if err := <-begun; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.CancelReplay(t.Context(), &spillwayv1.CancelReplayRequest{Name: "c/all"}); err != nil {
+		t.Fatal(err)
+	}
+
+	r.service.drainFor = time.Millisecond
+	r.appended(in, batch("t", 20, 30, "v"))
+	lease = next(t, out, (*spillwayv1.ConsumeResponse).GetLease)
+	go replay(5)
+	if got := next(t, out, (*spillwayv1.ConsumeResponse).GetRevoked); len(got.LeaseIds) != 1 || got.LeaseIds[0] != lease.LeaseId {
+		t.Errorf("%v are taken back, want %d", got, lease.LeaseId)
+	}
+	if err := <-begun; err != nil {
+		t.Fatal(err)
+	}
+}

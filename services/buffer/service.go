@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -70,8 +71,9 @@ type Service struct {
 	flows     *flows
 	accesses  []kafkaclient.Access // to the stores in Kafka
 	clients   []*kafkaclient.Client
-	advertise string // where others reach this buffer
-	instance  string // random: who is it that answers there
+	drainFor  time.Duration // at most, before a replay begins
+	advertise string        // where others reach this buffer
+	instance  string        // random: who is it that answers there
 
 	stopping chan struct{} // closed when Run's context has ended
 
@@ -89,7 +91,7 @@ func New(cfg config.Buffer, deps Deps) (*Service, error) {
 			return kafkastore.Open(ctx, cfg, o)
 		}
 	}
-	s := &Service{cfg: cfg, deps: deps, queues: make(map[string]*managedQueue), flows: newFlows(), flight: newFlight(flightBytes), forecasts: newForecasts(),
+	s := &Service{cfg: cfg, deps: deps, queues: make(map[string]*managedQueue), flows: newFlows(), flight: newFlight(flightBytes), forecasts: newForecasts(), drainFor: drainFor,
 		stopping: make(chan struct{}), advertise: cmp.Or(cfg.Advertise, addressOf(cfg.Listen)), instance: crand.Text(),
 		commits: telemetry.NewCallSeconds("spillway_buffer_commit_seconds", "Time to write a group of batches and acks to disk, with its fsync.", "queue"),
 		syncs:   telemetry.NewCallSeconds("spillway_buffer_store_sync_seconds", "Time of a transaction of the store to be appended to its file and synced (fsync).", "queue")}

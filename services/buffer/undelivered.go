@@ -132,7 +132,11 @@ func (a *admin) RedriveUndelivered(ctx context.Context, r *spillwayv1.RedriveUnd
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	offsets, err := q.Redrive(ctx, name, pick)
+	var offsets int64
+	err = a.s.drained(ctx, q, name, func() (err error) {
+		offsets, err = q.Redrive(ctx, name, pick)
+		return err
+	})
 	if err != nil {
 		return nil, toStatus(err)
 	}

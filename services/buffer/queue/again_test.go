@@ -1,11 +1,13 @@
 package queue
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -301,4 +303,60 @@ func TestReplayedDeadLetterIsListedNoMore(t *testing.T) {
 	if diff := cmp.Diff(map[Outcome]int64{Delivered: 9, DeadLettered: 1}, h.outcomes("s")); diff != "" {
 		t.Fatalf("outcomes (-want +got):\n%s", diff)
 	}
+}
+
+// TestDrain: nothing is leased while leases are waited for, also of those that are given back; a
+// replay that begins then leaves nobody's ack refused, and what is new is leased afterwards.
+func TestDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t, all("s"))
+		s := h.session("s", false, 1000)
+		h.append("t", 0, 10)
+		if got := h.ackAll(s, 1); len(got) != 1 {
+			t.Fatalf("leased %v", got)
+		}
+		h.append("t", 10, 20)
+		h.append("u", 0, 10)
+		leases := leasesOf(drain(s))
+		if len(leases) != 2 {
+			t.Fatalf("%d leases", len(leases))
+		}
+		var resume func()
+		returned := make(chan error, 1)
+		go func() {
+			var err error
+			resume, err = h.q.Drain(t.Context(), "s")
+			returned <- err
+		}()
+		synctest.Wait()
+		h.append("t", 20, 30)
+		s.Nack(leases[1].ID, -1, "not now")
+		if more := leasesOf(drain(s)); len(more) > 0 || len(returned) > 0 {
+			t.Fatalf("%d leases, and %d answers while a lease is waited for", len(more), len(returned))
+		}
+		h.ack(s, 2, leases[:1])
+		h.write()
+		if err := <-returned; err != nil {
+			t.Fatal(err)
+		}
+		h.replay(0, 5, 0)
+		if events := drain(s); len(leasesOf(events)) > 0 {
+			t.Fatalf("leased before the end: %v", events)
+		}
+		resume()
+		if more := leasesOf(drain(s)); len(more) != 2 {
+			t.Fatalf("%d leases at the end, want those of u and of what is new", len(more))
+		}
+
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		again, err := h.q.Drain(ctx, "s")
+		if err != nil {
+			t.Fatal(err)
+		}
+		again()
+		if _, err := h.q.Drain(ctx, "x"); !errors.Is(err, ErrNoSubscription) {
+			t.Errorf("of none: %v", err)
+		}
+	})
 }

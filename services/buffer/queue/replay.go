@@ -108,6 +108,39 @@ func (q *Queue) Replay(ctx context.Context, name string, windows []Window, r Rep
 	})
 }
 
+// drainPoll is how often Drain looks.
+const drainPoll = 10 * time.Millisecond
+
+// Drain has nothing more leased of a subscription until resume is called, and returns when nothing
+// is leased, or ctx has ended. A Replay or Redrive that begins then takes no lease back, so that a
+// delivery loses nothing that it has produced and not acked yet.
+func (q *Queue) Drain(ctx context.Context, name string) (resume func(), err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	sub := q.subscription(name)
+	if sub == nil {
+		return nil, q.noSubscriptionLocked(name)
+	}
+	sub.moving++
+	for sub.leased > 0 && q.closed == nil && ctx.Err() == nil {
+		q.mu.Unlock()
+		select {
+		case <-time.After(drainPoll):
+		case <-ctx.Done():
+		}
+		q.mu.Lock()
+	}
+	return func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		sub.moving--
+		if q.closed == nil {
+			q.dispatchLocked(sub)
+			q.refetchLocked()
+		}
+	}, nil
+}
+
 // replayableLocked finds the ledger of a window, and cuts the window to what was appended. Nil is one
 // that nothing can be replayed in: nobody wants the topic, or Kafka has another one by now.
 func (q *Queue) replayableLocked(find func(Partition) (Partition, error), sub *subscription, w *Window) (*progress, error) {
