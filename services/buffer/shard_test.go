@@ -113,8 +113,9 @@ func TestAnotherBufferTakesOver(t *testing.T) {
 			break
 		}
 	}
-	first.awaitReady(false)
-	if s := shard(first); !strings.HasPrefix(s.State, "fenced: ") || s.Life != "" || s.Epoch != before.Epoch {
+	first.awaitReady(false) // when it closes the queue, before it knows what became of it
+	eventually(t, "the former owner is fenced", func() bool { return strings.HasPrefix(shard(first).State, "fenced: ") })
+	if s := shard(first); s.Life != "" || s.Epoch != before.Epoch {
 		t.Errorf("the former owner lists %v", s)
 	}
 	a, err := spillwayv1.NewBufferServiceClient(first.conn).Append(t.Context())
