@@ -40,6 +40,8 @@ import (
 const (
 	// slotCount bounds the jobs that talk to Kafka at the same time.
 	slotCount = 8
+	// startCount bounds the producers that are initialized at the same time, with exactly_once.
+	startCount = 32
 	// maxJobBytes and maxJobRecords bound the leases that go into one job, but for the first; a
 	// transaction, which costs about ten requests, takes transactionJobs times as much.
 	maxJobBytes     = 1 << 20
@@ -73,8 +75,10 @@ type Sink struct {
 	shortTransactions atomic.Bool
 
 	slots chan *slot
-	jobs  sync.Pool // of *job, empty
-	robin atomic.Uint32
+	// starts has what is initialized.
+	starts chan struct{}
+	jobs   sync.Pool // of *job, empty
+	robin  atomic.Uint32
 
 	mu            sync.Mutex
 	limits        map[string]int  // by topic: bytes of a batch, where the broker wants less than maxBatchBytes
@@ -115,6 +119,7 @@ func New(cfg *config.Kafka, subscription string, log *slog.Logger) (*Sink, error
 		timing:       timing{request: 30 * time.Second, metadata: 15 * time.Second, retryMin: 100 * time.Millisecond, retryMax: 5 * time.Second, giveUp: 800 * time.Millisecond},
 		allowance:    newAllowance(),
 		slots:        make(chan *slot, slotCount),
+		starts:       make(chan struct{}, startCount),
 		jobs:         sync.Pool{New: func() any { return newJob() }},
 		limits:       make(map[string]int),
 		toldOf:       make(map[string]bool),

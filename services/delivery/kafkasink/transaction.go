@@ -87,21 +87,21 @@ func (v *serving) producer(key sourceKey) *producer {
 
 // transact is turn, with exactly_once: one attempt to deliver a job as a whole.
 func (s *Sink) transact(ctx context.Context, j *job) (finished bool, err error) {
-	sl, err := s.slot(ctx)
-	if err != nil {
-		return false, err
-	}
-	defer func() { s.slots <- sl }()
 	p := j.producer
 	if p.timeout < s.transactionTimeout() {
 		p.ready = false
 	}
 	if !p.ready {
-		if err := s.initialize(ctx, p, j); err != nil {
+		if err := s.initializeInTurn(ctx, p, j); err != nil {
 			s.transport.ForgetCoordinators(p.id)
 			return false, err
 		}
 	}
+	sl, err := s.slot(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer func() { s.slots <- sl }()
 	first := slices.IndexFunc(j.leases, func(l *delivery.Lease) bool { return !l.Revoked() })
 	if first < 0 {
 		return true, nil
@@ -155,6 +155,19 @@ func (s *Sink) transact(ctx context.Context, j *job) (finished bool, err error) 
 		j.keepDead()
 	}
 	return !j.partial, nil
+}
+
+// initializeInTurn initializes a producer, beside a fixed number of others. Kafka takes one at a
+// time in a request, and its progress may only be read behind it: so with thousands of source
+// partitions the time goes by in waiting, and needs none of the slots.
+func (s *Sink) initializeInTurn(ctx context.Context, p *producer, j *job) error {
+	select {
+	case s.starts <- struct{}{}:
+		defer func() { <-s.starts }()
+		return s.initialize(ctx, p, j)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // initialize fences all other producers of the source partition, reads what they have delivered,

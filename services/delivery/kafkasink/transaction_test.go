@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -87,6 +88,31 @@ func TestTransactions(t *testing.T) {
 			}
 		}
 	}
+	if err := s.drain(t); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestProducersStartTogether: with many source partitions, producers are initialized beside each
+// other, more than have a slot. Kafka answers none before all have asked.
+func TestProducersStartTogether(t *testing.T) {
+	const partitions = 3 * slotCount
+	cluster := outCluster(t)
+	var asked atomic.Int32
+	all := make(chan struct{})
+	cluster.ControlKey(int16(kmsg.InitProducerID), func(kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		if asked.Add(1) == partitions {
+			close(all)
+		}
+		cluster.SleepControl(func() { <-all })
+		return nil, nil, false
+	})
+	s := serve(t, cluster, once)
+	for p := range int32(partitions) {
+		s.leases <- lease(uint64(p)+1, partition("src", p), 0, values("v")...)
+	}
+	s.wait(t, partitions)
 	if err := s.drain(t); err != nil {
 		t.Error(err)
 	}
