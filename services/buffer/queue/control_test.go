@@ -2,7 +2,11 @@ package queue
 
 import (
 	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -204,5 +208,131 @@ func TestRevisionOfAnOldLedger(t *testing.T) {
 	h.startWith(0, s, all("changed"))
 	if v := h.view("changed"); v.Topics[0] != "t" {
 		t.Errorf("opened once more, changed is %+v", v.SubscriptionConfig)
+	}
+}
+
+// TestRollingFiles has a shard go back and forth between buffers that were started with three
+// different files, while subscriptions are moved, made, changed and deleted, with a takeover after each.
+// None refuses the shard, the file with the highest revision that was there counts as a whole until it
+// is changed at run time, safe goes back nowhere and never passes what a required subscription lacks,
+// and in the end each has had all that it wanted.
+func TestRollingFiles(t *testing.T) {
+	t.Parallel()
+	seeds := 60
+	if testing.Short() {
+		seeds = 10
+	}
+	for seed := range seeds {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			rollFiles(t, rand.New(rand.NewPCG(uint64(seed), 3)))
+		})
+	}
+}
+
+func rollFiles(t *testing.T, rng *rand.Rand) {
+	h := newHarness(t, all("all"))
+	h.cfg.Delivered, h.cfg.KeepsOld, h.cfg.MemoryRecords, h.cfg.MemoryBytes = true, true, 1<<30, 1<<30
+	file := func(revision int64) (subs []SubscriptionConfig) {
+		a, b := wants("a", "orders"), wants("b", "bill*")
+		switch revision {
+		case 2:
+			a.Topics, b.Required = []string{"orders", "bill*"}, false
+		case 3:
+			a.Topics, a.Limit, b.OnFull = []string{"orders", "bill*", "new"}, 1<<30, Defer
+		}
+		return append(subs, all("all"), a, b)
+	}
+	topics := []string{"orders", "billing", "new"}
+	next := make(map[string]int64)
+	safe := make(map[string]int64)
+	highest, count := int64(0), make(map[string]SubscriptionConfig) // as they are to be, by name
+	opens := func(revision int64) {
+		h.startWith(revision, file(revision)...)
+		if revision > highest {
+			highest = revision
+			for _, c := range file(revision) {
+				c.OnFull = max(c.OnFull, Block)
+				count[c.Name] = c
+			}
+		}
+		for name, want := range count {
+			if got := h.view(name).SubscriptionConfig; !got.equal(&want) {
+				t.Fatalf("opened with revision %d, and %d counts: %s is %+v, want %+v", revision, highest, name, got, want)
+			}
+		}
+		if got := len(h.q.Subscriptions()); got != len(count) {
+			t.Fatalf("there are %d subscriptions, want %d", got, len(count))
+		}
+		for _, topic := range topics {
+			if next[topic] == 0 {
+				continue
+			}
+			at := h.assigned(topic)
+			if at.Safe < safe[topic] || at.Resume < at.Safe {
+				t.Fatalf("%s: safe is %d, and it was %d; resume %d", topic, at.Safe, safe[topic], at.Resume)
+			}
+			next[topic] = at.Resume // what was in memory only is read again
+			safe[topic] = at.Safe
+		}
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	opens(1)
+	made := 0
+	for range 40 {
+		topic := topics[rng.IntN(len(topics))]
+		switch rng.IntN(8) {
+		case 0, 1, 2:
+			n := next[topic] + 1 + rng.Int64N(20)
+			h.append(topic, next[topic], n)
+			next[topic] = n
+		case 3:
+			names := slices.Sorted(maps.Keys(count))
+			h.deliver(names[rng.IntN(len(names))], topic)
+		case 4:
+			if name := []string{"a", "b"}[rng.IntN(2)]; next[topic] > 0 && h.view(name).SubscriptionConfig.Topics != nil {
+				place := []Place{Earliest, Latest}[rng.IntN(2)]
+				must(h.manage(func() error { return h.q.Seek(t.Context(), name, place, nil) }))
+			}
+		case 5:
+			made++
+			c := wants(fmt.Sprint("made", made), "*")
+			c.OnFull, c.Required = Block, rng.IntN(2) == 0
+			must(h.manage(func() error { return h.q.Subscribe(t.Context(), c, Earliest, nil) }))
+			count[c.Name] = c
+		case 6:
+			c := count["a"]
+			c.Limit, c.Required = 1<<20+rng.Int64N(1<<20), !c.Required
+			must(h.manage(func() error { return h.q.Update(t.Context(), "a", func(x *SubscriptionConfig) { *x = c }) }))
+			count["a"] = c
+		case 7:
+			name := fmt.Sprint("made", made)
+			if _, there := count[name]; there {
+				must(h.manage(func() error { return h.q.Unsubscribe(t.Context(), name, true) }))
+				delete(count, name)
+			}
+		}
+		h.checkAudit()
+		opens(1 + rng.Int64N(3))
+	}
+	opens(3)
+	for _, name := range slices.Sorted(maps.Keys(count)) {
+		h.deliver(name, "")
+		if v := h.view(name); v.PendingRecords != 0 || v.Deferred != 0 {
+			t.Errorf("%s has %d records pending and %d deferred", name, v.PendingRecords, v.Deferred)
+		}
+	}
+	h.checkAudit()
+	for _, topic := range topics {
+		if next[topic] > 0 {
+			if at := h.assigned(topic); at.Safe != next[topic] {
+				t.Errorf("%s: safe is %d, want %d", topic, at.Safe, next[topic])
+			}
+		}
 	}
 }
