@@ -3,7 +3,7 @@ package buffer
 import (
 	"context"
 	"fmt"
-	"strings"
+	"iter"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -13,6 +13,7 @@ import (
 	"github.com/spillwayio/spillway/services/buffer/queue"
 	"github.com/spillwayio/spillway/services/internal/config"
 	"github.com/spillwayio/spillway/services/internal/rpc"
+	"github.com/spillwayio/spillway/services/internal/shards"
 )
 
 // admin is the control plane.
@@ -33,7 +34,7 @@ func (a *admin) ListQueues(_ context.Context, r *spillwayv1.ListQueuesRequest) (
 }
 
 func (a *admin) GetQueue(_ context.Context, r *spillwayv1.GetQueueRequest) (*spillwayv1.GetQueueResponse, error) {
-	q, err := a.s.queue(r.Name)
+	all, err := a.s.openShards(r.Name)
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -41,9 +42,17 @@ func (a *admin) GetQueue(_ context.Context, r *spillwayv1.GetQueueRequest) (*spi
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	partitions, next, err := page(q.Partitions(from.Partition), r.PageSize, func(p queue.PartitionView) *spillwayv1.QueuePartition {
-		return &spillwayv1.QueuePartition{Source: fromPartition(p.Partition), AppendedOffset: p.Appended, SafeOffset: p.Safe, ResumeOffset: p.Resume}
-	}, func(p queue.PartitionView) position { return position{Partition: p.Partition} })
+	views, err := across(all, from, func(o openShard, from position) (iter.Seq[queue.PartitionView], error) {
+		return o.Partitions(from.Partition), nil
+	})
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	partitions, next, err := page(views, r.PageSize, func(p inShard[queue.PartitionView]) *spillwayv1.QueuePartition {
+		return &spillwayv1.QueuePartition{Source: fromPartition(p.of.Partition), AppendedOffset: p.of.Appended, SafeOffset: p.of.Safe, ResumeOffset: p.of.Resume}
+	}, func(p inShard[queue.PartitionView]) position {
+		return position{Shard: p.shard, Partition: p.of.Partition}
+	})
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -52,42 +61,72 @@ func (a *admin) GetQueue(_ context.Context, r *spillwayv1.GetQueueRequest) (*spi
 
 // UpdateQueue changes the bounds of a queue's disk, also while it is full.
 func (a *admin) UpdateQueue(ctx context.Context, r *spillwayv1.UpdateQueueRequest) (*spillwayv1.UpdateQueueResponse, error) {
-	q, err := a.s.queue(r.Name)
+	all, err := a.s.openShards(r.Name)
 	if err == nil && r.DiskBytes == nil && r.DiskRecords == nil {
 		err = fmt.Errorf("%w update of queue %s: nothing to change; want disk_bytes or disk_records", queue.ErrInvalid, r.Name)
 	}
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	before, _ := q.Limits()
-	err = q.SetLimits(ctx, func(l *queue.Limits) error {
-		if r.DiskBytes != nil {
-			l.DiskBytes = *r.DiskBytes
-		}
-		if r.DiskRecords != nil {
-			l.DiskRecords = *r.DiskRecords
-		}
-		if err := config.CheckDisk(config.ByteSize(l.DiskBytes), l.DiskRecords); err != nil {
-			return fmt.Errorf("%w: %w", queue.ErrInvalid, err)
-		}
-		return nil
+	before, _ := all[0].Limits()
+	err = each(all, func(o openShard) error {
+		return o.SetLimits(ctx, func(l *queue.Limits) error {
+			if r.DiskBytes != nil {
+				l.DiskBytes = *r.DiskBytes
+			}
+			if r.DiskRecords != nil {
+				l.DiskRecords = *r.DiskRecords
+			}
+			if err := config.CheckDisk(config.ByteSize(l.DiskBytes), l.DiskRecords); err != nil {
+				return fmt.Errorf("%w: %w", queue.ErrInvalid, err)
+			}
+			return nil
+		})
 	})
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	now, _ := q.Limits()
+	now, _ := all[0].Limits()
 	a.s.deps.Log.Info("the bounds of the queue's disk were changed", "queue", r.Name, "disk_bytes", now.DiskBytes, "was", before.DiskBytes,
 		"disk_records", now.DiskRecords, "records_were", before.DiskRecords)
 	return &spillwayv1.UpdateQueueResponse{Queue: a.queue(r.Name)}, nil
 }
 
+// queue is what the shards that are here say together.
 func (a *admin) queue(name string) *spillwayv1.Queue {
 	m := a.s.queues[name]
-	q, state := m.get()
-	cfg := m.config()
-	out := &spillwayv1.Queue{Name: name, State: state, MemoryRecordsLimit: cfg.MemoryRecords, MemoryBytesLimit: cfg.MemoryBytes,
+	var sum *spillwayv1.Queue
+	var each []*spillwayv1.QueueShard
+	for _, h := range m.here() {
+		q := h.fill()
+		each = append(each, &spillwayv1.QueueShard{Number: q.Shard, State: q.State, MemoryBytes: q.MemoryBytes, MemoryBytesLimit: q.MemoryBytesLimit,
+			DiskBytes: q.DiskBytes, DiskBytesLimit: q.DiskBytesLimit})
+		sum = shards.AddQueue(sum, q)
+	}
+	if len(each) == 0 {
+		return &spillwayv1.Queue{Name: name, State: m.notOpen(), Shards: m.of()}
+	}
+	if len(each) > 1 {
+		memory := m.memory()
+		sum.MemoryRecordsLimit, sum.MemoryBytesLimit = memory.Records, memory.Bytes // what is left of the division is in no part
+		sum.Shard, sum.ShardsHere = each[0].Number, each
+		for _, one := range each {
+			if one.State != "open" {
+				sum.State = fmt.Sprintf("shard %d: %s", one.Number, one.State)
+				break
+			}
+		}
+	}
+	return sum
+}
+
+// fill is what one shard says.
+func (h *shard) fill() *spillwayv1.Queue {
+	q, state := h.get()
+	cfg := h.config()
+	out := &spillwayv1.Queue{Name: h.name, State: state, MemoryRecordsLimit: cfg.MemoryRecords, MemoryBytesLimit: cfg.MemoryBytes,
 		DiskBytesLimit: cfg.DiskBytes, DiskRecordsLimit: cfg.DiskRecords, ConfiguredDiskBytes: cfg.DiskBytes, ConfiguredDiskRecords: cfg.DiskRecords,
-		Shard: max(int32(m.number()), 0), Shards: m.shards()}
+		Shard: int32(h.number), Shards: h.of()}
 	if q == nil {
 		return out
 	}
@@ -103,30 +142,32 @@ func (a *admin) queue(name string) *spillwayv1.Queue {
 
 func (a *admin) ListSubscriptions(_ context.Context, r *spillwayv1.ListSubscriptionsRequest) (*spillwayv1.ListSubscriptionsResponse, error) {
 	if r.Queue != "" {
-		if _, err := a.s.queue(r.Queue); err != nil {
+		if _, err := a.s.openShards(r.Queue); err != nil {
 			return nil, toStatus(err)
 		}
 	}
 	var all []*spillwayv1.Subscription
-	a.s.eachOpen(func(name string, q *queue.Queue) {
-		if r.Queue != "" && r.Queue != name {
+	a.s.eachOpen(func(o openShard) {
+		if r.Queue != "" && r.Queue != o.name {
 			return
 		}
-		for _, v := range q.Subscriptions() {
-			all = append(all, fromSubscription(name, v, a.s.headers(name+"/"+v.Name, q)))
+		for _, v := range o.Subscriptions() {
+			all = shards.AddSubscriptions(all, []*spillwayv1.Subscription{a.fromSubscription(o, v)})
 		}
 	})
 	page, next, err := rpc.Page(all, (*spillwayv1.Subscription).GetName, r.PageSize, 100, r.PageToken)
 	for _, s := range page {
-		if q, name, err := a.s.subscription(s.Name); err == nil {
-			setAge(s, q.OldestPending(name))
+		if all, name, err := a.s.subscription(s.Name); err == nil {
+			setAge(s, oldestPending(all, name))
 		}
 	}
 	return &spillwayv1.ListSubscriptionsResponse{Subscriptions: page, NextPageToken: next}, err
 }
 
-func fromSubscription(queueName string, v queue.SubscriptionView, headers []*spillwayv1.HeaderFilter) *spillwayv1.Subscription {
-	s := &spillwayv1.Subscription{Name: queueName + "/" + v.Name, Topics: v.Topics, Required: v.Required, Paused: v.Paused, Configured: v.Configured,
+func (a *admin) fromSubscription(o openShard, v queue.SubscriptionView) *spillwayv1.Subscription {
+	name := o.name + "/" + v.Name
+	headers := a.s.headers(name, o.Queue)
+	s := &spillwayv1.Subscription{Name: name, Topics: v.Topics, Required: v.Required, Paused: v.Paused, Configured: v.Configured,
 		PendingRecords: v.PendingRecords, PendingBytes: v.PendingBytes, LeasedBatches: int64(v.Leased), Sessions: int32(v.Sessions),
 		DeliveredRecords: v.Delivered, DeadLetteredRecords: v.DeadLettered, RedeliveredBatches: v.Redelivered,
 		DeferredOffsets: v.Deferred, DroppedOffsets: v.Dropped, ParkedBatches: int64(v.Parked), LostOffsets: v.Lost, OnFull: spillwayv1.OnFull(v.OnFull), LimitBytes: v.Limit, Headers: headers,
@@ -144,33 +185,41 @@ func setAge(s *spillwayv1.Subscription, oldest time.Time) {
 	}
 }
 
-// view finds one subscription.
-func (a *admin) view(name string) (*queue.Queue, queue.SubscriptionView, error) {
-	q, sub, err := a.s.subscription(name)
-	if err != nil {
-		return nil, queue.SubscriptionView{}, toStatus(err)
+// oldestPending is when the oldest pending batch was appended, in any shard; zero without one.
+func oldestPending(all []openShard, sub string) (oldest time.Time) {
+	for _, o := range all {
+		if at := o.OldestPending(sub); !at.IsZero() && (oldest.IsZero() || at.Before(oldest)) {
+			oldest = at
+		}
 	}
-	v, err := q.Subscription(sub)
-	if err != nil {
-		return nil, queue.SubscriptionView{}, toStatus(err)
+	return oldest
+}
+
+// view finds the shards that have a subscription, and what it is there.
+func (a *admin) view(name string) (all []openShard, views []queue.SubscriptionView, err error) {
+	all, sub, err := a.s.subscription(name)
+	if err == nil {
+		all, views, err = with(all, sub)
 	}
-	return q, v, nil
+	return all, views, toStatus(err)
 }
 
 // subscription is one subscription as it is now.
 func (a *admin) subscription(name string) (*spillwayv1.Subscription, error) {
-	q, v, err := a.view(name)
+	all, views, err := a.view(name)
 	if err != nil {
 		return nil, err
 	}
-	queueName, _, _ := strings.Cut(name, "/")
-	s := fromSubscription(queueName, v, a.s.headers(queueName+"/"+v.Name, q))
-	setAge(s, q.OldestPending(v.Name))
-	return s, nil
+	var sum *spillwayv1.Subscription
+	for i, v := range views {
+		sum = shards.AddSubscription(sum, a.fromSubscription(all[i], v))
+	}
+	setAge(sum, oldestPending(all, views[0].Name))
+	return sum, nil
 }
 
 func (a *admin) GetSubscription(_ context.Context, r *spillwayv1.GetSubscriptionRequest) (*spillwayv1.GetSubscriptionResponse, error) {
-	q, v, err := a.view(r.Name)
+	all, views, err := a.view(r.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -178,8 +227,16 @@ func (a *admin) GetSubscription(_ context.Context, r *spillwayv1.GetSubscription
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	partitions, next, err := page(q.Progress(v.Name, from.Partition), r.PageSize, fromProgress,
-		func(p queue.ProgressView) position { return position{Partition: p.Partition} })
+	progress, err := across(all, from, func(o openShard, from position) (iter.Seq[queue.ProgressView], error) {
+		return o.Progress(views[0].Name, from.Partition), nil
+	})
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	partitions, next, err := page(progress, r.PageSize, func(p inShard[queue.ProgressView]) *spillwayv1.SubscriptionPartition { return fromProgress(p.of) },
+		func(p inShard[queue.ProgressView]) position {
+			return position{Shard: p.shard, Partition: p.of.Partition}
+		})
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -207,11 +264,11 @@ func (a *admin) ResumeSubscription(ctx context.Context, r *spillwayv1.ResumeSubs
 }
 
 func (a *admin) pause(ctx context.Context, name string, paused bool) (*spillwayv1.Subscription, error) {
-	q, v, err := a.view(name)
+	all, views, err := a.view(name)
 	if err != nil {
 		return nil, err
 	}
-	if err := q.Pause(ctx, v.Name, paused); err != nil {
+	if err := each(all, func(o openShard) error { return o.Pause(ctx, views[0].Name, paused) }); err != nil {
 		return nil, toStatus(err)
 	}
 	a.s.deps.Log.Info("subscription paused or resumed", "subscription", name, "paused", paused)
@@ -219,9 +276,9 @@ func (a *admin) pause(ctx context.Context, name string, paused bool) (*spillwayv
 }
 
 func (a *admin) ForgetSource(ctx context.Context, r *spillwayv1.ForgetSourceRequest) (*spillwayv1.ForgetSourceResponse, error) {
-	q, err := a.s.queue(r.Queue)
+	all, err := a.s.openShards(r.Queue)
 	if err == nil {
-		err = q.ForgetSource(ctx, r.Source)
+		err = each(all, func(o openShard) error { return o.ForgetSource(ctx, r.Source) }, queue.ErrNoSource)
 	}
 	if err != nil {
 		return nil, toStatus(err)
@@ -236,9 +293,9 @@ func (a *admin) ListSessions(_ context.Context, r *spillwayv1.ListSessionsReques
 		}
 	}
 	var all []*spillwayv1.Session
-	a.s.eachOpen(func(name string, q *queue.Queue) {
-		for _, v := range q.Sessions() {
-			sub := name + "/" + v.Subscription
+	a.s.eachOpen(func(o openShard) {
+		for _, v := range o.Sessions() {
+			sub := o.name + "/" + v.Subscription
 			if r.Subscription != "" && r.Subscription != sub {
 				continue
 			}

@@ -47,7 +47,7 @@ func (s *Service) Configure(ctx context.Context, cfg config.Buffer) error {
 		m.cfg.DiskRecords, m.cfg.DiskBytes, m.cfg.Revision = limits.DiskRecords, limits.DiskBytes, q.Revision
 		m.cfg.Subscriptions = append(subs, slices.DeleteFunc(slices.Clone(m.cfg.Subscriptions), func(c queue.SubscriptionConfig) bool { return q.Subscriptions[c.Name] != nil })...)
 		m.mu.Unlock()
-		if open, _ := m.get(); open != nil {
+		for _, open := range m.open() {
 			if err := open.Configure(ctx, q.Revision, limits, subs); err != nil {
 				failed = append(failed, fmt.Errorf("queue %s: %w", name, err))
 			}
@@ -58,5 +58,12 @@ func (s *Service) Configure(ctx context.Context, cfg config.Buffer) error {
 
 // has says whether the queue was started with a subscription of that name in its configuration.
 func (m *managedQueue) has(subscription string) bool {
-	return slices.ContainsFunc(m.config().Subscriptions, func(c queue.SubscriptionConfig) bool { return c.Name == subscription })
+	return slices.ContainsFunc(m.subscriptions(), func(c queue.SubscriptionConfig) bool { return c.Name == subscription })
+}
+
+// subscriptions are those of the configuration.
+func (m *managedQueue) subscriptions() []queue.SubscriptionConfig {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.cfg.Subscriptions
 }

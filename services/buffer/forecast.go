@@ -3,12 +3,10 @@ package buffer
 import (
 	"cmp"
 	"context"
+	"maps"
 	"math"
-	"strings"
 	"sync"
 	"time"
-
-	"github.com/spillwayio/spillway/services/buffer/queue"
 )
 
 // windows are those that forecasts look back on. The short one notices an outage within seconds;
@@ -134,21 +132,30 @@ func seconds(way, perSecond float64) float64 {
 	return way / perSecond
 }
 
+// trendOf names what a trend is of: a shard that is open here, or a subscription in it. Shards come
+// and go, and with them steps that a trend of their sum would have.
+type trendOf struct {
+	queue        string
+	shard        int
+	subscription string // its name in the queue; empty: it is of the queue
+}
+
+func (h *shard) trendOf(subscription string) trendOf { return trendOf{h.name, h.number, subscription} }
+
 // forecasts tell how long queues and backlogs can go on as they do.
 type forecasts struct {
 	mu   sync.Mutex
-	disk map[string]*trend // bytes, by queue
-	subs map[string]*trend // pending records, by queue/subscription
-	in   map[string]*trend // records accepted so far, by queue
-	out  map[string]*trend // records settled so far, by queue/subscription
-	// oldest is when the oldest pending batch was appended, by queue/subscription; zero without a
-	// backlog.
-	oldest map[string]time.Time
+	disk map[trendOf]*trend // bytes, of a queue
+	subs map[trendOf]*trend // pending records, of a subscription
+	in   map[trendOf]*trend // records accepted so far, of a queue
+	out  map[trendOf]*trend // records settled so far, of a subscription
+	// oldest is when the oldest pending batch of a subscription was appended; zero without a backlog.
+	oldest map[trendOf]time.Time
 }
 
 func newForecasts() *forecasts {
-	return &forecasts{disk: make(map[string]*trend), subs: make(map[string]*trend),
-		in: make(map[string]*trend), out: make(map[string]*trend), oldest: make(map[string]time.Time)}
+	return &forecasts{disk: make(map[trendOf]*trend), subs: make(map[trendOf]*trend),
+		in: make(map[trendOf]*trend), out: make(map[trendOf]*trend), oldest: make(map[trendOf]time.Time)}
 }
 
 // run takes samples until ctx ends.
@@ -165,29 +172,47 @@ func (f *forecasts) run(ctx context.Context, s *Service) {
 	}
 }
 
-// sample notes what all open queues hold, and forgets the subscriptions that are gone.
+// sample notes what all open queues hold, and forgets the shards and subscriptions that are gone.
 func (f *forecasts) sample(s *Service) {
-	s.eachOpen(func(name string, q *queue.Queue) {
-		stats, views, now := q.Stats(), q.Subscriptions(), time.Now()
+	f.forget(s)
+	s.eachOpen(func(o openShard) {
+		stats, views, now := o.Stats(), o.Queue.Subscriptions(), time.Now()
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		note(f.disk, name, now, stats.Store.DiskBytes, maxSamples)
-		note(f.in, name, now, stats.AppendedRecords, rateSamples)
+		note(f.disk, o.trendOf(""), now, stats.Store.DiskBytes, maxSamples)
+		note(f.in, o.trendOf(""), now, stats.AppendedRecords, rateSamples)
 		known := make(map[string]bool, len(views))
 		for _, v := range views {
-			sub := name + "/" + v.Name
-			known[sub] = true
+			sub := o.trendOf(v.Name)
+			known[v.Name] = true
 			note(f.subs, sub, now, v.PendingRecords+v.Deferred, maxSamples)
 			note(f.out, sub, now, v.Delivered, rateSamples)
 		}
 		for sub := range f.subs {
-			if strings.HasPrefix(sub, name+"/") && !known[sub] {
+			if sub.queue == o.name && sub.shard == o.number && !known[sub.subscription] {
 				delete(f.subs, sub)
 				delete(f.out, sub)
 				delete(f.oldest, sub)
 			}
 		}
 	})
+}
+
+// forget forgets the shards that other buffers have now.
+func (f *forecasts) forget(s *Service) {
+	here := make(map[trendOf]bool)
+	for _, m := range s.queues {
+		for _, h := range m.here() {
+			here[h.trendOf("")] = true
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	gone := func(of trendOf) bool { return !here[trendOf{of.queue, of.shard, ""}] }
+	for _, trends := range []map[trendOf]*trend{f.disk, f.subs, f.in, f.out} {
+		maps.DeleteFunc(trends, func(of trendOf, _ *trend) bool { return gone(of) })
+	}
+	maps.DeleteFunc(f.oldest, func(of trendOf, _ time.Time) bool { return gone(of) })
 }
 
 // ageShare is the part of the time that looking for the oldest pending batches may take. With many
@@ -198,11 +223,11 @@ const ageShare = 50
 func (f *forecasts) ages(ctx context.Context, s *Service) {
 	for ctx.Err() == nil {
 		began := time.Now()
-		s.eachOpen(func(name string, q *queue.Queue) {
-			for _, v := range q.Subscriptions() {
-				oldest := q.OldestPending(v.Name)
+		s.eachOpen(func(o openShard) {
+			for _, v := range o.Queue.Subscriptions() {
+				oldest := o.OldestPending(v.Name)
 				f.mu.Lock()
-				f.oldest[name+"/"+v.Name] = oldest
+				f.oldest[o.trendOf(v.Name)] = oldest
 				f.mu.Unlock()
 			}
 		})
@@ -213,8 +238,8 @@ func (f *forecasts) ages(ctx context.Context, s *Service) {
 	}
 }
 
-// age returns how long the oldest pending batch of a subscription has been there; 0 without one.
-func (f *forecasts) age(subscription string) time.Duration {
+// age returns how long the oldest pending batch of a subscription has been in a shard; 0 without one.
+func (f *forecasts) age(subscription trendOf) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if oldest := f.oldest[subscription]; !oldest.IsZero() {
@@ -223,15 +248,15 @@ func (f *forecasts) age(subscription string) time.Duration {
 	return 0
 }
 
-func note(trends map[string]*trend, name string, at time.Time, value int64, keep int) {
+func note(trends map[trendOf]*trend, name trendOf, at time.Time, value int64, keep int) {
 	if trends[name] == nil {
 		trends[name] = &trend{keep: keep}
 	}
 	trends[name].add(at, float64(value))
 }
 
-// full returns in how many seconds the queue's files reach limit, as toRise does.
-func (f *forecasts) full(queue string, limit int64, window time.Duration) float64 {
+// full returns in how many seconds the files of a shard reach limit, as toRise does.
+func (f *forecasts) full(queue trendOf, limit int64, window time.Duration) float64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if t := f.disk[queue]; t != nil {
@@ -240,8 +265,8 @@ func (f *forecasts) full(queue string, limit int64, window time.Duration) float6
 	return math.NaN()
 }
 
-// drained returns in how many seconds a subscription's backlog is gone, as toFall does.
-func (f *forecasts) drained(subscription string, window time.Duration) float64 {
+// drained returns in how many seconds a subscription's backlog in a shard is gone, as toFall does.
+func (f *forecasts) drained(subscription trendOf, window time.Duration) float64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if t := f.subs[subscription]; t != nil {

@@ -19,7 +19,7 @@ import (
 )
 
 // A group of the buffers may give the shards of a queue that is kept in Kafka to them. This buffer
-// takes one of each queue at most; who has none is a spare.
+// takes as many as it is given; who has none is a spare.
 
 const (
 	// handOver is how long a queue may write what is in memory, and end acks under way, when its
@@ -30,18 +30,18 @@ const (
 	probeTimeout = 5 * time.Second
 )
 
-// joinGroup has the shard of a queue given to this buffer by the group of its buffers.
+// joinGroup has shards of a queue given to this buffer by the group of its buffers.
 func (s *Service) joinGroup(m *managedQueue, q *config.Queue, access kafkaclient.Access) {
 	k := q.Store.Kafka
 	client := kafkaclient.New(k.Brokers, "spillway-buffer", access)
 	s.clients = append(s.clients, client)
-	m.shard, m.state = -1, "not in the group of the buffers yet"
+	m.state = "not in the group of the buffers yet"
 	deps := owners.Deps{Group: owners.NewGroup(client, k.Topic, k.SessionTimeout), Self: s.instance, Changed: s.ready, Log: s.deps.Log.With("queue", m.name),
 		Serve: func(ctx context.Context, shard *owners.Shard) error { return s.serveShard(ctx, m, shard) }}
 	if s.deps.Dial != nil {
 		deps.Probe = s.whoIsAt
 	}
-	m.group = owners.New(owners.Config{Shards: max(q.Shards, 1), Most: 1, Advertise: s.advertise, SessionTimeout: k.SessionTimeout}, deps)
+	m.group = owners.New(owners.Config{Shards: max(q.Shards, 1), Advertise: s.advertise, SessionTimeout: k.SessionTimeout}, deps)
 }
 
 // whoIsAt asks the buffer at an address for its instance.
@@ -66,13 +66,9 @@ func (s *Service) whoIsAt(ctx context.Context, address string) (string, error) {
 
 // serveShard keeps the queue of a shard open that the group has given, until ctx ends.
 func (s *Service) serveShard(ctx context.Context, m *managedQueue, shard *owners.Shard) error {
-	m.mu.Lock()
-	m.shard, m.given, m.epoch, m.state = shard.Number(), shard, 0, "opening"
-	m.mu.Unlock()
+	h := m.add(shard.Number(), shard)
 	defer func() {
-		m.mu.Lock()
-		m.shard, m.given, m.current, m.lost, m.state = -1, nil, nil, false, "spare: other buffers have the shards"
-		m.mu.Unlock()
+		m.remove(h)
 		s.ready()
 	}()
 	s.ready()
@@ -80,9 +76,9 @@ func (s *Service) serveShard(ctx context.Context, m *managedQueue, shard *owners
 	aborted := make(chan struct{})
 	go func() {
 		defer close(aborted)
-		m.abortLate(ctx, ended)
+		h.abortLate(ctx, ended)
 	}()
-	err := s.keepOpen(ctx, m)
+	err := s.keepOpen(ctx, h)
 	close(ended)
 	<-aborted
 	switch {
@@ -102,7 +98,7 @@ func (s *Service) serveShard(ctx context.Context, m *managedQueue, shard *owners
 
 // abortLate closes the store when the shard goes to another buffer and the queue does not end soon
 // enough by itself.
-func (m *managedQueue) abortLate(ctx context.Context, ended <-chan struct{}) {
+func (h *shard) abortLate(ctx context.Context, ended <-chan struct{}) {
 	select {
 	case <-ended:
 		return
@@ -117,36 +113,21 @@ func (m *managedQueue) abortLate(ctx context.Context, ended <-chan struct{}) {
 		case <-late.C:
 		}
 	}
-	m.mu.Lock()
-	store := m.store
-	m.mu.Unlock()
+	h.mu.Lock()
+	store := h.store
+	h.mu.Unlock()
 	if store != nil {
 		_ = store.Close() // the queue says what is left
 	}
 }
 
-// isSpare says that the group has given no shard to this buffer, which is well.
-func (m *managedQueue) isSpare() bool {
-	return m.group != nil && m.number() < 0 && m.group.State() == nil
-}
-
-// why is the state of a queue that is not open, in words.
-func (m *managedQueue) why(state string) string {
-	if m.group != nil && m.number() < 0 {
-		if err := m.group.State(); err != nil {
-			return err.Error()
-		}
-	}
-	return state
-}
-
-// elsewhere are the shards but for one, as far as the group has told.
-func (m *managedQueue) elsewhere(here int32) (all []*spillwayv1.Shard) {
+// elsewhere are the shards but for those that are here, as far as the group has told.
+func (m *managedQueue) elsewhere(here []*shard) (all []*spillwayv1.Shard) {
 	for _, o := range m.group.Owners() {
-		if int32(o.Shard) == here {
+		if slices.ContainsFunc(here, func(h *shard) bool { return h.number == o.Shard }) {
 			continue
 		}
-		shard := &spillwayv1.Shard{Queue: m.name, Number: int32(o.Shard), Of: m.shards(), Owner: o.Address, Epoch: o.Epoch, State: "elsewhere"}
+		shard := &spillwayv1.Shard{Queue: m.name, Number: int32(o.Shard), Of: m.of(), Owner: o.Address, Epoch: o.Epoch, State: "elsewhere"}
 		if o.Address == "" {
 			shard.State = "nobody's"
 		}
@@ -184,13 +165,13 @@ func (c *cluster) DrainBuffer(ctx context.Context, _ *spillwayv1.DrainBufferRequ
 			continue
 		}
 		found = true
-		number := m.number()
+		before := m.here()
 		if err := m.group.Drain(ctx); err != nil {
 			return nil, toStatus(fmt.Errorf("queue %s: %w", name, err))
 		}
-		if number >= 0 {
-			o := m.group.Owners()[number]
-			r.Shards = append(r.Shards, &spillwayv1.Shard{Queue: name, Number: int32(number), Of: m.shards(), Owner: o.Address, State: "elsewhere"})
+		now := m.group.Owners()
+		for _, h := range before {
+			r.Shards = append(r.Shards, &spillwayv1.Shard{Queue: name, Number: int32(h.number), Of: m.of(), Owner: now[h.number].Address, State: "elsewhere"})
 		}
 	}
 	if !found {

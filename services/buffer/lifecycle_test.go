@@ -58,8 +58,8 @@ func TestTheLastReportIsTheTruth(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
 	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
-		a, _ := s.queues["a"].get()
-		b, _ := s.queues["b"].get()
+		a, _ := s.only("a").get()
+		b, _ := s.only("b").get()
 		if a != nil && b != nil {
 			break
 		}

@@ -21,7 +21,7 @@ import (
 // The part of the control plane that changes subscriptions, and that accounts for offsets.
 
 func (a *admin) CreateSubscription(ctx context.Context, r *spillwayv1.CreateSubscriptionRequest) (*spillwayv1.CreateSubscriptionResponse, error) {
-	q, name, err := a.s.subscription(r.Name)
+	all, name, err := a.s.subscription(r.Name)
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -33,14 +33,17 @@ func (a *admin) CreateSubscription(ctx context.Context, r *spillwayv1.CreateSubs
 	if len(c.Topics) == 0 {
 		c.Topics = []string{"*"}
 	}
-	place, starts, err := a.start(ctx, q, r.Start, c.Topics)
-	if err != nil {
-		return nil, toStatus(err)
-	}
-	if place == queue.Nowhere && r.Start.GetTime() == nil {
-		place = queue.Earliest
-	}
-	if err := q.Subscribe(ctx, c, place, starts); err != nil {
+	// A shard that has it already does not keep it from the others: an attempt before may have failed there.
+	if err := each(all, func(o openShard) error {
+		place, starts, err := a.start(ctx, o.Queue, r.Start, c.Topics)
+		if err != nil {
+			return err
+		}
+		if place == queue.Nowhere && r.Start.GetTime() == nil {
+			place = queue.Earliest
+		}
+		return o.Subscribe(ctx, c, place, starts)
+	}, queue.ErrExists); err != nil {
 		return nil, toStatus(err)
 	}
 	a.s.deps.Log.Info("subscription created", "subscription", r.Name, "topics", c.Topics, "required", c.Required)
@@ -57,7 +60,7 @@ func toOnFull(o spillwayv1.OnFull) (queue.OnFull, error) {
 }
 
 func (a *admin) UpdateSubscription(ctx context.Context, r *spillwayv1.UpdateSubscriptionRequest) (*spillwayv1.UpdateSubscriptionResponse, error) {
-	q, name, err := a.s.subscription(r.Name)
+	all, name, err := a.s.subscription(r.Name)
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -65,26 +68,28 @@ func (a *admin) UpdateSubscription(ctx context.Context, r *spillwayv1.UpdateSubs
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	err = q.Update(ctx, name, func(c *queue.SubscriptionConfig) {
-		if len(r.Topics) > 0 {
-			c.Topics = r.Topics
-		}
-		if r.Required != nil {
-			c.Required = *r.Required
-		}
-		if r.OnFull != spillwayv1.OnFull_ON_FULL_UNSPECIFIED {
-			c.OnFull = onFull
-		}
-		if r.LimitBytes != nil {
-			c.Limit = *r.LimitBytes
-		}
-	})
+	err = each(all, func(o openShard) error {
+		return o.Update(ctx, name, func(c *queue.SubscriptionConfig) {
+			if len(r.Topics) > 0 {
+				c.Topics = r.Topics
+			}
+			if r.Required != nil {
+				c.Required = *r.Required
+			}
+			if r.OnFull != spillwayv1.OnFull_ON_FULL_UNSPECIFIED {
+				c.OnFull = onFull
+			}
+			if r.LimitBytes != nil {
+				c.Limit = *r.LimitBytes
+			}
+		})
+	}, queue.ErrNoSubscription)
 	if err != nil {
 		return nil, toStatus(err)
 	}
 	a.s.deps.Log.Info("subscription changed", "subscription", r.Name)
 	if r.DropUnwanted {
-		if err := q.DropUnwanted(ctx, name); err != nil {
+		if err := each(all, func(o openShard) error { return o.DropUnwanted(ctx, name) }, queue.ErrNoSubscription); err != nil {
 			return nil, toStatus(err)
 		}
 		a.s.deps.Log.Warn("what was pending of topics that the subscription does not want is dropped", "subscription", r.Name)
@@ -94,11 +99,11 @@ func (a *admin) UpdateSubscription(ctx context.Context, r *spillwayv1.UpdateSubs
 }
 
 func (a *admin) DeleteSubscription(ctx context.Context, r *spillwayv1.DeleteSubscriptionRequest) (*spillwayv1.DeleteSubscriptionResponse, error) {
-	q, name, err := a.s.subscription(r.Name)
+	all, name, err := a.s.subscription(r.Name)
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	if err := q.Unsubscribe(ctx, name, r.Force); err != nil {
+	if err := each(all, func(o openShard) error { return o.Unsubscribe(ctx, name, r.Force) }, queue.ErrNoSubscription); err != nil {
 		return nil, toStatus(err)
 	}
 	a.s.deps.Log.Warn("subscription deleted", "subscription", r.Name, "force", r.Force)
@@ -106,22 +111,20 @@ func (a *admin) DeleteSubscription(ctx context.Context, r *spillwayv1.DeleteSubs
 }
 
 func (a *admin) SeekSubscription(ctx context.Context, r *spillwayv1.SeekSubscriptionRequest) (*spillwayv1.SeekSubscriptionResponse, error) {
-	q, name, err := a.s.subscription(r.Name)
-	if err != nil {
-		return nil, toStatus(err)
-	}
-	_, v, err := a.view(r.Name)
+	all, views, err := a.view(r.Name)
 	if err != nil {
 		return nil, err
 	}
-	place, starts, err := a.start(ctx, q, r.To, v.Topics)
-	if err == nil && place == queue.Nowhere && len(starts) == 0 {
-		err = fmt.Errorf("%w seek of %s: want earliest, latest, a time, or offsets", queue.ErrInvalid, r.Name)
-	}
-	if err != nil {
-		return nil, toStatus(err)
-	}
-	if err := q.Seek(ctx, name, place, starts); err != nil {
+	if err := each(all, func(o openShard) error {
+		place, starts, err := a.start(ctx, o.Queue, r.To, views[0].Topics)
+		if err == nil && place == queue.Nowhere && len(starts) == 0 {
+			err = fmt.Errorf("%w seek of %s: want earliest, latest, a time, or offsets", queue.ErrInvalid, r.Name)
+		}
+		if err != nil {
+			return err
+		}
+		return o.Seek(ctx, views[0].Name, place, starts)
+	}); err != nil {
 		return nil, toStatus(err)
 	}
 	a.s.deps.Log.Info("subscription moved", "subscription", r.Name, "to", r.To)
@@ -231,28 +234,30 @@ func (a *admin) Audit(_ context.Context, r *spillwayv1.AuditRequest) (*spillwayv
 	var failed error
 	accounts := func(yield func(accountOf) bool) {
 		for _, name := range names {
-			at := queue.AuditPosition{}
+			at := position{}
 			if name == from.Queue {
-				at = queue.AuditPosition{Subscription: from.Subscription, Partition: from.Partition}
+				at = from
 			}
-			q, err := a.s.queue(name)
-			var of iter.Seq[queue.Account]
+			all, err := a.s.openShards(name)
+			var of iter.Seq[inShard[queue.Account]]
 			if err == nil {
-				of, err = q.Accounts(sub, at)
+				of, err = across(all, at, func(o openShard, from position) (iter.Seq[queue.Account], error) {
+					return o.Accounts(sub, queue.AuditPosition{Subscription: from.Subscription, Partition: from.Partition})
+				})
 			}
-			if err != nil { // an audit that leaves out a queue would look complete
+			if err != nil { // an audit that leaves out a queue, or a shard, would look complete
 				failed = err
 				return
 			}
-			for account := range of {
-				if !yield(accountOf{name, account}) {
+			for v := range of {
+				if !yield(accountOf{name, v.shard, v.of}) {
 					return
 				}
 			}
 		}
 	}
 	partitions, next, err := page(accounts, r.PageSize, fromAccount, func(v accountOf) position {
-		return position{Queue: v.queue, Subscription: v.Subscription, Partition: v.Partition}
+		return position{Queue: v.queue, Shard: v.shard, Subscription: v.Subscription, Partition: v.Partition}
 	})
 	if err = errors.Join(failed, err); err != nil {
 		return nil, toStatus(err)
@@ -267,6 +272,7 @@ func (a *admin) Audit(_ context.Context, r *spillwayv1.AuditRequest) (*spillwayv
 // accountOf is an account of a queue.
 type accountOf struct {
 	queue string
+	shard int
 	queue.Account
 }
 

@@ -1,9 +1,10 @@
 package buffer
 
 import (
-	"github.com/prometheus/client_golang/prometheus"
+	"maps"
+	"math"
 
-	"github.com/spillwayio/spillway/services/buffer/queue"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // collector reads the queues when it is scraped, so that nothing is counted twice.
@@ -23,8 +24,8 @@ var (
 	descMemoryLimit    = desc("memory_limit_bytes", "Bound of the memory window in payload bytes.", "queue")
 	descDiskLimit      = desc("disk_limit_bytes", "Bound of what the store uses on disk.", "queue")
 	descTimeToFull     = desc("time_to_full_seconds", "When the disk bound is reached if the use grows as it did in the window; +Inf when it does not grow.", "queue", "window")
-	descAppended       = desc("appended_records_total", "Records accepted since the queue was opened.", "queue")
-	descSpilled        = desc("spilled_records_total", "Records written to disk since the queue was opened.", "queue")
+	descAppended       = desc("appended_records_total", "Records accepted since the process began.", "queue")
+	descSpilled        = desc("spilled_records_total", "Records written to disk since the process began.", "queue")
 
 	descCapacity = desc("capacity_records", "Bound of the records that are pending, disk.records.", "queue")
 
@@ -43,80 +44,179 @@ var (
 	descSubLeased      = desc("subscription_leased_batches", "Batches leased now.", "subscription")
 	descSubParked      = desc("subscription_parked_batches", "Batches that were given back and are not leased again before a time.", "subscription")
 	descSubSessions    = desc("subscription_sessions", "Live sessions.", "subscription")
-	descSubDelivered   = desc("subscription_delivered_records_total", "Records delivered since the queue was opened.", "subscription")
-	descSubDead        = desc("subscription_dead_lettered_records_total", "Records dead-lettered since the queue was opened.", "subscription")
+	descSubDelivered   = desc("subscription_delivered_records_total", "Records delivered since the process began.", "subscription")
+	descSubDead        = desc("subscription_dead_lettered_records_total", "Records dead-lettered since the process began.", "subscription")
 	descSubDeferred    = desc("subscription_deferred_offsets", "Offsets that are pending and not held: to be refetched from Kafka.", "subscription")
-	descSubDropped     = desc("subscription_dropped_offsets_total", "Offsets dropped by policy since the queue was opened.", "subscription")
-	descSubLost        = desc("subscription_lost_offsets_total", "Offsets that Kafka no longer had, since the queue was opened.", "subscription")
-	descSubRedelivered = desc("subscription_redelivered_batches_total", "Batches leased again since the queue was opened.", "subscription")
+	descSubDropped     = desc("subscription_dropped_offsets_total", "Offsets dropped by policy since the process began.", "subscription")
+	descSubLost        = desc("subscription_lost_offsets_total", "Offsets that Kafka no longer had, since the process began.", "subscription")
+	descSubRedelivered = desc("subscription_redelivered_batches_total", "Batches leased again since the process began.", "subscription")
 )
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
 
-// Collect implements prometheus.Collector.
+// Collect implements prometheus.Collector. A queue's series are of all its shards that are here.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
-	send := func(d *prometheus.Desc, t prometheus.ValueType, v int64, label string) {
-		ch <- prometheus.MustNewConstMetric(d, t, float64(v), label)
-	}
 	c.collectSpares(ch)
 	for _, name := range c.s.names() {
-		open := int64(0)
-		q, _ := c.s.queues[name].get()
-		if q != nil {
-			open = 1
+		m := c.s.queues[name]
+		here, open, past := m.counted()
+		all := make(sums)
+		isOpen, fenced := 1.0, 0.0
+		if len(open) < max(len(here), 1) {
+			isOpen = 0
 		}
-		if q != nil || !c.s.queues[name].isSpare() {
-			send(descOpen, prometheus.GaugeValue, open, name)
-		}
-		fenced := int64(0)
-		if c.s.queues[name].isLost() {
-			fenced = 1
-		}
-		send(descFenced, prometheus.GaugeValue, fenced, name)
-		send(descBehind, prometheus.CounterValue, c.s.queues[name].behind.times(), name)
-	}
-	c.s.eachOpen(func(name string, q *queue.Queue) {
-		s := q.Stats()
-		send(descMemoryRecords, prometheus.GaugeValue, s.MemoryRecords, name)
-		send(descMemoryBytes, prometheus.GaugeValue, s.MemoryBytes, name)
-		send(descCapacity, prometheus.GaugeValue, s.Limits.DiskRecords, name)
-		send(descPendingRecords, prometheus.GaugeValue, s.PendingRecords, name)
-		send(descDiskBytes, prometheus.GaugeValue, s.Store.DiskBytes, name)
-		send(descMemoryLimit, prometheus.GaugeValue, c.s.queues[name].cfg.MemoryBytes, name)
-		send(descDiskLimit, prometheus.GaugeValue, s.Limits.DiskBytes, name)
-		for _, w := range windows {
-			ch <- prometheus.MustNewConstMetric(descTimeToFull, prometheus.GaugeValue, c.s.forecasts.full(name, s.Limits.DiskBytes, w.length), name, w.name)
-		}
-		send(descAppended, prometheus.CounterValue, s.AppendedRecords, name)
-		send(descSpilled, prometheus.CounterValue, s.SpilledRecords, name)
-		send(descPartitions, prometheus.GaugeValue, int64(s.Partitions), name)
-		unread := int64(0)
-		for u := range q.Unread() {
-			unread += u.Offsets
-		}
-		send(descUnread, prometheus.GaugeValue, unread, name)
-		revision, _ := q.Revision()
-		send(descRevision, prometheus.GaugeValue, revision, name)
-		ch <- prometheus.MustNewConstMetric(descLock, prometheus.GaugeValue, q.LongestHold().Seconds(), name)
-		for _, v := range q.Subscriptions() {
-			sub := name + "/" + v.Name
-			send(descSubPending, prometheus.GaugeValue, v.PendingRecords, sub)
-			send(descSubBytes, prometheus.GaugeValue, v.PendingBytes, sub)
-			ch <- prometheus.MustNewConstMetric(descSubAge, prometheus.GaugeValue, c.s.forecasts.age(sub).Seconds(), sub)
-			for _, w := range windows {
-				ch <- prometheus.MustNewConstMetric(descTimeToDrain, prometheus.GaugeValue, c.s.forecasts.drained(sub, w.length), sub, w.name)
+		for _, h := range here {
+			if h.isLost() {
+				fenced = 1
 			}
-			send(descSubLimit, prometheus.GaugeValue, v.Limit, sub)
-			send(descSubLeased, prometheus.GaugeValue, int64(v.Leased), sub)
-			send(descSubParked, prometheus.GaugeValue, int64(v.Parked), sub)
-			send(descSubSessions, prometheus.GaugeValue, int64(v.Sessions), sub)
-			send(descSubDelivered, prometheus.CounterValue, v.Delivered, sub)
-			send(descSubDead, prometheus.CounterValue, v.DeadLettered, sub)
-			send(descSubDeferred, prometheus.GaugeValue, v.Deferred, sub)
-			send(descSubDropped, prometheus.CounterValue, v.Dropped, sub)
-			send(descSubLost, prometheus.CounterValue, v.Lost, sub)
-			send(descSubRedelivered, prometheus.CounterValue, v.Redelivered, sub)
 		}
-	})
+		if len(here) > 0 || !m.isSpare() {
+			all.add(descOpen, isOpen, name)
+		}
+		all.add(descFenced, fenced, name)
+		all.add(descBehind, float64(m.behind.times()), name)
+		for _, o := range open {
+			all.count(o)
+			c.fill(all, o)
+		}
+		for of, n := range past {
+			if _, counted := all[of]; counted {
+				all[of] += n
+			}
+		}
+		all.send(ch)
+	}
+}
+
+// sums are the values of series, which several shards may have.
+type sums map[series]float64
+
+// series is named by its labels. There are two at most.
+type series struct {
+	desc   *prometheus.Desc
+	labels [2]string
+}
+
+func seriesOf(d *prometheus.Desc, labels []string) (s series) {
+	s.desc = d
+	copy(s.labels[:], labels)
+	return s
+}
+
+func (s sums) add(d *prometheus.Desc, v float64, labels ...string) { s[seriesOf(d, labels)] += v }
+
+// choose takes one of the values that shards have.
+func (s sums) choose(d *prometheus.Desc, better func(v, than float64) bool, v float64, labels ...string) {
+	of := seriesOf(d, labels)
+	if than, known := s[of]; !known || better(v, than) {
+		s[of] = v
+	}
+}
+
+// fullest has the use of the disk, and its bound, be those of the fullest shard: of a sum nobody would see
+// that one is full.
+func (s sums) fullest(name string, bytes, limit float64) {
+	use, bound := seriesOf(descDiskBytes, []string{name}), seriesOf(descDiskLimit, []string{name})
+	if than, known := s[bound]; !known || bytes/limit > s[use]/than {
+		s[use], s[bound] = bytes, limit
+	}
+}
+
+func (s sums) send(ch chan<- prometheus.Metric) {
+	for of, v := range s {
+		kind, labels := prometheus.GaugeValue, of.labels[:1]
+		if counters[of.desc] {
+			kind = prometheus.CounterValue
+		}
+		if of.desc == descTimeToFull || of.desc == descTimeToDrain {
+			labels = of.labels[:]
+		}
+		ch <- prometheus.MustNewConstMetric(of.desc, kind, v, labels...)
+	}
+}
+
+// Which of two shards counts. What is not known yet is NaN.
+func most(v, than float64) bool    { return v > than }
+func least(v, than float64) bool   { return v < than }
+func soonest(v, than float64) bool { return v < than || math.IsNaN(than) }
+func latest(v, than float64) bool  { return v > than || math.IsNaN(than) }
+
+// counters are those of a shard, which goes to another buffer with its ledger, but not with them.
+var counters = map[*prometheus.Desc]bool{descBehind: true, descAppended: true, descSpilled: true, descSubDelivered: true, descSubDead: true, descSubDropped: true, descSubLost: true, descSubRedelivered: true}
+
+// count adds the counters of a shard.
+func (s sums) count(o openShard) {
+	stats := o.Stats()
+	s.add(descAppended, float64(stats.AppendedRecords), o.name)
+	s.add(descSpilled, float64(stats.SpilledRecords), o.name)
+	for _, v := range o.Queue.Subscriptions() {
+		sub := o.name + "/" + v.Name
+		s.add(descSubDelivered, float64(v.Delivered), sub)
+		s.add(descSubDead, float64(v.DeadLettered), sub)
+		s.add(descSubDropped, float64(v.Dropped), sub)
+		s.add(descSubLost, float64(v.Lost), sub)
+		s.add(descSubRedelivered, float64(v.Redelivered), sub)
+	}
+}
+
+// counted returns the shards that are here and those that are open, with what others counted before.
+func (m *managedQueue) counted() (here []*shard, open []openShard, past sums) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.hereLocked(), m.openLocked(), maps.Clone(m.past)
+}
+
+// closedLocked keeps what a shard has counted that was open until now, so that the sum does not fall
+// when the shard goes to another buffer: a counter that falls has begun anew, to Prometheus. What
+// subscriptions counted that are gone is forgotten.
+func (m *managedQueue) closedLocked(h *shard) {
+	if h.current == nil {
+		return
+	}
+	all := make(sums)
+	all.count(openShard{h.current, h})
+	for of, n := range m.past {
+		if _, there := all[of]; there {
+			all[of] += n
+		}
+	}
+	m.past = all
+}
+
+// fill adds everything but the counters of a shard.
+func (c *collector) fill(all sums, o openShard) {
+	name, s := o.name, o.Stats()
+	all.add(descMemoryRecords, float64(s.MemoryRecords), name)
+	all.add(descMemoryBytes, float64(s.MemoryBytes), name)
+	all.add(descCapacity, float64(s.Limits.DiskRecords), name)
+	all.add(descPendingRecords, float64(s.PendingRecords), name)
+	all.fullest(name, float64(s.Store.DiskBytes), float64(s.Limits.DiskBytes))
+	all.choose(descMemoryLimit, most, float64(o.managedQueue.memory().Bytes), name)
+	for _, w := range windows {
+		all.choose(descTimeToFull, soonest, c.s.forecasts.full(o.trendOf(""), s.Limits.DiskBytes, w.length), name, w.name)
+	}
+	all.add(descPartitions, float64(s.Partitions), name)
+	unread := int64(0)
+	for u := range o.Unread() {
+		unread += u.Offsets
+	}
+	all.add(descUnread, float64(unread), name)
+	revision, _ := o.Revision()
+	all.choose(descRevision, most, float64(revision), name)
+	all.choose(descLock, most, o.LongestHold().Seconds(), name)
+	for _, v := range o.Queue.Subscriptions() {
+		sub, of := name+"/"+v.Name, o.trendOf(v.Name)
+		all.add(descSubPending, float64(v.PendingRecords), sub)
+		all.add(descSubBytes, float64(v.PendingBytes), sub)
+		all.choose(descSubAge, most, c.s.forecasts.age(of).Seconds(), sub)
+		for _, w := range windows {
+			all.choose(descTimeToDrain, latest, c.s.forecasts.drained(of, w.length), sub, w.name)
+		}
+		all.add(descSubLimit, float64(v.Limit), sub)
+		all.add(descSubLeased, float64(v.Leased), sub)
+		all.add(descSubParked, float64(v.Parked), sub)
+		all.choose(descSubSessions, least, float64(v.Sessions), sub) // a delivery has one with each shard
+		all.add(descSubDeferred, float64(v.Deferred), sub)
+	}
 }

@@ -86,7 +86,7 @@ func (m *movable) open(kafka bool, use func([]*queue.Queue)) error {
 		if err != nil {
 			m.t.Fatal(err)
 		}
-		o, err := s.open(m.t.Context(), s.queues["c"], opening{instance: fmt.Sprint(m.t.Name(), shard)})
+		o, err := s.open(m.t.Context(), s.only("c"), opening{instance: fmt.Sprint(m.t.Name(), shard)})
 		if err != nil {
 			failed = err
 			break

@@ -18,6 +18,7 @@ const partitionsPerPage = 1000
 // position is what a page token is made of: the last item of the page before.
 type position struct {
 	Queue        string          `json:"q,omitempty"`
+	Shard        int             `json:"n,omitempty"`
 	Subscription string          `json:"s,omitempty"`
 	Partition    queue.Partition `json:"p"`
 	Offset       int64           `json:"o,omitempty"`

@@ -30,24 +30,44 @@ func (a *admin) PeekRecords(ctx context.Context, r *spillwayv1.PeekRecordsReques
 	if r.FromOffset != 0 && r.Source == nil || r.FromOffset < 0 {
 		return nil, toStatus(fmt.Errorf("%w from_offset %d: want an offset from 0, and a source", queue.ErrInvalid, r.FromOffset))
 	}
-	q, v, err := a.view(r.Subscription)
+	open, views, err := a.view(r.Subscription)
 	if err != nil {
 		return nil, err
 	}
-	var batches []*queue.Lease
-	if r.Source == nil {
-		batches, err = q.Peek(v.Name, limit)
-	} else {
-		id := queue.Partition{Cluster: r.Source.Cluster, Topic: r.Source.Topic, Incarnation: r.Source.Incarnation, Number: r.Source.Partition}
-		batches, err = q.PeekFrom(v.Name, id, r.FromOffset, limit)
-	}
-	if err != nil {
+	p := peek{limit: limit, from: r.FromOffset}
+	if err := each(open, func(o openShard) error { return p.look(ctx, o.Queue, views[0].Name, r.Source) }, queue.ErrNoSource); err != nil {
 		return nil, toStatus(err)
 	}
-	p := peek{limit: limit, from: r.FromOffset}
+	return &spillwayv1.PeekRecordsResponse{Records: p.records}, nil
+}
+
+// peek collects records for an answer.
+type peek struct {
+	limit   int
+	from    int64
+	records []*spillwayv1.PeekedRecord
+	bytes   int
+	full    bool
+}
+
+// look adds records of a queue, of one partition or of any, unless the answer is full.
+func (p *peek) look(ctx context.Context, q *queue.Queue, sub string, source *spillwayv1.SourcePartition) (err error) {
+	if p.full {
+		return nil
+	}
+	var batches []*queue.Lease
+	if source == nil {
+		batches, err = q.Peek(sub, p.limit)
+	} else {
+		id := queue.Partition{Cluster: source.Cluster, Topic: source.Topic, Incarnation: source.Incarnation, Number: source.Partition}
+		batches, err = q.PeekFrom(sub, id, p.from, p.limit)
+	}
+	if err != nil {
+		return err
+	}
 	for _, b := range batches {
 		if err := ctx.Err(); err != nil {
-			return nil, toStatus(err)
+			return err
 		}
 		if p.full {
 			break
@@ -61,16 +81,7 @@ func (a *admin) PeekRecords(ctx context.Context, r *spillwayv1.PeekRecordsReques
 		}
 		b.Batch.Payload = nil
 	}
-	return &spillwayv1.PeekRecordsResponse{Records: p.records}, nil
-}
-
-// peek collects records for an answer.
-type peek struct {
-	limit   int
-	from    int64
-	records []*spillwayv1.PeekedRecord
-	bytes   int
-	full    bool
+	return nil
 }
 
 // add adds a record unless the answer is full. The first one is cut where it is too large.

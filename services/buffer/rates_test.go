@@ -49,6 +49,7 @@ func TestListFlows(t *testing.T) {
 
 	// Twenty seconds in which 1 MB/s and 100 records/s come in, 60/s of them go out.
 	f := r.service.forecasts
+	ofQueue, ofOdd := trendOf{"c", 0, ""}, trendOf{"c", 0, "odd"}
 	f.mu.Lock()
 	for name, perSecond := range map[string]float64{"disk": 1e6, "in": 100, "out": 60, "subs": 40} {
 		tr := &trend{keep: rateSamples}
@@ -57,20 +58,20 @@ func TestListFlows(t *testing.T) {
 		}
 		switch name {
 		case "disk":
-			f.disk["c"] = tr
+			f.disk[ofQueue] = tr
 		case "in":
-			f.in["c"] = tr
+			f.in[ofQueue] = tr
 		case "out":
-			f.out["c/odd"] = tr
+			f.out[ofOdd] = tr
 		case "subs":
-			f.subs["c/odd"] = tr
+			f.subs[ofOdd] = tr
 		}
 		if len(tr.samples) != rateSamples {
 			t.Errorf("%d samples are kept, want %d", len(tr.samples), rateSamples)
 		}
 	}
-	got := &spillwayv1.QueueFlow{AppendedPerSecond: f.in["c"].rate(), Full: f.disk["c"].forecasts(1e9),
-		Subscriptions: []*spillwayv1.SubscriptionFlow{{DeliveredPerSecond: f.out["c/odd"].rate(), Drained: f.subs["c/odd"].forecasts(0)}}}
+	got := &spillwayv1.QueueFlow{AppendedPerSecond: f.in[ofQueue].rate(), Full: f.disk[ofQueue].forecasts(1e9),
+		Subscriptions: []*spillwayv1.SubscriptionFlow{{DeliveredPerSecond: f.out[ofOdd].rate(), Drained: f.subs[ofOdd].forecasts(0)}}}
 	f.mu.Unlock()
 	if got.GetAppendedPerSecond() != 100 || got.Subscriptions[0].GetDeliveredPerSecond() != 60 {
 		t.Errorf("rates: %v", got)

@@ -8,11 +8,13 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/buffer/queue"
+	"github.com/spillwayio/spillway/services/internal/shards"
 )
 
 // mostReplayParts bounds the partitions that the answer about a replay names.
@@ -22,9 +24,9 @@ const mostReplayParts = 1000
 // is to be delivered again. What they still have then is taken back.
 const drainFor = 3 * time.Second
 
-// drained calls f while nothing of a subscription is with deliveries, if that can be had soon.
-func (s *Service) drained(ctx context.Context, q *queue.Queue, name string, f func() error) error {
-	wait, cancel := context.WithTimeout(ctx, s.drainFor)
+// drained calls f while nothing of a subscription is with deliveries, if that can be had until then.
+func (s *Service) drained(ctx context.Context, until time.Time, q *queue.Queue, name string, f func() error) error {
+	wait, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	resume, err := q.Drain(wait, name)
 	if err != nil {
@@ -37,11 +39,11 @@ func (s *Service) drained(ctx context.Context, q *queue.Queue, name string, f fu
 // ReplaySubscription tells what would be delivered once more, and unless it is only to tell, has
 // it delivered.
 func (a *admin) ReplaySubscription(ctx context.Context, r *spillwayv1.ReplaySubscriptionRequest) (*spillwayv1.ReplaySubscriptionResponse, error) {
-	q, v, err := a.view(r.Name)
+	all, views, err := a.view(r.Name)
 	if err != nil {
 		return nil, err
 	}
-	out, err := a.replay(ctx, q, v, r)
+	out, err := a.replayAll(ctx, all, views, r)
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -49,7 +51,49 @@ func (a *admin) ReplaySubscription(ctx context.Context, r *spillwayv1.ReplaySubs
 	return out, err
 }
 
-func (a *admin) replay(ctx context.Context, q *queue.Queue, v queue.SubscriptionView, r *spillwayv1.ReplaySubscriptionRequest) (*spillwayv1.ReplaySubscriptionResponse, error) {
+// replayAll has each shard replay its part, with its part of the rate.
+func (a *admin) replayAll(ctx context.Context, all []openShard, views []queue.SubscriptionView, r *spillwayv1.ReplaySubscriptionRequest) (*spillwayv1.ReplaySubscriptionResponse, error) {
+	until := time.Now().Add(a.s.drainFor) // for all shards
+	if len(all) == 1 {
+		return a.replay(ctx, until, all[0].Queue, views[0], r)
+	}
+	ask := func(of func(shard int) *spillwayv1.ReplaySubscriptionRequest) (sum *spillwayv1.ReplaySubscriptionResponse, plans []*spillwayv1.ReplaySubscriptionResponse, err error) {
+		plans = make([]*spillwayv1.ReplaySubscriptionResponse, len(all))
+		i := -1
+		err = each(all, func(o openShard) error {
+			i++
+			part := of(i)
+			if part == nil {
+				return nil
+			}
+			plan, err := a.replay(ctx, until, o.Queue, views[i], part)
+			if err == nil {
+				plans[i], sum = proto.CloneOf(plan), shards.AddReplayed(sum, plan)
+			}
+			return err
+		})
+		return sum, plans, err
+	}
+	plan := proto.CloneOf(r)
+	plan.ValidateOnly = true
+	sum, plans, err := ask(func(int) *spillwayv1.ReplaySubscriptionRequest { return plan })
+	if err == nil {
+		planned := sum
+		sum, _, err = ask(func(i int) *spillwayv1.ReplaySubscriptionRequest {
+			part := shards.ReplayPart(r, plans[i], planned)
+			if part != nil {
+				part.ValidateOnly = r.ValidateOnly
+			}
+			return part
+		})
+	}
+	if sum != nil && len(sum.Partitions) > mostReplayParts {
+		sum.Partitions = sum.Partitions[:mostReplayParts]
+	}
+	return sum, err
+}
+
+func (a *admin) replay(ctx context.Context, until time.Time, q *queue.Queue, v queue.SubscriptionView, r *spillwayv1.ReplaySubscriptionRequest) (*spillwayv1.ReplaySubscriptionResponse, error) {
 	if err := checkReplay(r); err != nil {
 		return nil, err
 	}
@@ -94,7 +138,7 @@ func (a *admin) replay(ctx context.Context, q *queue.Queue, v queue.Subscription
 		return out, nil
 	}
 	replay.PerSecond = out.OffsetsPerSecond
-	if err := a.s.drained(ctx, q, v.Name, func() error { return q.Replay(ctx, v.Name, windows, replay) }); err != nil {
+	if err := a.s.drained(ctx, until, q, v.Name, func() error { return q.Replay(ctx, v.Name, windows, replay) }); err != nil {
 		return nil, err
 	}
 	a.s.deps.Log.Info("a replay begins", "subscription", r.Name, "offsets", out.AgainOffsets, "partitions", len(windows), "offsets_per_second", out.OffsetsPerSecond,
@@ -174,11 +218,11 @@ func lookUp(starts []queue.Start) func(queue.Partition) (int64, bool) {
 
 // CancelReplay ends a replay.
 func (a *admin) CancelReplay(ctx context.Context, r *spillwayv1.CancelReplayRequest) (*spillwayv1.CancelReplayResponse, error) {
-	q, v, err := a.view(r.Name)
+	all, views, err := a.view(r.Name)
 	if err != nil {
 		return nil, err
 	}
-	if err := q.CancelReplay(ctx, v.Name); err != nil {
+	if err := each(all, func(o openShard) error { return o.CancelReplay(ctx, views[0].Name) }, queue.ErrNoReplay); err != nil {
 		return nil, toStatus(err)
 	}
 	s, err := a.subscription(r.Name)

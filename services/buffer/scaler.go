@@ -62,23 +62,25 @@ func (c *scaler) isActive(r *externalscaler.ScaledObjectRef) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	q, name, err := c.s.subscription(trigger.subscription)
+	all, name, err := c.s.subscription(trigger.subscription)
 	if errors.Is(err, errRecovering) {
 		return true, nil // nobody knows, and a delivery at zero would be started late
 	}
 	if err != nil {
 		return false, err
 	}
-	v, err := q.Subscription(name)
-	if err != nil || v.PendingRecords > 0 || v.Deferred > 0 || v.Leased > 0 {
-		return err == nil, err
-	}
-	for _, s := range q.Sessions() {
-		if s.Subscription == name && s.StateEntries > 0 {
+	all, views, err := with(all, name)
+	for i, v := range views {
+		if v.PendingRecords > 0 || v.Deferred > 0 || v.Leased > 0 {
 			return true, nil
 		}
+		for _, s := range all[i].Sessions() {
+			if s.Subscription == name && s.StateEntries > 0 {
+				return true, nil
+			}
+		}
 	}
-	return false, nil
+	return false, err
 }
 
 // IsActive implements ExternalScaler.
@@ -134,17 +136,19 @@ func (c *scaler) GetMetrics(_ context.Context, r *externalscaler.GetMetricsReque
 	if r.MetricName != scalerMetric {
 		return nil, toStatus(fmt.Errorf("%w metric %.200q: there is %s", queue.ErrInvalid, r.MetricName, scalerMetric))
 	}
-	q, name, err := c.s.subscription(trigger.subscription)
+	all, name, err := c.s.subscription(trigger.subscription)
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	v, err := q.Subscription(name)
+	all, views, err := with(all, name)
 	if err != nil {
 		return nil, toStatus(err)
 	}
 	age := 0.0
-	if !v.Paused { // more instances would be given nothing
-		age = c.s.forecasts.age(trigger.subscription).Seconds()
+	for i, v := range views {
+		if !v.Paused { // more instances would be given nothing
+			age = max(age, c.s.forecasts.age(all[i].trendOf(name)).Seconds())
+		}
 	}
 	return &externalscaler.GetMetricsResponse{MetricValues: []*externalscaler.MetricValue{
 		{MetricName: scalerMetric, MetricValue: int64(age), MetricValueFloat: age}}}, nil

@@ -130,7 +130,7 @@ func TestScaler(t *testing.T) {
 		t.Error("no instance is wanted, and a file waits for an heir")
 	}
 
-	m := r.service.queues["c"]
+	m := r.service.only("c")
 	q, _ := m.get()
 	r.service.set(m, nil, "recovering")
 	if !active() {

@@ -78,22 +78,20 @@ func (v *server) Append(stream spillwayv1.BufferService_AppendServer) error {
 	if len(open.Cluster) > queue.MaxNameBytes || len(open.Client) > queue.MaxNameBytes {
 		return toStatus(fmt.Errorf("%w client %.100q of cluster %.100q: names have at most %d bytes", queue.ErrInvalid, open.Client, open.Cluster, queue.MaxNameBytes))
 	}
-	q, err := v.s.queue(open.Queue)
-	if err == nil {
-		err = v.s.queues[open.Queue].admit(open.Shard, q)
-	}
+	o, err := v.s.shard(open.Queue, open.Shard)
 	if err != nil {
 		return toStatus(err)
 	}
-	a := &appendStream{grpc: stream, q: q, watch: q.Watch(open.Cluster, open.Client), open: open, lane: newLane(q), arrivals: &v.s.arrivals, behind: &v.s.queues[open.Queue].behind, taps: &v.s.taps, flows: v.s.flows}
+	q := o.Queue
+	a := &appendStream{grpc: stream, q: q, watch: q.Watch(open.Cluster, open.Client), open: open, lane: newLane(q), arrivals: &v.s.arrivals, behind: &o.behind, taps: &v.s.taps, flows: v.s.flows}
 	defer a.watch.Close()
 	defer a.lane.close()
 	a.flows.connected(a)
 	defer a.flows.readNoMore(a)
-	log := v.s.deps.Log.With("queue", open.Queue, "client", open.Client, "cluster", open.Cluster)
+	log := o.logTo(v.s.deps.Log.With("queue", open.Queue)).With("client", open.Client, "cluster", open.Cluster)
 	log.Info("ingest connected")
-	if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Opened{Opened: &spillwayv1.AppendOpened{Life: q.LedgerID(), Epoch: v.s.queues[open.Queue].ownerEpoch(),
-		WantsRetention: v.s.queues[open.Queue].cfg.KeepsOld, KeepsPauses: true, PausedSources: a.watch.PausedSources()}}}); err != nil {
+	if err := a.send(&spillwayv1.AppendResponse{Message: &spillwayv1.AppendResponse_Opened{Opened: &spillwayv1.AppendOpened{Life: q.LedgerID(), Epoch: o.ownerEpoch(),
+		WantsRetention: o.cfg.KeepsOld, KeepsPauses: true, PausedSources: a.watch.PausedSources()}}}); err != nil {
 		return err
 	}
 	defer a.finish()
@@ -386,13 +384,15 @@ func (v *server) Consume(stream spillwayv1.BufferService_ConsumeServer) error {
 	if _, known := spillwayv1.Ordering_name[int32(open.GetOrdering())]; !known || open == nil || open.Ordering == spillwayv1.Ordering_ORDERING_UNSPECIFIED {
 		return toStatus(fmt.Errorf("%w stream: the first message must be open, with an ordering", queue.ErrInvalid))
 	}
-	q, sub, err := v.s.subscription(open.Subscription)
+	queueName, sub, err := splitName(open.Subscription)
+	var o openShard
 	if err == nil {
-		err = v.s.queueOf(open.Subscription).admit(open.Shard, q)
+		o, err = v.s.shard(queueName, open.Shard)
 	}
 	if err != nil {
 		return toStatus(err)
 	}
+	q := o.Queue
 	headers := v.s.headers(open.Subscription, q)
 	if len(headers) > 0 && !open.FiltersHeaders {
 		return toStatus(fmt.Errorf("%w: %s has headers, which this version of the delivery does not know: upgrade the delivery", errOutdated, open.Subscription))
@@ -411,7 +411,7 @@ func (v *server) Consume(stream spillwayv1.BufferService_ConsumeServer) error {
 			return toStatus(err)
 		}
 	}
-	log := v.s.deps.Log.With("subscription", open.Subscription, "session", session.ID, "consumer", open.Consumer)
+	log := o.logTo(v.s.deps.Log).With("subscription", open.Subscription, "session", session.ID, "consumer", open.Consumer)
 	log.Info("session opened", "ordering", open.Ordering)
 	var stalled atomic.Bool
 	flight := v.s.flight.join(func() {
@@ -423,8 +423,8 @@ func (v *server) Consume(stream spillwayv1.BufferService_ConsumeServer) error {
 		log.Error("batch cannot be read from the store; it is tried again later", "error", err)
 	}}
 	if err := stream.Send(&spillwayv1.ConsumeResponse{Message: &spillwayv1.ConsumeResponse_Opened{Opened: &spillwayv1.ConsumeOpened{
-		SessionId: session.ID, LeaseDuration: durationpb.New(v.s.queueOf(open.Subscription).cfg.LeaseDuration), LedgerId: q.LedgerID(), DeadLetterRanges: true, Headers: headers,
-		Epoch: v.s.queueOf(open.Subscription).ownerEpoch(), KeepsPauses: true, Paused: paused, HearsTroubles: true}}}); err != nil {
+		SessionId: session.ID, LeaseDuration: durationpb.New(o.cfg.LeaseDuration), LedgerId: q.LedgerID(), DeadLetterRanges: true, Headers: headers,
+		Epoch: o.ownerEpoch(), KeepsPauses: true, Paused: paused, HearsTroubles: true}}}); err != nil {
 		return err
 	}
 	if open.Target != nil {

@@ -107,9 +107,10 @@ func New(cfg config.Buffer, deps Deps) (*Service, error) {
 			Shards: q.Shards, ShardOf: func(cluster, topic string, partition int32) int {
 				return shards.Of(cluster, topic, partition, q.Shards)
 			},
-			Log: deps.Log.With("queue", name),
+			Oversize: &queue.Oversize{},
+			Log:      deps.Log.With("queue", name),
 		}
-		m := &managedQueue{name: name, cfg: qc, shard: cfg.Shard, state: "opening", behind: behind{log: qc.Log}}
+		m := &managedQueue{name: name, cfg: qc, shards: make(map[int]*shard), behind: behind{log: qc.Log}}
 		if cfg.DataDir != "" {
 			m.dir = filepath.Join(cfg.DataDir, name)
 		}
@@ -117,6 +118,9 @@ func New(cfg config.Buffer, deps Deps) (*Service, error) {
 			if err := s.keepInKafka(m, q); err != nil {
 				return nil, err
 			}
+		}
+		if m.group == nil {
+			m.add(cfg.Shard, nil)
 		}
 		s.queues[name] = m
 	}
@@ -168,7 +172,9 @@ func (s *Service) Run(ctx context.Context) error {
 			wg.Go(func() { m.group.Run(ctx) })
 			continue
 		}
-		wg.Go(func() { s.own(ctx, m) })
+		for _, h := range m.here() {
+			wg.Go(func() { s.own(ctx, h) })
+		}
 	}
 	wg.Wait()
 	for _, client := range s.clients {
@@ -191,8 +197,8 @@ func (s *Service) ready() {
 	defer s.readyMu.Unlock()
 	var waiting []string
 	for _, name := range s.names() {
-		if q, state := s.queues[name].get(); q == nil && !s.queues[name].isSpare() {
-			waiting = append(waiting, fmt.Sprintf("queue %s: %s", name, s.queues[name].why(state)))
+		if trouble := s.queues[name].notOpen(); trouble != "" {
+			waiting = append(waiting, fmt.Sprintf("queue %s: %s", name, trouble))
 		}
 	}
 	s.deps.OnReady(len(waiting) == 0, strings.Join(waiting, "; "))
@@ -211,30 +217,43 @@ func (s *Service) managed(name string) (*managedQueue, error) {
 	return nil, fmt.Errorf("%w: %.200q; there are: %s", errNoQueue, name, strings.Join(s.names(), ", "))
 }
 
-// queue finds an open queue.
-func (s *Service) queue(name string) (*queue.Queue, error) {
+// openShards finds the shards of a queue that this buffer has. There is at least one, and all are open: an
+// answer without one would look complete.
+func (s *Service) openShards(name string) ([]openShard, error) {
 	m, err := s.managed(name)
 	if err != nil {
 		return nil, err
 	}
-	q, state := m.get()
-	switch {
-	case q == nil && (m.isLost() || m.number() < 0):
-		return nil, fmt.Errorf("%w: %s is %s", errNotOwner, name, state)
-	case q == nil:
-		return nil, fmt.Errorf("%w: %s is %s", errRecovering, name, state)
+	var all []openShard
+	for _, h := range m.here() {
+		q, err := h.queue()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, openShard{q, h})
 	}
-	return q, nil
+	if len(all) == 0 {
+		return nil, fmt.Errorf("%w: %s is %s", errNotOwner, name, m.withoutShards())
+	}
+	return all, nil
 }
 
-// subscription splits "queue/subscription" and finds its open queue.
-func (s *Service) subscription(name string) (*queue.Queue, string, error) {
+// subscription splits "queue/subscription" and finds the open shards of its queue.
+func (s *Service) subscription(name string) ([]openShard, string, error) {
+	queueName, sub, err := splitName(name)
+	if err != nil {
+		return nil, "", err
+	}
+	all, err := s.openShards(queueName)
+	return all, sub, err
+}
+
+func splitName(name string) (queueName, sub string, err error) {
 	queueName, sub, ok := strings.Cut(name, "/")
 	if !ok {
-		return nil, "", fmt.Errorf("%w subscription name %.300q: want queue/subscription", queue.ErrInvalid, name)
+		err = fmt.Errorf("%w subscription name %.300q: want queue/subscription", queue.ErrInvalid, name)
 	}
-	q, err := s.queue(queueName)
-	return q, sub, err
+	return queueName, sub, err
 }
 
 // headers returns the header filters of a "queue/subscription": those of the configuration, or of
@@ -266,17 +285,11 @@ func fromHeaders(q *queue.Queue, sub string) (all []*spillwayv1.HeaderFilter) {
 	return all
 }
 
-// queueOf returns the queue of a "queue/subscription" that was found before.
-func (s *Service) queueOf(subscription string) *managedQueue {
-	name, _, _ := strings.Cut(subscription, "/")
-	return s.queues[name]
-}
-
-// eachOpen calls f with every open queue by name.
-func (s *Service) eachOpen(f func(name string, q *queue.Queue)) {
+// eachOpen calls f with every open shard, by the names of the queues.
+func (s *Service) eachOpen(f func(openShard)) {
 	for _, name := range s.names() {
-		if q, _ := s.queues[name].get(); q != nil {
-			f(name, q)
+		for _, o := range s.queues[name].open() {
+			f(o)
 		}
 	}
 }

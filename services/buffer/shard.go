@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/spillwayio/spillway/services/buffer/owners"
 	"github.com/spillwayio/spillway/services/buffer/queue"
 	"github.com/spillwayio/spillway/services/buffer/store/kafkastore"
 	"github.com/spillwayio/spillway/services/internal/backoff"
@@ -18,74 +17,11 @@ import (
 // fixed by the configuration, keepOpen for whoever is told when the shard is this buffer's
 // (group.go).
 
-// managedQueue is the queue of a shard, which is opened again when its store fails.
-type managedQueue struct {
-	name  string
-	cfg   queue.Config       // what Configure changes of it is guarded by mu
-	dir   string             // of the queue in data_dir; empty: there is no data_dir
-	kafka *kafkastore.Config // nil: it is kept in dir. But for the shard
-	group *owners.Member     // gives the shard to this buffer; nil: the configuration does
-
-	behind behind // of what the sources' groups have committed
-
-	mu      sync.Mutex
-	shard   int           // -1: the group has given none
-	given   *owners.Shard // by the group
-	store   KafkaStore    // of current, when it is in Kafka
-	current *queue.Queue  // nil while it is not open
-	epoch   uint64        // of the owner that opened it last; 0 in a data_dir, which has one for ever
-	state   string
-	lost    bool // to another owner, or with its topics
-}
-
-// get returns the queue, nil when it is not open, and in words what it is.
-// config is how the queue is opened.
-func (m *managedQueue) config() queue.Config {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.cfg
-}
-
-func (m *managedQueue) get() (*queue.Queue, string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.current, m.state
-}
-
-// number is that of the shard, -1 when the group has given none to this buffer.
-func (m *managedQueue) number() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.shard
-}
-
-// ownerEpoch is that of this buffer, also when it is the owner no more.
-func (m *managedQueue) ownerEpoch() uint64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.epoch
-}
-
-// isLost says that the shard is not this buffer's any more.
-func (m *managedQueue) isLost() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.lost
-}
-
-// set notes what became of a queue, and reports readiness.
-func (s *Service) set(m *managedQueue, q *queue.Queue, state string) {
-	m.mu.Lock()
-	m.current, m.state = q, state
-	m.mu.Unlock()
-	s.ready()
-}
-
 // own keeps the queue of a shard open that the configuration gives to this buffer, until ctx ends.
 // What was lost stays lost: two buffers that are both configured to have a shard would take it from
 // each other for ever.
-func (s *Service) own(ctx context.Context, m *managedQueue) {
-	err := s.keepOpen(ctx, m)
+func (s *Service) own(ctx context.Context, h *shard) {
+	err := s.keepOpen(ctx, h)
 	if err == nil {
 		return
 	}
@@ -93,9 +29,9 @@ func (s *Service) own(ctx context.Context, m *managedQueue) {
 	if !errors.Is(err, kafkastore.ErrFenced) {
 		todo = "find out who has deleted, restored or emptied the topics; start this buffer again when they are right"
 	}
-	s.deps.Log.Error("the shard is not this buffer's any more: nothing of it is answered, and it is not opened again", "queue", m.name, "shard", m.number(), "error", err, "todo", todo)
+	s.deps.Log.Error("the shard is not this buffer's any more: nothing of it is answered, and it is not opened again", "queue", h.name, "shard", h.number, "error", err, "todo", todo)
 	<-ctx.Done()
-	s.set(m, nil, "closed")
+	s.set(h, nil, "closed")
 }
 
 // stableAfter is how long a queue must have been open before its next failure counts as a new
@@ -107,44 +43,44 @@ const stableAfter = time.Minute
 // afterwards. An error says that the shard is lost: another buffer has taken it over
 // (kafkastore.ErrFenced), or its topics were replaced (kafkastore.ErrReplaced). The queue is closed
 // then, and may be opened again only by whoever knows that the shard is to be here.
-func (s *Service) keepOpen(ctx context.Context, m *managedQueue) error {
-	failing := backoff.NewTrouble(s.deps.Log.With("queue", m.name), "queue is not open", "queue is open")
-	s.setLost(m, false)
+func (s *Service) keepOpen(ctx context.Context, h *shard) error {
+	failing := backoff.NewTrouble(h.logTo(s.deps.Log.With("queue", h.name)), "queue is not open", "queue is open")
+	s.setLost(h, false)
 	attempt := opening{instance: rand.Text()}
 	for {
-		o, err := s.open(ctx, m, attempt)
+		o, err := s.open(ctx, h, attempt)
 		if err == nil {
 			attempt.after = o.epoch
-			err = s.run(ctx, m, o, failing)
+			err = s.run(ctx, h, o, failing)
 		}
 		switch {
 		case ctx.Err() != nil:
-			s.set(m, nil, "closed")
+			s.set(h, nil, "closed")
 			if err != nil && !errors.Is(err, context.Canceled) {
-				s.deps.Log.Error("queue did not close cleanly; what it did not report safe is read from Kafka again", "queue", m.name, "error", err)
+				s.deps.Log.Error("queue did not close cleanly; what it did not report safe is read from Kafka again", "queue", h.name, "error", err)
 			}
 			return nil
 		case errors.Is(err, kafkastore.ErrFenced):
-			s.setLost(m, true)
-			s.set(m, nil, fmt.Sprintf("fenced: %v", err))
+			s.setLost(h, true)
+			s.set(h, nil, fmt.Sprintf("fenced: %v", err))
 			return err
 		case errors.Is(err, kafkastore.ErrReplaced):
-			s.setLost(m, true)
-			s.set(m, nil, fmt.Sprintf("stopped: %v", err))
+			s.setLost(h, true)
+			s.set(h, nil, fmt.Sprintf("stopped: %v", err))
 			return err
 		}
-		s.set(m, nil, fmt.Sprintf("recovering: %v", err))
+		s.set(h, nil, fmt.Sprintf("recovering: %v", err))
 		if failing.Failed(ctx, err) != nil {
-			s.set(m, nil, "closed")
+			s.set(h, nil, "closed")
 			return nil
 		}
 	}
 }
 
-func (s *Service) setLost(m *managedQueue, lost bool) {
-	m.mu.Lock()
-	m.lost = lost
-	m.mu.Unlock()
+func (s *Service) setLost(h *shard, lost bool) {
+	h.mu.Lock()
+	h.lost = lost
+	h.mu.Unlock()
 }
 
 // opening is one of several attempts to have a shard. One that comes after a failure does not take
@@ -157,7 +93,6 @@ type opening struct {
 // opened is a queue that was opened, and not yet told to anybody.
 type opened struct {
 	q     *queue.Queue
-	shard int
 	epoch uint64
 	store KafkaStore // nil: it is in a directory
 	since sync.Mutex
@@ -166,18 +101,17 @@ type opened struct {
 
 // open opens the queue. It returns as soon as ctx ends, since reading a large store takes a
 // while; the queue is closed again once it is open.
-func (s *Service) open(ctx context.Context, m *managedQueue, attempt opening) (*opened, error) {
+func (s *Service) open(ctx context.Context, h *shard, attempt opening) (*opened, error) {
 	type result struct {
 		o   *opened
 		err error
 	}
 	done := make(chan result, 1)
-	o := &opened{shard: m.number()}
-	cfg := m.config()
-	cfg.Shard = uint16(o.shard)
+	o := &opened{}
+	cfg := h.config()
 	go func() {
 		var err error
-		o.q, err = queue.Open(cfg, func(opts queue.StoreOptions) (queue.Store, error) { return s.openStore(ctx, m, attempt, o, opts) })
+		o.q, err = queue.Open(cfg, func(opts queue.StoreOptions) (queue.Store, error) { return s.openStore(ctx, h, attempt, o, opts) })
 		done <- result{o, err}
 	}()
 	select {
@@ -190,7 +124,7 @@ func (s *Service) open(ctx context.Context, m *managedQueue, attempt opening) (*
 		return r.o, r.err
 	default:
 	}
-	s.deps.Log.Info("stopping while the queue is being opened; what is stored stays as it is", "queue", m.name)
+	s.deps.Log.Info("stopping while the queue is being opened; what is stored stays as it is", "queue", h.name)
 	go func() {
 		if r := <-done; r.err == nil {
 			_ = r.o.q.Run(ctx) // closes the store
@@ -200,48 +134,48 @@ func (s *Service) open(ctx context.Context, m *managedQueue, attempt opening) (*
 }
 
 // openStore opens the store of a queue and has its commits timed.
-func (s *Service) openStore(ctx context.Context, m *managedQueue, attempt opening, o *opened, opts queue.StoreOptions) (queue.Store, error) {
-	if err := m.checkPlace(); err != nil {
+func (s *Service) openStore(ctx context.Context, h *shard, attempt opening, o *opened, opts queue.StoreOptions) (queue.Store, error) {
+	if err := h.checkPlace(); err != nil {
 		return nil, err
 	}
 	var store queue.Store
 	var err error
-	if m.kafka != nil {
-		cfg := *m.kafka
-		cfg.Shard, cfg.Instance, cfg.After = o.shard, attempt.instance, int64(attempt.after)
+	if h.kafka != nil {
+		cfg := *h.kafka
+		cfg.Shard, cfg.Instance, cfg.After = h.number, attempt.instance, int64(attempt.after)
 		if o.store, err = s.deps.OpenKafka(ctx, cfg, opts); err == nil {
 			store, o.epoch = o.store, uint64(o.store.Epoch())
 		}
 	} else {
-		store, err = s.deps.OpenStore(m.dir, opts)
+		store, err = s.deps.OpenStore(h.dir, opts)
 	}
 	if err != nil {
 		return nil, err
 	}
 	if t, ok := store.(interface{ OnCommit(func(time.Duration)) }); ok {
-		t.OnCommit(func(d time.Duration) { s.syncs.Note(d, m.name) })
+		t.OnCommit(func(d time.Duration) { s.syncs.Note(d, h.name) })
 	}
-	return timedStore{store, o, func(d time.Duration) { s.commits.Note(d, m.name) }}, nil
+	return timedStore{store, o, func(d time.Duration) { s.commits.Note(d, h.name) }}, nil
 }
 
 // run runs an open queue until it fails or ctx ends.
-func (s *Service) run(ctx context.Context, m *managedQueue, o *opened, failing *backoff.Trouble) error {
+func (s *Service) run(ctx context.Context, h *shard, o *opened, failing *backoff.Trouble) error {
 	q := o.q
 	stats := q.Stats()
-	log := s.deps.Log.With("queue", m.name)
-	if m.kafka != nil {
-		log = log.With("shard", o.shard, "epoch", o.epoch)
+	log := s.deps.Log.With("queue", h.name)
+	if h.kafka != nil {
+		log = log.With("shard", h.number, "epoch", o.epoch)
 	}
 	log.Info("queue is open", "pending_records", stats.PendingRecords, "disk_bytes", stats.Store.DiskBytes)
-	m.mu.Lock()
-	m.epoch, m.store = q.EpochBase()+o.epoch, o.store
-	given := m.given
-	m.mu.Unlock()
+	h.mu.Lock()
+	h.epoch, h.store, h.running = q.EpochBase()+o.epoch, o.store, q
+	given := h.given
+	h.mu.Unlock()
 	if given != nil {
 		given.Watch(o.waits)
 		given.Opened(o.epoch)
 	}
-	s.set(m, q, "open")
+	s.set(h, q, "open")
 	stable := time.AfterFunc(stableAfter, failing.Over)
 	defer stable.Stop()
 	ended, watched := make(chan struct{}), make(chan struct{})
@@ -249,16 +183,17 @@ func (s *Service) run(ctx context.Context, m *managedQueue, o *opened, failing *
 		defer close(watched)
 		select {
 		case <-q.Done(): // its writer may still wait for the store
-			s.set(m, nil, "closing")
+			s.set(h, nil, "closing")
 		case <-ended:
 		}
 	}()
 	err := q.Run(ctx)
 	close(ended)
 	<-watched
-	m.mu.Lock()
-	m.store = nil
-	m.mu.Unlock()
+	h.mu.Lock()
+	h.store, h.running = nil, nil
+	h.divideLocked()
+	h.mu.Unlock()
 	if err != nil && o.store != nil {
 		_ = o.store.Close() // it may still wait for brokers that are away
 	}

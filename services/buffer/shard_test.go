@@ -30,6 +30,11 @@ import (
 // inKafka initializes topics in a cluster in memory, and has queues kept there.
 func inKafka(t *testing.T, opts ...kfake.Opt) func(*config.Queue, *Deps) {
 	t.Helper()
+	return inKafkaShards(t, 1, opts...)
+}
+
+func inKafkaShards(t *testing.T, shards int, opts ...kfake.Opt) func(*config.Queue, *Deps) {
+	t.Helper()
 	c, err := kfake.NewCluster(append(opts, kfake.NumBrokers(1))...)
 	if err != nil {
 		t.Fatal(err)
@@ -37,7 +42,7 @@ func inKafka(t *testing.T, opts ...kfake.Opt) func(*config.Queue, *Deps) {
 	t.Cleanup(c.Close)
 	kafkaclienttest.KeepSettings(c)
 	change := func(q *config.Queue, _ *Deps) {
-		q.CommitAfter = "delivered"
+		q.CommitAfter, q.Shards = "delivered", shards
 		q.Store.Kafka = &config.KafkaStore{Brokers: c.ListenAddrs(), Namespace: "n", Topic: "spillway.n.c", Replication: 1}
 	}
 	q := &config.Queue{}
@@ -47,6 +52,18 @@ func inKafka(t *testing.T, opts ...kfake.Opt) func(*config.Queue, *Deps) {
 	}
 	return change
 }
+
+// queue is that of the only shard that the service has.
+func (s *Service) queue(name string) (*queue.Queue, error) {
+	all, err := s.openShards(name)
+	if err != nil {
+		return nil, err
+	}
+	return all[0].Queue, nil
+}
+
+// only is the only shard of a queue that the service has.
+func (s *Service) only(name string) *shard { return s.queues[name].here()[0] }
 
 // TestAnotherBufferTakesOver has a second buffer, with an empty disk, take the shard of one that
 // goes on: it delivers what is left, and the first one answers nothing more and says why.
@@ -199,7 +216,7 @@ func TestALostShardStaysClosed(t *testing.T) {
 			done := make(chan error, 1)
 			go func() { done <- s.Run(ctx) }()
 			synctest.Wait()
-			m := s.queues["q"]
+			m := s.only("q")
 			if q, state := m.get(); q == nil || state != "open" || m.ownerEpoch() != 7 {
 				t.Fatalf("the queue is %s, epoch %d", state, m.ownerEpoch())
 			}
@@ -244,7 +261,7 @@ func TestAQueueChangesItsPlace(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		o, err := s.open(t.Context(), s.queues["q"], opening{})
+		o, err := s.open(t.Context(), s.only("q"), opening{})
 		if err == nil {
 			err = o.q.Run(ctx)
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"iter"
 	"math"
 	"strings"
 	"time"
@@ -23,24 +24,29 @@ import (
 const maxListedValue = 1 << 10
 
 func (a *admin) ListSinkState(_ context.Context, r *spillwayv1.ListSinkStateRequest) (*spillwayv1.ListSinkStateResponse, error) {
-	q, name, err := a.s.subscription(r.Subscription)
-	if err != nil {
-		return nil, toStatus(err)
-	}
-	views, err := q.State(name)
+	open, name, err := a.s.subscription(r.Subscription)
 	if err != nil {
 		return nil, toStatus(err)
 	}
 	var all []*spillwayv1.SinkStateEntry
-	for _, v := range views {
-		if v.HoldsMs != 0 || !r.Holding {
-			all = append(all, fromState(v))
+	if err := each(open, func(o openShard) error {
+		views, err := o.State(name)
+		for _, v := range views {
+			if v.HoldsMs != 0 || !r.Holding {
+				all = append(all, fromState(v))
+			}
 		}
+		return err
+	}, queue.ErrNoSubscription); err != nil {
+		return nil, toStatus(err)
 	}
 	key := func(e *spillwayv1.SinkStateEntry) string {
 		holds := e.HoldsMs
 		if holds == 0 {
 			holds = math.MaxInt64
+		}
+		if len(open) > 1 { // which may have the same key: a session is of one of them
+			return fmt.Sprintf("%020d %s %020d", holds, e.Key, e.SessionId)
 		}
 		return fmt.Sprintf("%020d %s", holds, e.Key)
 	}
@@ -59,37 +65,48 @@ func fromState(v queue.StateView) *spillwayv1.SinkStateEntry {
 }
 
 func (a *admin) ForgetSinkState(ctx context.Context, r *spillwayv1.ForgetSinkStateRequest) (*spillwayv1.ForgetSinkStateResponse, error) {
-	q, name, err := a.s.subscription(r.Subscription)
+	all, name, err := a.s.subscription(r.Subscription)
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	v, err := q.ForgetState(ctx, name, r.Key)
-	if err != nil {
+	var e *spillwayv1.SinkStateEntry
+	if err := each(all, func(o openShard) error {
+		v, err := o.ForgetState(ctx, name, r.Key)
+		if err != nil {
+			return err
+		}
+		e = fromState(v)
+		o.logTo(a.s.deps.Log).Warn("an entry of sink state was forgotten; what it stands for stays as it is", "subscription", r.Subscription, "key", e.Key,
+			"value", e.Value, "holds_ms", e.HoldsMs, "age", e.Age.AsDuration(), "session", e.SessionId, "consumer", e.Consumer)
+		return nil
+	}, queue.ErrNoState, queue.ErrNoSubscription); err != nil {
 		return nil, toStatus(err)
 	}
-	e := fromState(v)
-	a.s.deps.Log.Warn("an entry of sink state was forgotten; what it stands for stays as it is", "subscription", r.Subscription, "key", e.Key,
-		"value", e.Value, "holds_ms", e.HoldsMs, "age", e.Age.AsDuration(), "session", e.SessionId, "consumer", e.Consumer)
 	return &spillwayv1.ForgetSinkStateResponse{Entry: e}, nil
 }
 
 func (a *admin) ListParkedBatches(_ context.Context, r *spillwayv1.ListParkedBatchesRequest) (*spillwayv1.ListParkedBatchesResponse, error) {
-	q, name, err := a.s.subscription(r.Subscription)
+	all, open, err := a.view(r.Subscription)
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, err
 	}
 	from, err := parseToken(r.PageToken)
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	views, err := q.Parked(name, queue.Start{Partition: from.Partition, Offset: from.Offset})
+	views, err := across(all, from, func(o openShard, from position) (iter.Seq[queue.ParkedView], error) {
+		return o.Parked(open[0].Name, queue.Start{Partition: from.Partition, Offset: from.Offset})
+	})
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	batches, next, err := page(views, cmp.Or(r.PageSize, 100), func(v queue.ParkedView) *spillwayv1.ParkedBatch {
+	batches, next, err := page(views, cmp.Or(r.PageSize, 100), func(in inShard[queue.ParkedView]) *spillwayv1.ParkedBatch {
+		v := in.of
 		return &spillwayv1.ParkedBatch{Subscription: r.Subscription, Source: fromPartition(v.Partition), Range: fromRange(v.Range), Records: v.Records,
 			Attempts: int32(v.Attempts), Until: timestamppb.New(v.Until), Reason: v.Reason, HoldsPartition: v.HoldsPartition}
-	}, func(v queue.ParkedView) position { return position{Partition: v.Partition, Offset: v.Range.First} })
+	}, func(in inShard[queue.ParkedView]) position {
+		return position{Shard: in.shard, Partition: in.of.Partition, Offset: in.of.Range.First}
+	})
 	if err != nil {
 		return nil, toStatus(err)
 	}

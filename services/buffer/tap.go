@@ -264,7 +264,7 @@ func (x *tap) flush(send func(*spillwayv1.TapRecordsResponse) error) error {
 // TapRecords implements BufferAdminService.
 func (a *admin) TapRecords(r *spillwayv1.TapRecordsRequest, stream spillwayv1.BufferAdminService_TapRecordsServer) error {
 	going := func() error {
-		_, err := a.s.queue(r.Queue) // also ends the tap when the service stops
+		_, err := a.s.openShards(r.Queue) // also ends the tap when the service stops
 		return toStatus(err)
 	}
 	if err := going(); err != nil {

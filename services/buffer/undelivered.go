@@ -19,7 +19,7 @@ import (
 
 // ListUndelivered lists undelivered ranges, the oldest first.
 func (a *admin) ListUndelivered(_ context.Context, r *spillwayv1.ListUndeliveredRequest) (*spillwayv1.ListUndeliveredResponse, error) {
-	q, name, err := a.s.subscription(r.Subscription)
+	open, name, err := a.s.subscription(r.Subscription)
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -30,16 +30,18 @@ func (a *admin) ListUndelivered(_ context.Context, r *spillwayv1.ListUndelivered
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	list, err := q.Undelivered(name)
-	if err != nil {
-		return nil, toStatus(err)
-	}
 	var all []*spillwayv1.Undelivered
-	for _, u := range list {
-		o := spillwayv1.Outcome(u.Outcome)
-		if (r.Outcome == spillwayv1.Outcome_OUTCOME_UNSPECIFIED || r.Outcome == o) && pick(&u.Undelivered).Len() > 0 {
-			all = append(all, fromUndelivered(u))
+	if err := each(open, func(o openShard) error {
+		list, err := o.Undelivered(name)
+		for _, u := range list {
+			is := spillwayv1.Outcome(u.Outcome)
+			if (r.Outcome == spillwayv1.Outcome_OUTCOME_UNSPECIFIED || r.Outcome == is) && pick(&u.Undelivered).Len() > 0 {
+				all = append(all, fromUndelivered(u))
+			}
 		}
+		return err
+	}, queue.ErrNoSubscription); err != nil {
+		return nil, toStatus(err)
 	}
 	key := func(u *spillwayv1.Undelivered) string {
 		return fmt.Sprintf("%020d %s %s %010d %020d", u.SettledAt.AsTime().UnixMilli(), u.Source.Cluster, u.Source.Topic, u.Source.Partition, u.Range.First)
@@ -96,35 +98,47 @@ func chooser(f *spillwayv1.UndeliveredFilter) (func(*queue.Undelivered) queue.Ra
 
 // ReadUndelivered shows the copy of a dead letter.
 func (a *admin) ReadUndelivered(_ context.Context, r *spillwayv1.ReadUndeliveredRequest) (*spillwayv1.ReadUndeliveredResponse, error) {
-	q, name, err := a.s.subscription(r.Subscription)
+	open, name, err := a.s.subscription(r.Subscription)
 	if err != nil {
 		return nil, toStatus(err)
 	}
 	id := queue.Partition{Cluster: r.Source.GetCluster(), Topic: r.Source.GetTopic(), Incarnation: r.Source.GetIncarnation(), Number: r.Source.GetPartition()}
-	batch, err := q.UndeliveredRecords(name, id, r.Offset)
+	var out *spillwayv1.ReadUndeliveredResponse
+	err = each(open, func(o openShard) error {
+		found, err := readUndelivered(o.Queue, name, id, r.Offset)
+		if err == nil {
+			out = found
+		}
+		return err
+	}, queue.ErrNoCopy, queue.ErrInvalid, queue.ErrNoSubscription) // invalid: it has never heard of the partition
+	return out, toStatus(err)
+}
+
+func readUndelivered(q *queue.Queue, name string, id queue.Partition, offset int64) (*spillwayv1.ReadUndeliveredResponse, error) {
+	batch, err := q.UndeliveredRecords(name, id, offset)
 	if err == nil {
 		err = q.Load(batch)
 	}
-	p := peek{limit: peekMost, from: r.Offset}
+	p := peek{limit: peekMost, from: offset}
 	if err == nil {
 		err = eachRecord(batch, func(offset int64, rec *recordbatch.Record) bool { return p.add(batch, offset, rec) })
 	}
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, err
 	}
 	out := &spillwayv1.ReadUndeliveredResponse{Records: p.records}
 	list, err := q.Undelivered(name)
 	for _, u := range list {
-		if u.Partition == batch.Batch.Partition && u.Outcome == queue.DeadLettered && u.Range.First <= r.Offset && r.Offset < u.Range.Next {
+		if u.Partition == batch.Batch.Partition && u.Outcome == queue.DeadLettered && u.Range.First <= offset && offset < u.Range.Next {
 			out.Undelivered = fromUndelivered(u)
 		}
 	}
-	return out, toStatus(err)
+	return out, err
 }
 
 // RedriveUndelivered has undelivered ranges be delivered once more.
 func (a *admin) RedriveUndelivered(ctx context.Context, r *spillwayv1.RedriveUndeliveredRequest) (*spillwayv1.RedriveUndeliveredResponse, error) {
-	q, name, err := a.s.subscription(r.Subscription)
+	open, name, err := a.s.subscription(r.Subscription)
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -133,11 +147,14 @@ func (a *admin) RedriveUndelivered(ctx context.Context, r *spillwayv1.RedriveUnd
 		return nil, toStatus(err)
 	}
 	var offsets int64
-	err = a.s.drained(ctx, q, name, func() (err error) {
-		offsets, err = q.Redrive(ctx, name, pick)
-		return err
-	})
-	if err != nil {
+	until := time.Now().Add(a.s.drainFor) // for all shards
+	if err := each(open, func(o openShard) error {
+		return a.s.drained(ctx, until, o.Queue, name, func() error {
+			n, err := o.Redrive(ctx, name, pick)
+			offsets += n
+			return err
+		})
+	}, queue.ErrNoUndelivered, queue.ErrNoSubscription); err != nil {
 		return nil, toStatus(err)
 	}
 	a.s.deps.Log.Info("undelivered records are delivered once more", "subscription", r.Subscription, "offsets", offsets, "filter", r.Filter)
@@ -146,7 +163,7 @@ func (a *admin) RedriveUndelivered(ctx context.Context, r *spillwayv1.RedriveUnd
 
 // ForgetUndelivered takes undelivered ranges off the list.
 func (a *admin) ForgetUndelivered(ctx context.Context, r *spillwayv1.ForgetUndeliveredRequest) (*spillwayv1.ForgetUndeliveredResponse, error) {
-	q, name, err := a.s.subscription(r.Subscription)
+	open, name, err := a.s.subscription(r.Subscription)
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -154,8 +171,12 @@ func (a *admin) ForgetUndelivered(ctx context.Context, r *spillwayv1.ForgetUndel
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	offsets, err := q.ForgetUndelivered(ctx, name, pick)
-	if err != nil {
+	var offsets int64
+	if err := each(open, func(o openShard) error {
+		n, err := o.ForgetUndelivered(ctx, name, pick)
+		offsets += n
+		return err
+	}, queue.ErrNoUndelivered, queue.ErrNoSubscription); err != nil {
 		return nil, toStatus(err)
 	}
 	a.s.deps.Log.Warn("undelivered records are forgotten", "subscription", r.Subscription, "offsets", offsets, "filter", r.Filter)

@@ -72,6 +72,12 @@ func TestKafkaStoreConforms(t *testing.T) {
 // startBrokers starts a cluster of brokers that are controllers, too.
 func startBrokers(t *testing.T, n int) []broker {
 	t.Helper()
+	return startBrokersWith(t, n, func(broker) string { return "" })
+}
+
+// startBrokersWith starts them with more lines of configuration, which begin with a new one.
+func startBrokersWith(t *testing.T, n int, more func(broker) string) []broker {
+	t.Helper()
 	t.Setenv("KAFKA_CLUSTER_ID", strings.Repeat("s", 22))
 	t.Setenv("KAFKA_HEAP", "-Xms128m -Xmx384m")
 	all := make([]broker, n)
@@ -85,7 +91,7 @@ func startBrokers(t *testing.T, n int) []broker {
 	}
 	var wg sync.WaitGroup
 	for i := range all {
-		all[i].more = fmt.Sprintf("node.id=%d\ncontroller.quorum.voters=%s", i+1, strings.Join(voters, ","))
+		all[i].more = fmt.Sprintf("node.id=%d\ncontroller.quorum.voters=%s", i+1, strings.Join(voters, ",")) + more(all[i])
 		t.Cleanup(func() {
 			if err := all[i].wipe(); err != nil {
 				t.Errorf("stop broker %d: %v", i+1, err)

@@ -101,16 +101,22 @@ func TestExactlyOnceToKafka(t *testing.T) {
 // order.
 func checkCommitted(t testing.TB, b broker, topic string, n int) {
 	t.Helper()
+	checkCommittedOf(t, b, topic, n, partitions)
+}
+
+// checkCommittedOf is about records that came from so many partitions.
+func checkCommittedOf(t testing.TB, b broker, topic string, n, over int) {
+	t.Helper()
 	y := newTally(n)
 	last := make(map[int]int)
 	disordered := 0
 	eachCommitted(t, b, topic, func(r *kgo.Record) {
 		y.add(r.Value)
 		if number, err := numberOf(r.Value); err == nil {
-			if before, seen := last[number%partitions]; seen && before > number {
+			if before, seen := last[number%over]; seen && before > number {
 				disordered++
 			}
-			last[number%partitions] = number
+			last[number%over] = number
 		}
 	})
 	y.check(t, topic, false)

@@ -63,12 +63,13 @@ type producer struct {
 	t       testing.TB
 	client  *kgo.Client
 	topic   string
+	over    int // partitions
 	written atomic.Int64
 }
 
 func newProducer(t testing.TB, b broker, topic string) *producer {
 	t.Helper()
-	return &producer{t: t, topic: topic, client: newClient(t, b, kgo.ProducerBatchCompression(kgo.Lz4Compression()))}
+	return &producer{t: t, topic: topic, over: partitions, client: newClient(t, b, kgo.ProducerBatchCompression(kgo.Lz4Compression()))}
 }
 
 // produce writes the next n records, at most perSecond a second (0: as fast as it goes), and
@@ -88,7 +89,7 @@ func (p *producer) produce(n, perSecond int) error {
 		from := int(p.written.Load())
 		records := make([]*kgo.Record, 0, chunk)
 		for i := from; i < from+min(chunk, n-done); i++ {
-			records = append(records, &kgo.Record{Topic: p.topic, Partition: int32(i % partitions), Value: value(i)})
+			records = append(records, &kgo.Record{Topic: p.topic, Partition: int32(i % p.over), Value: value(i)})
 		}
 		if err := p.client.ProduceSync(context.WithoutCancel(p.t.Context()), records...).FirstErr(); err != nil {
 			return fmt.Errorf("produce: %w", err)

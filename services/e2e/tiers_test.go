@@ -51,6 +51,7 @@ var soakTests = []string{
 	"TestDeliveryIsCutOff",
 	"TestShardsAreKilledAgainAndAgain",
 	"TestAGroupLosesNothing",
+	"TestClusterChaos",
 	"TestBuffersTakeOverByThemselves",
 	"TestKeptInKafkaLosesNothing",
 	"TestSourceForgetsWhatIsDeferred",

@@ -10,6 +10,7 @@ import (
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/rpc"
+	"github.com/spillwayio/spillway/services/internal/shards"
 )
 
 // The exit statuses of monitoring plugins, as Nagios and its heirs read them (Monitoring Plugins
@@ -39,7 +40,7 @@ func newCheckSubscription() *cobra.Command {
 		err := c.askEach(func(ctx context.Context) error {
 			r, err := c.buffer().GetSubscription(ctx, &spillwayv1.GetSubscriptionRequest{Name: args[0], PageSize: 1})
 			if err == nil {
-				sum = addSubscription(sum, r.Subscription)
+				sum = shards.AddSubscription(sum, r.Subscription)
 			}
 			return err
 		})

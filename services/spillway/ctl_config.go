@@ -128,6 +128,7 @@ func (c *call) differences(cfg *config.Config, d *differences) error {
 		running := make(map[string]*spillwayv1.Subscription)
 		for full, s := range subs {
 			if of, sub, _ := strings.Cut(full, "/"); of == name {
+				s.LimitBytes /= shardCount(queues[name])
 				running[sub] = s
 			}
 		}
@@ -167,8 +168,8 @@ func (d *differences) queue(name string, q *config.Queue, running *spillwayv1.Qu
 	case q == nil:
 		d.add(at, "nothing", "it")
 	default:
-		d.add(at+".disk.bytes", q.Disk.Bytes, config.ByteSize(running.DiskBytesLimit))
-		d.add(at+".disk.records", q.Disk.Records, running.DiskRecordsLimit)
+		d.add(at+".disk.bytes", q.Disk.Bytes, config.ByteSize(running.DiskBytesLimit/shardCount(running)))
+		d.add(at+".disk.records", q.Disk.Records, running.DiskRecordsLimit/shardCount(running))
 		d.add(at+".memory.bytes", q.Memory.Bytes, config.ByteSize(running.MemoryBytesLimit))
 		d.add(at+".memory.records", q.Memory.Records, running.MemoryRecordsLimit)
 	}

@@ -20,7 +20,8 @@ func updateQueue(t *target) *cobra.Command {
 		Short: "Changes how much a queue may keep on disk, at once, also while it is full",
 		Long: "Changes disk.bytes or disk.records of a running queue. It counts at once: an ingest that a full queue holds back goes on within\n" +
 			"a second. It is kept over restarts until the pipeline's file says something else than it does now; so change the file, too.\n" +
-			"With a file that names several buffers, each that has a part of the queue gets these bounds.",
+			"With a file that names several buffers, each that has a part of the queue gets these bounds,\n" +
+			"for each of its shards.",
 		Example: "  spillway queues update logs --disk-bytes 200GiB",
 		Args:    oneName("a queue"),
 	}
@@ -62,10 +63,10 @@ func (c *call) bounds(all []*spillwayv1.Queue) error {
 	table := func(w io.Writer) {
 		queueTable(w, all)
 		if q.DiskBytesLimit != q.ConfiguredDiskBytes {
-			fmt.Fprintf(w, "\nthe file says disk.bytes: %s; as soon as it says something else than that, the file counts again\n", config.ByteSize(q.ConfiguredDiskBytes))
+			fmt.Fprintf(w, "\nthe file says disk.bytes: %s; as soon as it says something else than that, the file counts again\n", config.ByteSize(q.ConfiguredDiskBytes/shardCount(q)))
 		}
 		if q.DiskRecordsLimit != q.ConfiguredDiskRecords {
-			fmt.Fprintf(w, "\nthe file says disk.records: %d; as soon as it says something else than that, the file counts again\n", q.ConfiguredDiskRecords)
+			fmt.Fprintf(w, "\nthe file says disk.records: %d; as soon as it says something else than that, the file counts again\n", q.ConfiguredDiskRecords/shardCount(q))
 		}
 	}
 	if len(c.all) > 1 {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/internal/shards"
 )
 
 func newQueues() *cobra.Command {
@@ -43,7 +44,7 @@ func newQueues() *cobra.Command {
 func queueTable(w io.Writer, queues []*spillwayv1.Queue) {
 	row(w, "QUEUE", "SHARD", "STATE", "MEMORY", "OF", "DISK", "OF", "PENDING", "BATCHES", "SUBSCRIPTIONS")
 	for _, q := range queues {
-		row(w, q.Name, shardOf(q.Shard, q.Shards), q.State, bytesOf(q.MemoryBytes), bytesOf(q.MemoryBytesLimit), bytesOf(q.DiskBytes), bytesOf(q.DiskBytesLimit),
+		row(w, q.Name, shardsOf(q), q.State, bytesOf(q.MemoryBytes), bytesOf(q.MemoryBytesLimit), bytesOf(q.DiskBytes), bytesOf(q.DiskBytesLimit),
 			q.PendingRecords, q.PendingBatches, orNone(strings.Join(q.Subscriptions, ",")))
 	}
 }
@@ -53,7 +54,7 @@ func showQueue(c *call, name string) error {
 	err := c.pages(func(ctx context.Context, token string) (string, error) {
 		page, err := c.buffer().GetQueue(ctx, &spillwayv1.GetQueueRequest{Name: name, PageToken: token})
 		if page.GetQueue() != nil && token == "" {
-			all.Queue = addQueue(all.Queue, page.Queue)
+			all.Queue = shards.AddQueue(all.Queue, page.Queue)
 		}
 		all.Partitions = append(all.Partitions, page.GetPartitions()...)
 		return page.GetNextPageToken(), err

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/internal/shards"
 )
 
 // timeLayouts are how people write times; those without a zone are of this machine's.
@@ -69,7 +70,7 @@ func newReplay() *cobra.Command {
 			if err := confirmed(cmd, confirm, args[0], what); err != nil {
 				return err
 			}
-			begun, err := c.replay(func() *spillwayv1.ReplaySubscriptionRequest { return partOf(request, plans[c.conn], plan) }, nil)
+			begun, err := c.replay(func() *spillwayv1.ReplaySubscriptionRequest { return shards.ReplayPart(request, plans[c.conn], plan) }, nil)
 			if begun == nil {
 				return err
 			}
@@ -108,76 +109,10 @@ func (c *call) replay(of func() *spillwayv1.ReplaySubscriptionRequest, answers m
 		if answers != nil {
 			answers[c.conn] = proto.CloneOf(r)
 		}
-		sum = addReplayed(sum, r)
+		sum = shards.AddReplayed(sum, r)
 		return nil
 	})
 	return sum, err
-}
-
-// partOf is what one buffer is asked of a replay: its share of the rate; nothing if it has nothing to
-// replay, and others have.
-func partOf(request *spillwayv1.ReplaySubscriptionRequest, plan, sum *spillwayv1.ReplaySubscriptionResponse) *spillwayv1.ReplaySubscriptionRequest {
-	part := proto.CloneOf(request)
-	part.ValidateOnly = false
-	switch {
-	case sum.AgainOffsets == 0:
-	case plan.GetAgainOffsets() == 0:
-		return nil
-	default:
-		part.OffsetsPerSecond *= float64(plan.AgainOffsets) / float64(sum.AgainOffsets)
-	}
-	return part
-}
-
-// addReplayed adds what one buffer tells of its part of a replay to the sum of others.
-func addReplayed(sum, r *spillwayv1.ReplaySubscriptionResponse) *spillwayv1.ReplaySubscriptionResponse {
-	if sum == nil {
-		return r
-	}
-	sum.Subscription = addSubscription(sum.Subscription, r.Subscription)
-	sum.Partitions = append(sum.Partitions, r.Partitions...)
-	sum.AgainOffsets += r.AgainOffsets
-	sum.HeldOffsets += r.HeldOffsets
-	sum.OffsetsPerSecond += r.OffsetsPerSecond
-	if r.Takes.AsDuration() > sum.Takes.AsDuration() {
-		sum.Takes = r.Takes
-	}
-	sum.HoldsUp = sum.HoldsUp || r.HoldsUp
-	return sum
-}
-
-// addReplay adds the replay at one buffer to that at others. Those of another one, which are older,
-// are left out: a buffer that has nothing to replay is not asked to.
-func addReplay(sum, r *spillwayv1.Replay) *spillwayv1.Replay {
-	switch {
-	case sum == nil:
-		return r
-	case r == nil:
-		return sum
-	case !proto.Equal(sum.From, r.From) || !proto.Equal(sum.To, r.To):
-		if r.BeganAt.AsTime().After(sum.BeganAt.AsTime()) {
-			return r
-		}
-		return sum
-	}
-	// It is cancelled when nothing goes on anywhere.
-	goesOn := func(r *spillwayv1.Replay) bool { return r.CancelledAt == nil && r.LeftOffsets > 0 }
-	cancelled := sum.CancelledAt
-	if r.CancelledAt.AsTime().After(cancelled.AsTime()) {
-		cancelled = r.CancelledAt
-	}
-	if goesOn(sum) || goesOn(r) {
-		cancelled = nil
-	}
-	all := proto.CloneOf(sum)
-	all.CancelledAt = cancelled
-	all.Offsets += r.Offsets
-	all.LeftOffsets += r.LeftOffsets
-	all.OffsetsPerSecond += r.OffsetsPerSecond
-	if r.BeganAt.AsTime().Before(all.BeganAt.AsTime()) {
-		all.BeganAt = r.BeganAt
-	}
-	return all
 }
 
 // replayFlags say what to replay, and how fast.
@@ -311,7 +246,7 @@ func (c *call) replayOf(ask func(context.Context) (*spillwayv1.Subscription, err
 	err := c.askEach(func(ctx context.Context) error {
 		one, err := ask(ctx)
 		if err == nil {
-			s = addSubscription(s, one)
+			s = shards.AddSubscription(s, one)
 		}
 		return err
 	}, elsewhere...)

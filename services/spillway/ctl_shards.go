@@ -8,10 +8,9 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/config"
@@ -81,8 +80,8 @@ func moveShard(t *target) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "move QUEUE SHARD --to ADDRESS",
 		Short: "Gives a shard to another buffer",
-		Long: "Has the owner of a shard write what it must, and gives the shard to another buffer, which must have none of the queue: a spare.\n" +
-			"It is for queues with store.kafka.owners: group. The shard is not served for a second or two.",
+		Long: "Has the owner of a shard write what it must, and gives the shard to another buffer. It is not pinned there: the group goes on\n" +
+			"to give each buffer as many as the others have. It is for queues with store.kafka.owners: group. The shard is not served for a second or two.",
 		Example: "  spillway shards move logs 2 --to buffer-3:7400 -c pipeline.yaml",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 2 {
@@ -129,7 +128,7 @@ func newBuffers() *cobra.Command {
 		Use:   "drain",
 		Short: "Gives the shards of a buffer to others, and has it given none",
 		Long: "Has a buffer give its shards to others, as SIGTERM does, but goes on running: before it is taken away. It is given no shard\n" +
-			"until it is started anew. It is refused when others have no room: each buffer has one shard of a queue at most.",
+			"until it is started anew. It is refused when there is no other buffer.",
 		Example: "  spillway buffers drain -b buffer-1:7400",
 		Args:    noArgs,
 		RunE: t.run(func(c *call, _ []string) error {
@@ -163,70 +162,22 @@ func shardOf(number, of int32) string {
 	return fmt.Sprintf("%d of %d", number, of)
 }
 
+// shardsOf names the shards of a queue that a buffer has.
+func shardsOf(q *spillwayv1.Queue) string {
+	if len(q.ShardsHere) == 0 {
+		return shardOf(q.Shard, q.Shards)
+	}
+	var all []string
+	for _, s := range q.ShardsHere {
+		all = append(all, strconv.Itoa(int(s.Number)))
+	}
+	return fmt.Sprintf("%s of %d", strings.Join(all, ","), q.Shards)
+}
+
+// shardCount is how many shards of a queue a buffer has, whose bounds are added up.
+func shardCount(q *spillwayv1.Queue) int64 { return int64(max(len(q.GetShardsHere()), 1)) }
+
 // buffer is the admin API of the buffer that is asked now.
 func (c *call) buffer() spillwayv1.BufferAdminServiceClient {
 	return spillwayv1.NewBufferAdminServiceClient(c.conn)
-}
-
-// addSubscriptions adds what one buffer tells of subscriptions to what others told.
-func addSubscriptions(sums, more []*spillwayv1.Subscription) []*spillwayv1.Subscription {
-	for _, s := range more {
-		if i := slices.IndexFunc(sums, func(sum *spillwayv1.Subscription) bool { return sum.Name == s.Name }); i >= 0 {
-			sums[i] = addSubscription(sums[i], s)
-		} else {
-			sums = append(sums, s)
-		}
-	}
-	return sums
-}
-
-// addSubscription adds what one buffer tells of a subscription to the sum of others: numbers are
-// added up, the oldest counts, and one that is paused anywhere is.
-func addSubscription(sum, s *spillwayv1.Subscription) *spillwayv1.Subscription {
-	if sum == nil {
-		return s
-	}
-	replay := addReplay(sum.Replay, s.Replay)
-	add(sum, s)
-	sum.Replay, sum.Paused = replay, sum.Paused || s.Paused
-	sum.PausedDeliveries = inEither(sum.PausedDeliveries, s.PausedDeliveries)
-	if s.Trouble != "" && (sum.Trouble == "" || s.TroubleSince.AsTime().Before(sum.TroubleSince.AsTime())) {
-		sum.Trouble, sum.TroubleSince = s.Trouble, s.TroubleSince
-	}
-	if s.OldestPendingAge.AsDuration() > sum.OldestPendingAge.AsDuration() {
-		sum.OldestPendingAge = s.OldestPendingAge
-	}
-	return sum
-}
-
-// addQueue adds what one buffer tells of a queue to the sum of others.
-func addQueue(sum, q *spillwayv1.Queue) *spillwayv1.Queue {
-	if sum == nil {
-		return q
-	}
-	shards := sum.Shards
-	add(sum, q)
-	sum.Shard, sum.Shards = 0, shards
-	sum.PausedSources = inEither(sum.PausedSources, q.PausedSources)
-	return sum
-}
-
-// inEither is what is in one of two lists, sorted.
-func inEither(a, b []string) []string {
-	return slices.Compact(slices.Sorted(slices.Values(slices.Concat(a, b))))
-}
-
-// add adds the 64- and 32-bit numbers of m to those of sum.
-func add(sum, m proto.Message) {
-	to := sum.ProtoReflect()
-	m.ProtoReflect().Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		switch {
-		case f.IsList() || f.IsMap():
-		case f.Kind() == protoreflect.Int64Kind:
-			to.Set(f, protoreflect.ValueOfInt64(to.Get(f).Int()+v.Int()))
-		case f.Kind() == protoreflect.Int32Kind:
-			to.Set(f, protoreflect.ValueOfInt32(int32(to.Get(f).Int()+v.Int())))
-		}
-		return true
-	})
 }

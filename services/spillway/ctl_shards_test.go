@@ -17,6 +17,7 @@ import (
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/picture"
+	"github.com/spillwayio/spillway/services/internal/shards"
 )
 
 // TestCommandsAskAllBuffers runs two buffers that divide a queue. Commands with the file see and
@@ -265,7 +266,7 @@ func TestAddReplay(t *testing.T) {
 	} {
 		var sum *spillwayv1.Replay
 		for _, r := range test.parts {
-			sum = addReplay(sum, r)
+			sum = shards.AddReplay(sum, r)
 		}
 		if sum.Offsets != test.offsets || sum.LeftOffsets != test.left || (sum.CancelledAt != nil) != test.cancelled {
 			t.Errorf("%s: %v", name, sum)

@@ -13,6 +13,7 @@ import (
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/config"
+	"github.com/spillwayio/spillway/services/internal/shards"
 )
 
 func newSubscriptions() *cobra.Command {
@@ -30,7 +31,7 @@ func newSubscriptions() *cobra.Command {
 			all := &spillwayv1.ListSubscriptionsResponse{}
 			err := c.pages(func(ctx context.Context, token string) (string, error) {
 				page, err := c.buffer().ListSubscriptions(ctx, &spillwayv1.ListSubscriptionsRequest{Queue: strings.Join(args, ""), PageToken: token})
-				all.Subscriptions = addSubscriptions(all.Subscriptions, page.GetSubscriptions())
+				all.Subscriptions = shards.AddSubscriptions(all.Subscriptions, page.GetSubscriptions())
 				return page.GetNextPageToken(), err
 			})
 			if err != nil {
@@ -99,7 +100,7 @@ func showSubscription(t *target) *cobra.Command {
 			err := c.pages(func(ctx context.Context, token string) (string, error) {
 				page, err := c.buffer().GetSubscription(ctx, &spillwayv1.GetSubscriptionRequest{Name: args[0], PageToken: token})
 				if page.GetSubscription() != nil && token == "" {
-					all.Subscription = addSubscription(all.Subscription, page.Subscription)
+					all.Subscription = shards.AddSubscription(all.Subscription, page.Subscription)
 				}
 				all.Partitions = append(all.Partitions, page.GetPartitions()...)
 				return page.GetNextPageToken(), err
@@ -162,7 +163,7 @@ func (c *call) change(f func(context.Context) (*spillwayv1.Subscription, error))
 	err := c.askEach(func(ctx context.Context) error {
 		s, err := f(ctx)
 		if err == nil {
-			sum = addSubscription(sum, s)
+			sum = shards.AddSubscription(sum, s)
 		}
 		return err
 	})

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/internal/shards"
 )
 
 // TestSubscriptionRetries: a subscription whose delivery fails is not called working, and its last
@@ -21,8 +22,8 @@ func TestSubscriptionRetries(t *testing.T) {
 		}
 		return s
 	}
-	sum := addSubscription(failing("", 0), failing("connection \x1brefused", time.Minute))
-	sum = addSubscription(sum, failing("disk full", time.Second))
+	sum := shards.AddSubscription(failing("", 0), failing("connection \x1brefused", time.Minute))
+	sum = shards.AddSubscription(sum, failing("disk full", time.Second))
 	var out strings.Builder
 	subscriptionTable(&out, []*spillwayv1.Subscription{sum, {Name: "q/well", Sessions: 1, PendingRecords: 1}})
 	want := "q/s: a delivery has failed since " + at.Add(-time.Minute).Local().Format(time.DateTime) + `: connection \x1brefused` + "\n"

@@ -20,6 +20,7 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/internal/config"
 	"github.com/spillwayio/spillway/services/internal/rpc"
+	"github.com/spillwayio/spillway/services/internal/shards"
 )
 
 func newTap() *cobra.Command {
@@ -162,7 +163,7 @@ func (c *call) tapped(all []*spillwayv1.TapCounts, stderr io.Writer) error {
 	n := &spillwayv1.TapCounts{}
 	for _, x := range all {
 		if x != nil {
-			add(n, x)
+			shards.Add(n, x)
 			n.FilterError = cmp.Or(n.FilterError, x.FilterError)
 		}
 	}

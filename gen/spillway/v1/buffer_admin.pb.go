@@ -111,9 +111,9 @@ type Queue struct {
 	Subscriptions []string `protobuf:"bytes,12,rep,name=subscriptions,proto3" json:"subscriptions,omitempty"`
 	// State of the queue: "open", or why it is being recovered.
 	State string `protobuf:"bytes,13,opt,name=state,proto3" json:"state,omitempty"`
-	// The shard that this buffer has, from 0.
+	// The shard that this buffer has, from 0; of several the first.
 	Shard int32 `protobuf:"varint,14,opt,name=shard,proto3" json:"shard,omitempty"`
-	// How many shards the queue has; the others are other buffers'.
+	// How many shards the queue has, at all buffers together.
 	Shards int32 `protobuf:"varint,15,opt,name=shards,proto3" json:"shards,omitempty"`
 	// Bound of pending_records.
 	DiskRecordsLimit int64 `protobuf:"varint,20,opt,name=disk_records_limit,json=diskRecordsLimit,proto3" json:"disk_records_limit,omitempty"`
@@ -125,7 +125,10 @@ type Queue struct {
 	PausedSources []string `protobuf:"bytes,23,rep,name=paused_sources,json=pausedSources,proto3" json:"paused_sources,omitempty"`
 	// Of a queue that is kept in Kafka: the revision of the configuration whose subscriptions and
 	// bounds of disk count. A file with a higher one replaces it.
-	Revision      int64 `protobuf:"varint,24,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,24,opt,name=revision,proto3" json:"revision,omitempty"`
+	// When this buffer has several shards of the queue: each of them. What is above is of all of them together; the bounds of
+	// the disk, which each shard has for itself, are added up. Its state is that of one that is not open, if there is one.
+	ShardsHere    []*QueueShard `protobuf:"bytes,25,rep,name=shards_here,json=shardsHere,proto3" json:"shards_here,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -300,6 +303,104 @@ func (x *Queue) GetRevision() int64 {
 	return 0
 }
 
+func (x *Queue) GetShardsHere() []*QueueShard {
+	if x != nil {
+		return x.ShardsHere
+	}
+	return nil
+}
+
+// QueueShard is one of several shards of a queue that a buffer has.
+type QueueShard struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of the shard, from 0.
+	Number int32 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// As Queue.state.
+	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	// As Queue.memory_bytes.
+	MemoryBytes int64 `protobuf:"varint,3,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	// As Queue.memory_bytes_limit: the shards divide the memory of the queue.
+	MemoryBytesLimit int64 `protobuf:"varint,4,opt,name=memory_bytes_limit,json=memoryBytesLimit,proto3" json:"memory_bytes_limit,omitempty"`
+	// As Queue.disk_bytes.
+	DiskBytes int64 `protobuf:"varint,5,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
+	// As Queue.disk_bytes_limit.
+	DiskBytesLimit int64 `protobuf:"varint,6,opt,name=disk_bytes_limit,json=diskBytesLimit,proto3" json:"disk_bytes_limit,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *QueueShard) Reset() {
+	*x = QueueShard{}
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueueShard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueueShard) ProtoMessage() {}
+
+func (x *QueueShard) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueueShard.ProtoReflect.Descriptor instead.
+func (*QueueShard) Descriptor() ([]byte, []int) {
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *QueueShard) GetNumber() int32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *QueueShard) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *QueueShard) GetMemoryBytes() int64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *QueueShard) GetMemoryBytesLimit() int64 {
+	if x != nil {
+		return x.MemoryBytesLimit
+	}
+	return 0
+}
+
+func (x *QueueShard) GetDiskBytes() int64 {
+	if x != nil {
+		return x.DiskBytes
+	}
+	return 0
+}
+
+func (x *QueueShard) GetDiskBytesLimit() int64 {
+	if x != nil {
+		return x.DiskBytesLimit
+	}
+	return 0
+}
+
 // QueuePartition is a source partition as the queue knows it.
 type QueuePartition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -317,7 +418,7 @@ type QueuePartition struct {
 
 func (x *QueuePartition) Reset() {
 	*x = QueuePartition{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[1]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -329,7 +430,7 @@ func (x *QueuePartition) String() string {
 func (*QueuePartition) ProtoMessage() {}
 
 func (x *QueuePartition) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[1]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -342,7 +443,7 @@ func (x *QueuePartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueuePartition.ProtoReflect.Descriptor instead.
 func (*QueuePartition) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{1}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *QueuePartition) GetSource() *SourcePartition {
@@ -386,7 +487,7 @@ type ListQueuesRequest struct {
 
 func (x *ListQueuesRequest) Reset() {
 	*x = ListQueuesRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[2]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -398,7 +499,7 @@ func (x *ListQueuesRequest) String() string {
 func (*ListQueuesRequest) ProtoMessage() {}
 
 func (x *ListQueuesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[2]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -411,7 +512,7 @@ func (x *ListQueuesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueuesRequest.ProtoReflect.Descriptor instead.
 func (*ListQueuesRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{2}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ListQueuesRequest) GetPageSize() int32 {
@@ -441,7 +542,7 @@ type ListQueuesResponse struct {
 
 func (x *ListQueuesResponse) Reset() {
 	*x = ListQueuesResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[3]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -453,7 +554,7 @@ func (x *ListQueuesResponse) String() string {
 func (*ListQueuesResponse) ProtoMessage() {}
 
 func (x *ListQueuesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[3]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -466,7 +567,7 @@ func (x *ListQueuesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueuesResponse.ProtoReflect.Descriptor instead.
 func (*ListQueuesResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{3}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ListQueuesResponse) GetQueues() []*Queue {
@@ -498,7 +599,7 @@ type GetQueueRequest struct {
 
 func (x *GetQueueRequest) Reset() {
 	*x = GetQueueRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[4]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +611,7 @@ func (x *GetQueueRequest) String() string {
 func (*GetQueueRequest) ProtoMessage() {}
 
 func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[4]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +624,7 @@ func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueRequest.ProtoReflect.Descriptor instead.
 func (*GetQueueRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{4}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetQueueRequest) GetName() string {
@@ -562,7 +663,7 @@ type GetQueueResponse struct {
 
 func (x *GetQueueResponse) Reset() {
 	*x = GetQueueResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[5]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -574,7 +675,7 @@ func (x *GetQueueResponse) String() string {
 func (*GetQueueResponse) ProtoMessage() {}
 
 func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[5]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -587,7 +688,7 @@ func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueResponse.ProtoReflect.Descriptor instead.
 func (*GetQueueResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{5}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetQueueResponse) GetQueue() *Queue {
@@ -626,7 +727,7 @@ type UpdateQueueRequest struct {
 
 func (x *UpdateQueueRequest) Reset() {
 	*x = UpdateQueueRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[6]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -638,7 +739,7 @@ func (x *UpdateQueueRequest) String() string {
 func (*UpdateQueueRequest) ProtoMessage() {}
 
 func (x *UpdateQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[6]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -651,7 +752,7 @@ func (x *UpdateQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateQueueRequest.ProtoReflect.Descriptor instead.
 func (*UpdateQueueRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{6}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *UpdateQueueRequest) GetName() string {
@@ -686,7 +787,7 @@ type UpdateQueueResponse struct {
 
 func (x *UpdateQueueResponse) Reset() {
 	*x = UpdateQueueResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[7]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -698,7 +799,7 @@ func (x *UpdateQueueResponse) String() string {
 func (*UpdateQueueResponse) ProtoMessage() {}
 
 func (x *UpdateQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[7]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -711,7 +812,7 @@ func (x *UpdateQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateQueueResponse.ProtoReflect.Descriptor instead.
 func (*UpdateQueueResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{7}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *UpdateQueueResponse) GetQueue() *Queue {
@@ -784,7 +885,7 @@ type Subscription struct {
 
 func (x *Subscription) Reset() {
 	*x = Subscription{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[8]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -796,7 +897,7 @@ func (x *Subscription) String() string {
 func (*Subscription) ProtoMessage() {}
 
 func (x *Subscription) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[8]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -809,7 +910,7 @@ func (x *Subscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscription.ProtoReflect.Descriptor instead.
 func (*Subscription) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{8}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Subscription) GetName() string {
@@ -1017,7 +1118,7 @@ type Replay struct {
 
 func (x *Replay) Reset() {
 	*x = Replay{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[9]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1130,7 @@ func (x *Replay) String() string {
 func (*Replay) ProtoMessage() {}
 
 func (x *Replay) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[9]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1143,7 @@ func (x *Replay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replay.ProtoReflect.Descriptor instead.
 func (*Replay) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{9}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Replay) GetBeganAt() *timestamppb.Timestamp {
@@ -1113,7 +1214,7 @@ type StartPosition struct {
 
 func (x *StartPosition) Reset() {
 	*x = StartPosition{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[10]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1226,7 @@ func (x *StartPosition) String() string {
 func (*StartPosition) ProtoMessage() {}
 
 func (x *StartPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[10]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1239,7 @@ func (x *StartPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartPosition.ProtoReflect.Descriptor instead.
 func (*StartPosition) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{10}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StartPosition) GetPlace() isStartPosition_Place {
@@ -1220,7 +1321,7 @@ type PartitionOffset struct {
 
 func (x *PartitionOffset) Reset() {
 	*x = PartitionOffset{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[11]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +1333,7 @@ func (x *PartitionOffset) String() string {
 func (*PartitionOffset) ProtoMessage() {}
 
 func (x *PartitionOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[11]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +1346,7 @@ func (x *PartitionOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionOffset.ProtoReflect.Descriptor instead.
 func (*PartitionOffset) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{11}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PartitionOffset) GetSource() *SourcePartition {
@@ -1285,7 +1386,7 @@ type SubscriptionPartition struct {
 
 func (x *SubscriptionPartition) Reset() {
 	*x = SubscriptionPartition{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[12]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1297,7 +1398,7 @@ func (x *SubscriptionPartition) String() string {
 func (*SubscriptionPartition) ProtoMessage() {}
 
 func (x *SubscriptionPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[12]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1310,7 +1411,7 @@ func (x *SubscriptionPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscriptionPartition.ProtoReflect.Descriptor instead.
 func (*SubscriptionPartition) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{12}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SubscriptionPartition) GetSource() *SourcePartition {
@@ -1377,7 +1478,7 @@ type ListSubscriptionsRequest struct {
 
 func (x *ListSubscriptionsRequest) Reset() {
 	*x = ListSubscriptionsRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[13]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1389,7 +1490,7 @@ func (x *ListSubscriptionsRequest) String() string {
 func (*ListSubscriptionsRequest) ProtoMessage() {}
 
 func (x *ListSubscriptionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[13]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1402,7 +1503,7 @@ func (x *ListSubscriptionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubscriptionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSubscriptionsRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{13}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListSubscriptionsRequest) GetQueue() string {
@@ -1439,7 +1540,7 @@ type ListSubscriptionsResponse struct {
 
 func (x *ListSubscriptionsResponse) Reset() {
 	*x = ListSubscriptionsResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[14]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1552,7 @@ func (x *ListSubscriptionsResponse) String() string {
 func (*ListSubscriptionsResponse) ProtoMessage() {}
 
 func (x *ListSubscriptionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[14]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +1565,7 @@ func (x *ListSubscriptionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubscriptionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSubscriptionsResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{14}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListSubscriptionsResponse) GetSubscriptions() []*Subscription {
@@ -1496,7 +1597,7 @@ type GetSubscriptionRequest struct {
 
 func (x *GetSubscriptionRequest) Reset() {
 	*x = GetSubscriptionRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[15]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1508,7 +1609,7 @@ func (x *GetSubscriptionRequest) String() string {
 func (*GetSubscriptionRequest) ProtoMessage() {}
 
 func (x *GetSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[15]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1521,7 +1622,7 @@ func (x *GetSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*GetSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{15}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetSubscriptionRequest) GetName() string {
@@ -1560,7 +1661,7 @@ type GetSubscriptionResponse struct {
 
 func (x *GetSubscriptionResponse) Reset() {
 	*x = GetSubscriptionResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[16]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +1673,7 @@ func (x *GetSubscriptionResponse) String() string {
 func (*GetSubscriptionResponse) ProtoMessage() {}
 
 func (x *GetSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[16]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +1686,7 @@ func (x *GetSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*GetSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{16}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetSubscriptionResponse) GetSubscription() *Subscription {
@@ -1630,7 +1731,7 @@ type CreateSubscriptionRequest struct {
 
 func (x *CreateSubscriptionRequest) Reset() {
 	*x = CreateSubscriptionRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[17]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +1743,7 @@ func (x *CreateSubscriptionRequest) String() string {
 func (*CreateSubscriptionRequest) ProtoMessage() {}
 
 func (x *CreateSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[17]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +1756,7 @@ func (x *CreateSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{17}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateSubscriptionRequest) GetName() string {
@@ -1711,7 +1812,7 @@ type CreateSubscriptionResponse struct {
 
 func (x *CreateSubscriptionResponse) Reset() {
 	*x = CreateSubscriptionResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[18]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +1824,7 @@ func (x *CreateSubscriptionResponse) String() string {
 func (*CreateSubscriptionResponse) ProtoMessage() {}
 
 func (x *CreateSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[18]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +1837,7 @@ func (x *CreateSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{18}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CreateSubscriptionResponse) GetSubscription() *Subscription {
@@ -1768,7 +1869,7 @@ type UpdateSubscriptionRequest struct {
 
 func (x *UpdateSubscriptionRequest) Reset() {
 	*x = UpdateSubscriptionRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[19]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +1881,7 @@ func (x *UpdateSubscriptionRequest) String() string {
 func (*UpdateSubscriptionRequest) ProtoMessage() {}
 
 func (x *UpdateSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[19]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +1894,7 @@ func (x *UpdateSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{19}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *UpdateSubscriptionRequest) GetName() string {
@@ -1849,7 +1950,7 @@ type UpdateSubscriptionResponse struct {
 
 func (x *UpdateSubscriptionResponse) Reset() {
 	*x = UpdateSubscriptionResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[20]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1861,7 +1962,7 @@ func (x *UpdateSubscriptionResponse) String() string {
 func (*UpdateSubscriptionResponse) ProtoMessage() {}
 
 func (x *UpdateSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[20]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1874,7 +1975,7 @@ func (x *UpdateSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*UpdateSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{20}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UpdateSubscriptionResponse) GetSubscription() *Subscription {
@@ -1899,7 +2000,7 @@ type DeleteSubscriptionRequest struct {
 
 func (x *DeleteSubscriptionRequest) Reset() {
 	*x = DeleteSubscriptionRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[21]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1911,7 +2012,7 @@ func (x *DeleteSubscriptionRequest) String() string {
 func (*DeleteSubscriptionRequest) ProtoMessage() {}
 
 func (x *DeleteSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[21]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1924,7 +2025,7 @@ func (x *DeleteSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{21}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeleteSubscriptionRequest) GetName() string {
@@ -1950,7 +2051,7 @@ type DeleteSubscriptionResponse struct {
 
 func (x *DeleteSubscriptionResponse) Reset() {
 	*x = DeleteSubscriptionResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[22]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1962,7 +2063,7 @@ func (x *DeleteSubscriptionResponse) String() string {
 func (*DeleteSubscriptionResponse) ProtoMessage() {}
 
 func (x *DeleteSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[22]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1975,7 +2076,7 @@ func (x *DeleteSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{22}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{23}
 }
 
 // SeekSubscriptionRequest says where to go.
@@ -1991,7 +2092,7 @@ type SeekSubscriptionRequest struct {
 
 func (x *SeekSubscriptionRequest) Reset() {
 	*x = SeekSubscriptionRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[23]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2003,7 +2104,7 @@ func (x *SeekSubscriptionRequest) String() string {
 func (*SeekSubscriptionRequest) ProtoMessage() {}
 
 func (x *SeekSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[23]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2016,7 +2117,7 @@ func (x *SeekSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeekSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*SeekSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{23}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SeekSubscriptionRequest) GetName() string {
@@ -2044,7 +2145,7 @@ type SeekSubscriptionResponse struct {
 
 func (x *SeekSubscriptionResponse) Reset() {
 	*x = SeekSubscriptionResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[24]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2056,7 +2157,7 @@ func (x *SeekSubscriptionResponse) String() string {
 func (*SeekSubscriptionResponse) ProtoMessage() {}
 
 func (x *SeekSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[24]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2069,7 +2170,7 @@ func (x *SeekSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeekSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*SeekSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{24}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SeekSubscriptionResponse) GetSubscription() *Subscription {
@@ -2103,7 +2204,7 @@ type ReplaySubscriptionRequest struct {
 
 func (x *ReplaySubscriptionRequest) Reset() {
 	*x = ReplaySubscriptionRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[25]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2216,7 @@ func (x *ReplaySubscriptionRequest) String() string {
 func (*ReplaySubscriptionRequest) ProtoMessage() {}
 
 func (x *ReplaySubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[25]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2229,7 @@ func (x *ReplaySubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaySubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*ReplaySubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{25}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReplaySubscriptionRequest) GetName() string {
@@ -2199,7 +2300,7 @@ type ReplayPartition struct {
 
 func (x *ReplayPartition) Reset() {
 	*x = ReplayPartition{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[26]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2211,7 +2312,7 @@ func (x *ReplayPartition) String() string {
 func (*ReplayPartition) ProtoMessage() {}
 
 func (x *ReplayPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[26]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2224,7 +2325,7 @@ func (x *ReplayPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayPartition.ProtoReflect.Descriptor instead.
 func (*ReplayPartition) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{26}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReplayPartition) GetSource() *SourcePartition {
@@ -2285,7 +2386,7 @@ type ReplaySubscriptionResponse struct {
 
 func (x *ReplaySubscriptionResponse) Reset() {
 	*x = ReplaySubscriptionResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[27]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2297,7 +2398,7 @@ func (x *ReplaySubscriptionResponse) String() string {
 func (*ReplaySubscriptionResponse) ProtoMessage() {}
 
 func (x *ReplaySubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[27]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2310,7 +2411,7 @@ func (x *ReplaySubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaySubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*ReplaySubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{27}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ReplaySubscriptionResponse) GetSubscription() *Subscription {
@@ -2373,7 +2474,7 @@ type CancelReplayRequest struct {
 
 func (x *CancelReplayRequest) Reset() {
 	*x = CancelReplayRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[28]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2385,7 +2486,7 @@ func (x *CancelReplayRequest) String() string {
 func (*CancelReplayRequest) ProtoMessage() {}
 
 func (x *CancelReplayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[28]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2398,7 +2499,7 @@ func (x *CancelReplayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelReplayRequest.ProtoReflect.Descriptor instead.
 func (*CancelReplayRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{28}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CancelReplayRequest) GetName() string {
@@ -2419,7 +2520,7 @@ type CancelReplayResponse struct {
 
 func (x *CancelReplayResponse) Reset() {
 	*x = CancelReplayResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[29]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2431,7 +2532,7 @@ func (x *CancelReplayResponse) String() string {
 func (*CancelReplayResponse) ProtoMessage() {}
 
 func (x *CancelReplayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[29]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2444,7 +2545,7 @@ func (x *CancelReplayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelReplayResponse.ProtoReflect.Descriptor instead.
 func (*CancelReplayResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{29}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CancelReplayResponse) GetSubscription() *Subscription {
@@ -2477,7 +2578,7 @@ type UndeliveredFilter struct {
 
 func (x *UndeliveredFilter) Reset() {
 	*x = UndeliveredFilter{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[30]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2489,7 +2590,7 @@ func (x *UndeliveredFilter) String() string {
 func (*UndeliveredFilter) ProtoMessage() {}
 
 func (x *UndeliveredFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[30]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2502,7 +2603,7 @@ func (x *UndeliveredFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndeliveredFilter.ProtoReflect.Descriptor instead.
 func (*UndeliveredFilter) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{30}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *UndeliveredFilter) GetOutcome() Outcome {
@@ -2569,7 +2670,7 @@ type ReadUndeliveredRequest struct {
 
 func (x *ReadUndeliveredRequest) Reset() {
 	*x = ReadUndeliveredRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[31]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2682,7 @@ func (x *ReadUndeliveredRequest) String() string {
 func (*ReadUndeliveredRequest) ProtoMessage() {}
 
 func (x *ReadUndeliveredRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[31]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +2695,7 @@ func (x *ReadUndeliveredRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadUndeliveredRequest.ProtoReflect.Descriptor instead.
 func (*ReadUndeliveredRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{31}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReadUndeliveredRequest) GetSubscription() string {
@@ -2631,7 +2732,7 @@ type ReadUndeliveredResponse struct {
 
 func (x *ReadUndeliveredResponse) Reset() {
 	*x = ReadUndeliveredResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[32]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2643,7 +2744,7 @@ func (x *ReadUndeliveredResponse) String() string {
 func (*ReadUndeliveredResponse) ProtoMessage() {}
 
 func (x *ReadUndeliveredResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[32]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2656,7 +2757,7 @@ func (x *ReadUndeliveredResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadUndeliveredResponse.ProtoReflect.Descriptor instead.
 func (*ReadUndeliveredResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{32}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReadUndeliveredResponse) GetRecords() []*PeekedRecord {
@@ -2686,7 +2787,7 @@ type RedriveUndeliveredRequest struct {
 
 func (x *RedriveUndeliveredRequest) Reset() {
 	*x = RedriveUndeliveredRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[33]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2698,7 +2799,7 @@ func (x *RedriveUndeliveredRequest) String() string {
 func (*RedriveUndeliveredRequest) ProtoMessage() {}
 
 func (x *RedriveUndeliveredRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[33]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2711,7 +2812,7 @@ func (x *RedriveUndeliveredRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveUndeliveredRequest.ProtoReflect.Descriptor instead.
 func (*RedriveUndeliveredRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{33}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RedriveUndeliveredRequest) GetSubscription() string {
@@ -2739,7 +2840,7 @@ type RedriveUndeliveredResponse struct {
 
 func (x *RedriveUndeliveredResponse) Reset() {
 	*x = RedriveUndeliveredResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[34]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2751,7 +2852,7 @@ func (x *RedriveUndeliveredResponse) String() string {
 func (*RedriveUndeliveredResponse) ProtoMessage() {}
 
 func (x *RedriveUndeliveredResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[34]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2764,7 +2865,7 @@ func (x *RedriveUndeliveredResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveUndeliveredResponse.ProtoReflect.Descriptor instead.
 func (*RedriveUndeliveredResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{34}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RedriveUndeliveredResponse) GetOffsets() int64 {
@@ -2787,7 +2888,7 @@ type ForgetUndeliveredRequest struct {
 
 func (x *ForgetUndeliveredRequest) Reset() {
 	*x = ForgetUndeliveredRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[35]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2799,7 +2900,7 @@ func (x *ForgetUndeliveredRequest) String() string {
 func (*ForgetUndeliveredRequest) ProtoMessage() {}
 
 func (x *ForgetUndeliveredRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[35]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2812,7 +2913,7 @@ func (x *ForgetUndeliveredRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetUndeliveredRequest.ProtoReflect.Descriptor instead.
 func (*ForgetUndeliveredRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{35}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ForgetUndeliveredRequest) GetSubscription() string {
@@ -2840,7 +2941,7 @@ type ForgetUndeliveredResponse struct {
 
 func (x *ForgetUndeliveredResponse) Reset() {
 	*x = ForgetUndeliveredResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[36]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2852,7 +2953,7 @@ func (x *ForgetUndeliveredResponse) String() string {
 func (*ForgetUndeliveredResponse) ProtoMessage() {}
 
 func (x *ForgetUndeliveredResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[36]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2865,7 +2966,7 @@ func (x *ForgetUndeliveredResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetUndeliveredResponse.ProtoReflect.Descriptor instead.
 func (*ForgetUndeliveredResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{36}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ForgetUndeliveredResponse) GetOffsets() int64 {
@@ -2894,7 +2995,7 @@ type ListUndeliveredRequest struct {
 
 func (x *ListUndeliveredRequest) Reset() {
 	*x = ListUndeliveredRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[37]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2906,7 +3007,7 @@ func (x *ListUndeliveredRequest) String() string {
 func (*ListUndeliveredRequest) ProtoMessage() {}
 
 func (x *ListUndeliveredRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[37]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2919,7 +3020,7 @@ func (x *ListUndeliveredRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUndeliveredRequest.ProtoReflect.Descriptor instead.
 func (*ListUndeliveredRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{37}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListUndeliveredRequest) GetSubscription() string {
@@ -2978,7 +3079,7 @@ type Undelivered struct {
 
 func (x *Undelivered) Reset() {
 	*x = Undelivered{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[38]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2990,7 +3091,7 @@ func (x *Undelivered) String() string {
 func (*Undelivered) ProtoMessage() {}
 
 func (x *Undelivered) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[38]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3003,7 +3104,7 @@ func (x *Undelivered) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Undelivered.ProtoReflect.Descriptor instead.
 func (*Undelivered) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{38}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Undelivered) GetSource() *SourcePartition {
@@ -3061,7 +3162,7 @@ type ListUndeliveredResponse struct {
 
 func (x *ListUndeliveredResponse) Reset() {
 	*x = ListUndeliveredResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[39]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3073,7 +3174,7 @@ func (x *ListUndeliveredResponse) String() string {
 func (*ListUndeliveredResponse) ProtoMessage() {}
 
 func (x *ListUndeliveredResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[39]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3086,7 +3187,7 @@ func (x *ListUndeliveredResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUndeliveredResponse.ProtoReflect.Descriptor instead.
 func (*ListUndeliveredResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{39}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListUndeliveredResponse) GetRanges() []*Undelivered {
@@ -3120,7 +3221,7 @@ type AuditRequest struct {
 
 func (x *AuditRequest) Reset() {
 	*x = AuditRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[40]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3132,7 +3233,7 @@ func (x *AuditRequest) String() string {
 func (*AuditRequest) ProtoMessage() {}
 
 func (x *AuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[40]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3145,7 +3246,7 @@ func (x *AuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
 func (*AuditRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{40}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AuditRequest) GetName() string {
@@ -3182,7 +3283,7 @@ type AuditResponse struct {
 
 func (x *AuditResponse) Reset() {
 	*x = AuditResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[41]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3194,7 +3295,7 @@ func (x *AuditResponse) String() string {
 func (*AuditResponse) ProtoMessage() {}
 
 func (x *AuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[41]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3207,7 +3308,7 @@ func (x *AuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditResponse.ProtoReflect.Descriptor instead.
 func (*AuditResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{41}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AuditResponse) GetPartitions() []*AuditPartition {
@@ -3255,7 +3356,7 @@ type AuditPartition struct {
 
 func (x *AuditPartition) Reset() {
 	*x = AuditPartition{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[42]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3267,7 +3368,7 @@ func (x *AuditPartition) String() string {
 func (*AuditPartition) ProtoMessage() {}
 
 func (x *AuditPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[42]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3280,7 +3381,7 @@ func (x *AuditPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditPartition.ProtoReflect.Descriptor instead.
 func (*AuditPartition) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{42}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AuditPartition) GetSubscription() string {
@@ -3367,7 +3468,7 @@ type AuditRange struct {
 
 func (x *AuditRange) Reset() {
 	*x = AuditRange{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[43]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3379,7 +3480,7 @@ func (x *AuditRange) String() string {
 func (*AuditRange) ProtoMessage() {}
 
 func (x *AuditRange) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[43]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3392,7 +3493,7 @@ func (x *AuditRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRange.ProtoReflect.Descriptor instead.
 func (*AuditRange) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{43}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AuditRange) GetRange() *OffsetRange {
@@ -3422,7 +3523,7 @@ type ForgetSourceRequest struct {
 
 func (x *ForgetSourceRequest) Reset() {
 	*x = ForgetSourceRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[44]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3434,7 +3535,7 @@ func (x *ForgetSourceRequest) String() string {
 func (*ForgetSourceRequest) ProtoMessage() {}
 
 func (x *ForgetSourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[44]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3447,7 +3548,7 @@ func (x *ForgetSourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetSourceRequest.ProtoReflect.Descriptor instead.
 func (*ForgetSourceRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{44}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ForgetSourceRequest) GetQueue() string {
@@ -3473,7 +3574,7 @@ type ForgetSourceResponse struct {
 
 func (x *ForgetSourceResponse) Reset() {
 	*x = ForgetSourceResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[45]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3485,7 +3586,7 @@ func (x *ForgetSourceResponse) String() string {
 func (*ForgetSourceResponse) ProtoMessage() {}
 
 func (x *ForgetSourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[45]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3498,7 +3599,7 @@ func (x *ForgetSourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetSourceResponse.ProtoReflect.Descriptor instead.
 func (*ForgetSourceResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{45}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{46}
 }
 
 // PauseSubscriptionRequest names a subscription.
@@ -3512,7 +3613,7 @@ type PauseSubscriptionRequest struct {
 
 func (x *PauseSubscriptionRequest) Reset() {
 	*x = PauseSubscriptionRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[46]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3524,7 +3625,7 @@ func (x *PauseSubscriptionRequest) String() string {
 func (*PauseSubscriptionRequest) ProtoMessage() {}
 
 func (x *PauseSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[46]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3537,7 +3638,7 @@ func (x *PauseSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*PauseSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{46}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PauseSubscriptionRequest) GetName() string {
@@ -3558,7 +3659,7 @@ type PauseSubscriptionResponse struct {
 
 func (x *PauseSubscriptionResponse) Reset() {
 	*x = PauseSubscriptionResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[47]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3570,7 +3671,7 @@ func (x *PauseSubscriptionResponse) String() string {
 func (*PauseSubscriptionResponse) ProtoMessage() {}
 
 func (x *PauseSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[47]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3583,7 +3684,7 @@ func (x *PauseSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*PauseSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{47}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PauseSubscriptionResponse) GetSubscription() *Subscription {
@@ -3604,7 +3705,7 @@ type ResumeSubscriptionRequest struct {
 
 func (x *ResumeSubscriptionRequest) Reset() {
 	*x = ResumeSubscriptionRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[48]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3616,7 +3717,7 @@ func (x *ResumeSubscriptionRequest) String() string {
 func (*ResumeSubscriptionRequest) ProtoMessage() {}
 
 func (x *ResumeSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[48]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3629,7 +3730,7 @@ func (x *ResumeSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*ResumeSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{48}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ResumeSubscriptionRequest) GetName() string {
@@ -3650,7 +3751,7 @@ type ResumeSubscriptionResponse struct {
 
 func (x *ResumeSubscriptionResponse) Reset() {
 	*x = ResumeSubscriptionResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[49]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3662,7 +3763,7 @@ func (x *ResumeSubscriptionResponse) String() string {
 func (*ResumeSubscriptionResponse) ProtoMessage() {}
 
 func (x *ResumeSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[49]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3675,7 +3776,7 @@ func (x *ResumeSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*ResumeSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{49}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ResumeSubscriptionResponse) GetSubscription() *Subscription {
@@ -3712,7 +3813,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[50]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3724,7 +3825,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[50]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3737,7 +3838,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{50}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Session) GetId() uint64 {
@@ -3818,7 +3919,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[51]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3830,7 +3931,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[51]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3843,7 +3944,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{51}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListSessionsRequest) GetSubscription() string {
@@ -3880,7 +3981,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[52]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3892,7 +3993,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[52]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3905,7 +4006,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{52}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -3935,7 +4036,7 @@ type ListFlowsRequest struct {
 
 func (x *ListFlowsRequest) Reset() {
 	*x = ListFlowsRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[53]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3947,7 +4048,7 @@ func (x *ListFlowsRequest) String() string {
 func (*ListFlowsRequest) ProtoMessage() {}
 
 func (x *ListFlowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[53]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3960,7 +4061,7 @@ func (x *ListFlowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFlowsRequest.ProtoReflect.Descriptor instead.
 func (*ListFlowsRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{53}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ListFlowsRequest) GetPageSize() int32 {
@@ -3990,7 +4091,7 @@ type ListFlowsResponse struct {
 
 func (x *ListFlowsResponse) Reset() {
 	*x = ListFlowsResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[54]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4002,7 +4103,7 @@ func (x *ListFlowsResponse) String() string {
 func (*ListFlowsResponse) ProtoMessage() {}
 
 func (x *ListFlowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[54]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4015,7 +4116,7 @@ func (x *ListFlowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFlowsResponse.ProtoReflect.Descriptor instead.
 func (*ListFlowsResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{54}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ListFlowsResponse) GetQueues() []*QueueFlow {
@@ -4051,7 +4152,7 @@ type QueueFlow struct {
 
 func (x *QueueFlow) Reset() {
 	*x = QueueFlow{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[55]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4063,7 +4164,7 @@ func (x *QueueFlow) String() string {
 func (*QueueFlow) ProtoMessage() {}
 
 func (x *QueueFlow) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[55]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4076,7 +4177,7 @@ func (x *QueueFlow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueFlow.ProtoReflect.Descriptor instead.
 func (*QueueFlow) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{55}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *QueueFlow) GetQueue() string {
@@ -4129,7 +4230,7 @@ type ConnectedIngest struct {
 
 func (x *ConnectedIngest) Reset() {
 	*x = ConnectedIngest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[56]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4141,7 +4242,7 @@ func (x *ConnectedIngest) String() string {
 func (*ConnectedIngest) ProtoMessage() {}
 
 func (x *ConnectedIngest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[56]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4154,7 +4255,7 @@ func (x *ConnectedIngest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectedIngest.ProtoReflect.Descriptor instead.
 func (*ConnectedIngest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{56}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ConnectedIngest) GetClient() string {
@@ -4193,7 +4294,7 @@ type SubscriptionFlow struct {
 
 func (x *SubscriptionFlow) Reset() {
 	*x = SubscriptionFlow{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[57]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4205,7 +4306,7 @@ func (x *SubscriptionFlow) String() string {
 func (*SubscriptionFlow) ProtoMessage() {}
 
 func (x *SubscriptionFlow) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[57]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4218,7 +4319,7 @@ func (x *SubscriptionFlow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscriptionFlow.ProtoReflect.Descriptor instead.
 func (*SubscriptionFlow) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{57}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *SubscriptionFlow) GetSubscription() string {
@@ -4257,7 +4358,7 @@ type Forecast struct {
 
 func (x *Forecast) Reset() {
 	*x = Forecast{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[58]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4269,7 +4370,7 @@ func (x *Forecast) String() string {
 func (*Forecast) ProtoMessage() {}
 
 func (x *Forecast) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[58]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4282,7 +4383,7 @@ func (x *Forecast) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forecast.ProtoReflect.Descriptor instead.
 func (*Forecast) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{58}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Forecast) GetWindow() *durationpb.Duration {
@@ -4331,7 +4432,7 @@ type SinkStateEntry struct {
 
 func (x *SinkStateEntry) Reset() {
 	*x = SinkStateEntry{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[59]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4343,7 +4444,7 @@ func (x *SinkStateEntry) String() string {
 func (*SinkStateEntry) ProtoMessage() {}
 
 func (x *SinkStateEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[59]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4356,7 +4457,7 @@ func (x *SinkStateEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SinkStateEntry.ProtoReflect.Descriptor instead.
 func (*SinkStateEntry) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{59}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *SinkStateEntry) GetKey() string {
@@ -4432,7 +4533,7 @@ type ListSinkStateRequest struct {
 
 func (x *ListSinkStateRequest) Reset() {
 	*x = ListSinkStateRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[60]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4444,7 +4545,7 @@ func (x *ListSinkStateRequest) String() string {
 func (*ListSinkStateRequest) ProtoMessage() {}
 
 func (x *ListSinkStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[60]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4457,7 +4558,7 @@ func (x *ListSinkStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSinkStateRequest.ProtoReflect.Descriptor instead.
 func (*ListSinkStateRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{60}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListSinkStateRequest) GetSubscription() string {
@@ -4501,7 +4602,7 @@ type ListSinkStateResponse struct {
 
 func (x *ListSinkStateResponse) Reset() {
 	*x = ListSinkStateResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[61]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4513,7 +4614,7 @@ func (x *ListSinkStateResponse) String() string {
 func (*ListSinkStateResponse) ProtoMessage() {}
 
 func (x *ListSinkStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[61]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4526,7 +4627,7 @@ func (x *ListSinkStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSinkStateResponse.ProtoReflect.Descriptor instead.
 func (*ListSinkStateResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{61}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListSinkStateResponse) GetEntries() []*SinkStateEntry {
@@ -4556,7 +4657,7 @@ type ForgetSinkStateRequest struct {
 
 func (x *ForgetSinkStateRequest) Reset() {
 	*x = ForgetSinkStateRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[62]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4568,7 +4669,7 @@ func (x *ForgetSinkStateRequest) String() string {
 func (*ForgetSinkStateRequest) ProtoMessage() {}
 
 func (x *ForgetSinkStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[62]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4581,7 +4682,7 @@ func (x *ForgetSinkStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetSinkStateRequest.ProtoReflect.Descriptor instead.
 func (*ForgetSinkStateRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{62}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ForgetSinkStateRequest) GetSubscription() string {
@@ -4609,7 +4710,7 @@ type ForgetSinkStateResponse struct {
 
 func (x *ForgetSinkStateResponse) Reset() {
 	*x = ForgetSinkStateResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[63]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4621,7 +4722,7 @@ func (x *ForgetSinkStateResponse) String() string {
 func (*ForgetSinkStateResponse) ProtoMessage() {}
 
 func (x *ForgetSinkStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[63]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4634,7 +4735,7 @@ func (x *ForgetSinkStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetSinkStateResponse.ProtoReflect.Descriptor instead.
 func (*ForgetSinkStateResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{63}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ForgetSinkStateResponse) GetEntry() *SinkStateEntry {
@@ -4669,7 +4770,7 @@ type ParkedBatch struct {
 
 func (x *ParkedBatch) Reset() {
 	*x = ParkedBatch{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[64]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4681,7 +4782,7 @@ func (x *ParkedBatch) String() string {
 func (*ParkedBatch) ProtoMessage() {}
 
 func (x *ParkedBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[64]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4694,7 +4795,7 @@ func (x *ParkedBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParkedBatch.ProtoReflect.Descriptor instead.
 func (*ParkedBatch) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{64}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ParkedBatch) GetSubscription() string {
@@ -4768,7 +4869,7 @@ type ListParkedBatchesRequest struct {
 
 func (x *ListParkedBatchesRequest) Reset() {
 	*x = ListParkedBatchesRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[65]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4780,7 +4881,7 @@ func (x *ListParkedBatchesRequest) String() string {
 func (*ListParkedBatchesRequest) ProtoMessage() {}
 
 func (x *ListParkedBatchesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[65]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4793,7 +4894,7 @@ func (x *ListParkedBatchesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListParkedBatchesRequest.ProtoReflect.Descriptor instead.
 func (*ListParkedBatchesRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{65}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListParkedBatchesRequest) GetSubscription() string {
@@ -4830,7 +4931,7 @@ type ListParkedBatchesResponse struct {
 
 func (x *ListParkedBatchesResponse) Reset() {
 	*x = ListParkedBatchesResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[66]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4842,7 +4943,7 @@ func (x *ListParkedBatchesResponse) String() string {
 func (*ListParkedBatchesResponse) ProtoMessage() {}
 
 func (x *ListParkedBatchesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[66]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4855,7 +4956,7 @@ func (x *ListParkedBatchesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListParkedBatchesResponse.ProtoReflect.Descriptor instead.
 func (*ListParkedBatchesResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{66}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ListParkedBatchesResponse) GetBatches() []*ParkedBatch {
@@ -4889,7 +4990,7 @@ type PeekRecordsRequest struct {
 
 func (x *PeekRecordsRequest) Reset() {
 	*x = PeekRecordsRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[67]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4901,7 +5002,7 @@ func (x *PeekRecordsRequest) String() string {
 func (*PeekRecordsRequest) ProtoMessage() {}
 
 func (x *PeekRecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[67]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4914,7 +5015,7 @@ func (x *PeekRecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeekRecordsRequest.ProtoReflect.Descriptor instead.
 func (*PeekRecordsRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{67}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *PeekRecordsRequest) GetSubscription() string {
@@ -4967,7 +5068,7 @@ type PeekedRecord struct {
 
 func (x *PeekedRecord) Reset() {
 	*x = PeekedRecord{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[68]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4979,7 +5080,7 @@ func (x *PeekedRecord) String() string {
 func (*PeekedRecord) ProtoMessage() {}
 
 func (x *PeekedRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[68]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4992,7 +5093,7 @@ func (x *PeekedRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeekedRecord.ProtoReflect.Descriptor instead.
 func (*PeekedRecord) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{68}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *PeekedRecord) GetSource() *SourcePartition {
@@ -5048,7 +5149,7 @@ type PeekRecordsResponse struct {
 
 func (x *PeekRecordsResponse) Reset() {
 	*x = PeekRecordsResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[69]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5060,7 +5161,7 @@ func (x *PeekRecordsResponse) String() string {
 func (*PeekRecordsResponse) ProtoMessage() {}
 
 func (x *PeekRecordsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[69]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5073,7 +5174,7 @@ func (x *PeekRecordsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeekRecordsResponse.ProtoReflect.Descriptor instead.
 func (*PeekRecordsResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{69}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *PeekRecordsResponse) GetRecords() []*PeekedRecord {
@@ -5109,7 +5210,7 @@ type TapRecordsRequest struct {
 
 func (x *TapRecordsRequest) Reset() {
 	*x = TapRecordsRequest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[70]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5121,7 +5222,7 @@ func (x *TapRecordsRequest) String() string {
 func (*TapRecordsRequest) ProtoMessage() {}
 
 func (x *TapRecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[70]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5134,7 +5235,7 @@ func (x *TapRecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TapRecordsRequest.ProtoReflect.Descriptor instead.
 func (*TapRecordsRequest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{70}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *TapRecordsRequest) GetQueue() string {
@@ -5206,7 +5307,7 @@ type TapRecordsResponse struct {
 
 func (x *TapRecordsResponse) Reset() {
 	*x = TapRecordsResponse{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[71]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5218,7 +5319,7 @@ func (x *TapRecordsResponse) String() string {
 func (*TapRecordsResponse) ProtoMessage() {}
 
 func (x *TapRecordsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[71]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5231,7 +5332,7 @@ func (x *TapRecordsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TapRecordsResponse.ProtoReflect.Descriptor instead.
 func (*TapRecordsResponse) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{71}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *TapRecordsResponse) GetRecords() []*PeekedRecord {
@@ -5271,7 +5372,7 @@ type TapCounts struct {
 
 func (x *TapCounts) Reset() {
 	*x = TapCounts{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[72]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5283,7 +5384,7 @@ func (x *TapCounts) String() string {
 func (*TapCounts) ProtoMessage() {}
 
 func (x *TapCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[72]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5296,7 +5397,7 @@ func (x *TapCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TapCounts.ProtoReflect.Descriptor instead.
 func (*TapCounts) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{72}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *TapCounts) GetSeen() int64 {
@@ -5357,7 +5458,7 @@ type StartPosition_Earliest struct {
 
 func (x *StartPosition_Earliest) Reset() {
 	*x = StartPosition_Earliest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[73]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5369,7 +5470,7 @@ func (x *StartPosition_Earliest) String() string {
 func (*StartPosition_Earliest) ProtoMessage() {}
 
 func (x *StartPosition_Earliest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[73]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5382,7 +5483,7 @@ func (x *StartPosition_Earliest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartPosition_Earliest.ProtoReflect.Descriptor instead.
 func (*StartPosition_Earliest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{10, 0}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{11, 0}
 }
 
 // Latest has no options.
@@ -5394,7 +5495,7 @@ type StartPosition_Latest struct {
 
 func (x *StartPosition_Latest) Reset() {
 	*x = StartPosition_Latest{}
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[74]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5406,7 +5507,7 @@ func (x *StartPosition_Latest) String() string {
 func (*StartPosition_Latest) ProtoMessage() {}
 
 func (x *StartPosition_Latest) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[74]
+	mi := &file_spillway_v1_buffer_admin_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5419,14 +5520,14 @@ func (x *StartPosition_Latest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartPosition_Latest.ProtoReflect.Descriptor instead.
 func (*StartPosition_Latest) Descriptor() ([]byte, []int) {
-	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{10, 1}
+	return file_spillway_v1_buffer_admin_proto_rawDescGZIP(), []int{11, 1}
 }
 
 var File_spillway_v1_buffer_admin_proto protoreflect.FileDescriptor
 
 const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1espillway/v1/buffer_admin.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18spillway/v1/buffer.proto\x1a\x18spillway/v1/record.proto\"\xfb\x05\n" +
+	"\x1espillway/v1/buffer_admin.proto\x12\vspillway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18spillway/v1/buffer.proto\x1a\x18spillway/v1/record.proto\"\xb5\x06\n" +
 	"\x05Queue\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
 	"\x0ememory_records\x18\x02 \x01(\x03R\rmemoryRecords\x12!\n" +
@@ -5449,7 +5550,18 @@ const file_spillway_v1_buffer_admin_proto_rawDesc = "" +
 	"\x15configured_disk_bytes\x18\x15 \x01(\x03R\x13configuredDiskBytes\x126\n" +
 	"\x17configured_disk_records\x18\x16 \x01(\x03R\x15configuredDiskRecords\x12%\n" +
 	"\x0epaused_sources\x18\x17 \x03(\tR\rpausedSources\x12\x1a\n" +
-	"\brevision\x18\x18 \x01(\x03R\brevision\"\xb5\x01\n" +
+	"\brevision\x18\x18 \x01(\x03R\brevision\x128\n" +
+	"\vshards_here\x18\x19 \x03(\v2\x17.spillway.v1.QueueShardR\n" +
+	"shardsHere\"\xd4\x01\n" +
+	"\n" +
+	"QueueShard\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12!\n" +
+	"\fmemory_bytes\x18\x03 \x01(\x03R\vmemoryBytes\x12,\n" +
+	"\x12memory_bytes_limit\x18\x04 \x01(\x03R\x10memoryBytesLimit\x12\x1d\n" +
+	"\n" +
+	"disk_bytes\x18\x05 \x01(\x03R\tdiskBytes\x12(\n" +
+	"\x10disk_bytes_limit\x18\x06 \x01(\x03R\x0ediskBytesLimit\"\xb5\x01\n" +
 	"\x0eQueuePartition\x124\n" +
 	"\x06source\x18\x01 \x01(\v2\x1c.spillway.v1.SourcePartitionR\x06source\x12'\n" +
 	"\x0fappended_offset\x18\x02 \x01(\x03R\x0eappendedOffset\x12\x1f\n" +
@@ -5886,239 +5998,241 @@ func file_spillway_v1_buffer_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_spillway_v1_buffer_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_spillway_v1_buffer_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 77)
+var file_spillway_v1_buffer_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
 var file_spillway_v1_buffer_admin_proto_goTypes = []any{
 	(OnFull)(0),                        // 0: spillway.v1.OnFull
 	(*Queue)(nil),                      // 1: spillway.v1.Queue
-	(*QueuePartition)(nil),             // 2: spillway.v1.QueuePartition
-	(*ListQueuesRequest)(nil),          // 3: spillway.v1.ListQueuesRequest
-	(*ListQueuesResponse)(nil),         // 4: spillway.v1.ListQueuesResponse
-	(*GetQueueRequest)(nil),            // 5: spillway.v1.GetQueueRequest
-	(*GetQueueResponse)(nil),           // 6: spillway.v1.GetQueueResponse
-	(*UpdateQueueRequest)(nil),         // 7: spillway.v1.UpdateQueueRequest
-	(*UpdateQueueResponse)(nil),        // 8: spillway.v1.UpdateQueueResponse
-	(*Subscription)(nil),               // 9: spillway.v1.Subscription
-	(*Replay)(nil),                     // 10: spillway.v1.Replay
-	(*StartPosition)(nil),              // 11: spillway.v1.StartPosition
-	(*PartitionOffset)(nil),            // 12: spillway.v1.PartitionOffset
-	(*SubscriptionPartition)(nil),      // 13: spillway.v1.SubscriptionPartition
-	(*ListSubscriptionsRequest)(nil),   // 14: spillway.v1.ListSubscriptionsRequest
-	(*ListSubscriptionsResponse)(nil),  // 15: spillway.v1.ListSubscriptionsResponse
-	(*GetSubscriptionRequest)(nil),     // 16: spillway.v1.GetSubscriptionRequest
-	(*GetSubscriptionResponse)(nil),    // 17: spillway.v1.GetSubscriptionResponse
-	(*CreateSubscriptionRequest)(nil),  // 18: spillway.v1.CreateSubscriptionRequest
-	(*CreateSubscriptionResponse)(nil), // 19: spillway.v1.CreateSubscriptionResponse
-	(*UpdateSubscriptionRequest)(nil),  // 20: spillway.v1.UpdateSubscriptionRequest
-	(*UpdateSubscriptionResponse)(nil), // 21: spillway.v1.UpdateSubscriptionResponse
-	(*DeleteSubscriptionRequest)(nil),  // 22: spillway.v1.DeleteSubscriptionRequest
-	(*DeleteSubscriptionResponse)(nil), // 23: spillway.v1.DeleteSubscriptionResponse
-	(*SeekSubscriptionRequest)(nil),    // 24: spillway.v1.SeekSubscriptionRequest
-	(*SeekSubscriptionResponse)(nil),   // 25: spillway.v1.SeekSubscriptionResponse
-	(*ReplaySubscriptionRequest)(nil),  // 26: spillway.v1.ReplaySubscriptionRequest
-	(*ReplayPartition)(nil),            // 27: spillway.v1.ReplayPartition
-	(*ReplaySubscriptionResponse)(nil), // 28: spillway.v1.ReplaySubscriptionResponse
-	(*CancelReplayRequest)(nil),        // 29: spillway.v1.CancelReplayRequest
-	(*CancelReplayResponse)(nil),       // 30: spillway.v1.CancelReplayResponse
-	(*UndeliveredFilter)(nil),          // 31: spillway.v1.UndeliveredFilter
-	(*ReadUndeliveredRequest)(nil),     // 32: spillway.v1.ReadUndeliveredRequest
-	(*ReadUndeliveredResponse)(nil),    // 33: spillway.v1.ReadUndeliveredResponse
-	(*RedriveUndeliveredRequest)(nil),  // 34: spillway.v1.RedriveUndeliveredRequest
-	(*RedriveUndeliveredResponse)(nil), // 35: spillway.v1.RedriveUndeliveredResponse
-	(*ForgetUndeliveredRequest)(nil),   // 36: spillway.v1.ForgetUndeliveredRequest
-	(*ForgetUndeliveredResponse)(nil),  // 37: spillway.v1.ForgetUndeliveredResponse
-	(*ListUndeliveredRequest)(nil),     // 38: spillway.v1.ListUndeliveredRequest
-	(*Undelivered)(nil),                // 39: spillway.v1.Undelivered
-	(*ListUndeliveredResponse)(nil),    // 40: spillway.v1.ListUndeliveredResponse
-	(*AuditRequest)(nil),               // 41: spillway.v1.AuditRequest
-	(*AuditResponse)(nil),              // 42: spillway.v1.AuditResponse
-	(*AuditPartition)(nil),             // 43: spillway.v1.AuditPartition
-	(*AuditRange)(nil),                 // 44: spillway.v1.AuditRange
-	(*ForgetSourceRequest)(nil),        // 45: spillway.v1.ForgetSourceRequest
-	(*ForgetSourceResponse)(nil),       // 46: spillway.v1.ForgetSourceResponse
-	(*PauseSubscriptionRequest)(nil),   // 47: spillway.v1.PauseSubscriptionRequest
-	(*PauseSubscriptionResponse)(nil),  // 48: spillway.v1.PauseSubscriptionResponse
-	(*ResumeSubscriptionRequest)(nil),  // 49: spillway.v1.ResumeSubscriptionRequest
-	(*ResumeSubscriptionResponse)(nil), // 50: spillway.v1.ResumeSubscriptionResponse
-	(*Session)(nil),                    // 51: spillway.v1.Session
-	(*ListSessionsRequest)(nil),        // 52: spillway.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),       // 53: spillway.v1.ListSessionsResponse
-	(*ListFlowsRequest)(nil),           // 54: spillway.v1.ListFlowsRequest
-	(*ListFlowsResponse)(nil),          // 55: spillway.v1.ListFlowsResponse
-	(*QueueFlow)(nil),                  // 56: spillway.v1.QueueFlow
-	(*ConnectedIngest)(nil),            // 57: spillway.v1.ConnectedIngest
-	(*SubscriptionFlow)(nil),           // 58: spillway.v1.SubscriptionFlow
-	(*Forecast)(nil),                   // 59: spillway.v1.Forecast
-	(*SinkStateEntry)(nil),             // 60: spillway.v1.SinkStateEntry
-	(*ListSinkStateRequest)(nil),       // 61: spillway.v1.ListSinkStateRequest
-	(*ListSinkStateResponse)(nil),      // 62: spillway.v1.ListSinkStateResponse
-	(*ForgetSinkStateRequest)(nil),     // 63: spillway.v1.ForgetSinkStateRequest
-	(*ForgetSinkStateResponse)(nil),    // 64: spillway.v1.ForgetSinkStateResponse
-	(*ParkedBatch)(nil),                // 65: spillway.v1.ParkedBatch
-	(*ListParkedBatchesRequest)(nil),   // 66: spillway.v1.ListParkedBatchesRequest
-	(*ListParkedBatchesResponse)(nil),  // 67: spillway.v1.ListParkedBatchesResponse
-	(*PeekRecordsRequest)(nil),         // 68: spillway.v1.PeekRecordsRequest
-	(*PeekedRecord)(nil),               // 69: spillway.v1.PeekedRecord
-	(*PeekRecordsResponse)(nil),        // 70: spillway.v1.PeekRecordsResponse
-	(*TapRecordsRequest)(nil),          // 71: spillway.v1.TapRecordsRequest
-	(*TapRecordsResponse)(nil),         // 72: spillway.v1.TapRecordsResponse
-	(*TapCounts)(nil),                  // 73: spillway.v1.TapCounts
-	(*StartPosition_Earliest)(nil),     // 74: spillway.v1.StartPosition.Earliest
-	(*StartPosition_Latest)(nil),       // 75: spillway.v1.StartPosition.Latest
-	nil,                                // 76: spillway.v1.SubscriptionPartition.OutcomesEntry
-	nil,                                // 77: spillway.v1.AuditPartition.OutcomesEntry
-	(*SourcePartition)(nil),            // 78: spillway.v1.SourcePartition
-	(*durationpb.Duration)(nil),        // 79: google.protobuf.Duration
-	(*HeaderFilter)(nil),               // 80: spillway.v1.HeaderFilter
-	(*timestamppb.Timestamp)(nil),      // 81: google.protobuf.Timestamp
-	(*OffsetRange)(nil),                // 82: spillway.v1.OffsetRange
-	(Outcome)(0),                       // 83: spillway.v1.Outcome
-	(Ordering)(0),                      // 84: spillway.v1.Ordering
-	(*Record)(nil),                     // 85: spillway.v1.Record
+	(*QueueShard)(nil),                 // 2: spillway.v1.QueueShard
+	(*QueuePartition)(nil),             // 3: spillway.v1.QueuePartition
+	(*ListQueuesRequest)(nil),          // 4: spillway.v1.ListQueuesRequest
+	(*ListQueuesResponse)(nil),         // 5: spillway.v1.ListQueuesResponse
+	(*GetQueueRequest)(nil),            // 6: spillway.v1.GetQueueRequest
+	(*GetQueueResponse)(nil),           // 7: spillway.v1.GetQueueResponse
+	(*UpdateQueueRequest)(nil),         // 8: spillway.v1.UpdateQueueRequest
+	(*UpdateQueueResponse)(nil),        // 9: spillway.v1.UpdateQueueResponse
+	(*Subscription)(nil),               // 10: spillway.v1.Subscription
+	(*Replay)(nil),                     // 11: spillway.v1.Replay
+	(*StartPosition)(nil),              // 12: spillway.v1.StartPosition
+	(*PartitionOffset)(nil),            // 13: spillway.v1.PartitionOffset
+	(*SubscriptionPartition)(nil),      // 14: spillway.v1.SubscriptionPartition
+	(*ListSubscriptionsRequest)(nil),   // 15: spillway.v1.ListSubscriptionsRequest
+	(*ListSubscriptionsResponse)(nil),  // 16: spillway.v1.ListSubscriptionsResponse
+	(*GetSubscriptionRequest)(nil),     // 17: spillway.v1.GetSubscriptionRequest
+	(*GetSubscriptionResponse)(nil),    // 18: spillway.v1.GetSubscriptionResponse
+	(*CreateSubscriptionRequest)(nil),  // 19: spillway.v1.CreateSubscriptionRequest
+	(*CreateSubscriptionResponse)(nil), // 20: spillway.v1.CreateSubscriptionResponse
+	(*UpdateSubscriptionRequest)(nil),  // 21: spillway.v1.UpdateSubscriptionRequest
+	(*UpdateSubscriptionResponse)(nil), // 22: spillway.v1.UpdateSubscriptionResponse
+	(*DeleteSubscriptionRequest)(nil),  // 23: spillway.v1.DeleteSubscriptionRequest
+	(*DeleteSubscriptionResponse)(nil), // 24: spillway.v1.DeleteSubscriptionResponse
+	(*SeekSubscriptionRequest)(nil),    // 25: spillway.v1.SeekSubscriptionRequest
+	(*SeekSubscriptionResponse)(nil),   // 26: spillway.v1.SeekSubscriptionResponse
+	(*ReplaySubscriptionRequest)(nil),  // 27: spillway.v1.ReplaySubscriptionRequest
+	(*ReplayPartition)(nil),            // 28: spillway.v1.ReplayPartition
+	(*ReplaySubscriptionResponse)(nil), // 29: spillway.v1.ReplaySubscriptionResponse
+	(*CancelReplayRequest)(nil),        // 30: spillway.v1.CancelReplayRequest
+	(*CancelReplayResponse)(nil),       // 31: spillway.v1.CancelReplayResponse
+	(*UndeliveredFilter)(nil),          // 32: spillway.v1.UndeliveredFilter
+	(*ReadUndeliveredRequest)(nil),     // 33: spillway.v1.ReadUndeliveredRequest
+	(*ReadUndeliveredResponse)(nil),    // 34: spillway.v1.ReadUndeliveredResponse
+	(*RedriveUndeliveredRequest)(nil),  // 35: spillway.v1.RedriveUndeliveredRequest
+	(*RedriveUndeliveredResponse)(nil), // 36: spillway.v1.RedriveUndeliveredResponse
+	(*ForgetUndeliveredRequest)(nil),   // 37: spillway.v1.ForgetUndeliveredRequest
+	(*ForgetUndeliveredResponse)(nil),  // 38: spillway.v1.ForgetUndeliveredResponse
+	(*ListUndeliveredRequest)(nil),     // 39: spillway.v1.ListUndeliveredRequest
+	(*Undelivered)(nil),                // 40: spillway.v1.Undelivered
+	(*ListUndeliveredResponse)(nil),    // 41: spillway.v1.ListUndeliveredResponse
+	(*AuditRequest)(nil),               // 42: spillway.v1.AuditRequest
+	(*AuditResponse)(nil),              // 43: spillway.v1.AuditResponse
+	(*AuditPartition)(nil),             // 44: spillway.v1.AuditPartition
+	(*AuditRange)(nil),                 // 45: spillway.v1.AuditRange
+	(*ForgetSourceRequest)(nil),        // 46: spillway.v1.ForgetSourceRequest
+	(*ForgetSourceResponse)(nil),       // 47: spillway.v1.ForgetSourceResponse
+	(*PauseSubscriptionRequest)(nil),   // 48: spillway.v1.PauseSubscriptionRequest
+	(*PauseSubscriptionResponse)(nil),  // 49: spillway.v1.PauseSubscriptionResponse
+	(*ResumeSubscriptionRequest)(nil),  // 50: spillway.v1.ResumeSubscriptionRequest
+	(*ResumeSubscriptionResponse)(nil), // 51: spillway.v1.ResumeSubscriptionResponse
+	(*Session)(nil),                    // 52: spillway.v1.Session
+	(*ListSessionsRequest)(nil),        // 53: spillway.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),       // 54: spillway.v1.ListSessionsResponse
+	(*ListFlowsRequest)(nil),           // 55: spillway.v1.ListFlowsRequest
+	(*ListFlowsResponse)(nil),          // 56: spillway.v1.ListFlowsResponse
+	(*QueueFlow)(nil),                  // 57: spillway.v1.QueueFlow
+	(*ConnectedIngest)(nil),            // 58: spillway.v1.ConnectedIngest
+	(*SubscriptionFlow)(nil),           // 59: spillway.v1.SubscriptionFlow
+	(*Forecast)(nil),                   // 60: spillway.v1.Forecast
+	(*SinkStateEntry)(nil),             // 61: spillway.v1.SinkStateEntry
+	(*ListSinkStateRequest)(nil),       // 62: spillway.v1.ListSinkStateRequest
+	(*ListSinkStateResponse)(nil),      // 63: spillway.v1.ListSinkStateResponse
+	(*ForgetSinkStateRequest)(nil),     // 64: spillway.v1.ForgetSinkStateRequest
+	(*ForgetSinkStateResponse)(nil),    // 65: spillway.v1.ForgetSinkStateResponse
+	(*ParkedBatch)(nil),                // 66: spillway.v1.ParkedBatch
+	(*ListParkedBatchesRequest)(nil),   // 67: spillway.v1.ListParkedBatchesRequest
+	(*ListParkedBatchesResponse)(nil),  // 68: spillway.v1.ListParkedBatchesResponse
+	(*PeekRecordsRequest)(nil),         // 69: spillway.v1.PeekRecordsRequest
+	(*PeekedRecord)(nil),               // 70: spillway.v1.PeekedRecord
+	(*PeekRecordsResponse)(nil),        // 71: spillway.v1.PeekRecordsResponse
+	(*TapRecordsRequest)(nil),          // 72: spillway.v1.TapRecordsRequest
+	(*TapRecordsResponse)(nil),         // 73: spillway.v1.TapRecordsResponse
+	(*TapCounts)(nil),                  // 74: spillway.v1.TapCounts
+	(*StartPosition_Earliest)(nil),     // 75: spillway.v1.StartPosition.Earliest
+	(*StartPosition_Latest)(nil),       // 76: spillway.v1.StartPosition.Latest
+	nil,                                // 77: spillway.v1.SubscriptionPartition.OutcomesEntry
+	nil,                                // 78: spillway.v1.AuditPartition.OutcomesEntry
+	(*SourcePartition)(nil),            // 79: spillway.v1.SourcePartition
+	(*durationpb.Duration)(nil),        // 80: google.protobuf.Duration
+	(*HeaderFilter)(nil),               // 81: spillway.v1.HeaderFilter
+	(*timestamppb.Timestamp)(nil),      // 82: google.protobuf.Timestamp
+	(*OffsetRange)(nil),                // 83: spillway.v1.OffsetRange
+	(Outcome)(0),                       // 84: spillway.v1.Outcome
+	(Ordering)(0),                      // 85: spillway.v1.Ordering
+	(*Record)(nil),                     // 86: spillway.v1.Record
 }
 var file_spillway_v1_buffer_admin_proto_depIdxs = []int32{
-	78,  // 0: spillway.v1.QueuePartition.source:type_name -> spillway.v1.SourcePartition
-	1,   // 1: spillway.v1.ListQueuesResponse.queues:type_name -> spillway.v1.Queue
-	1,   // 2: spillway.v1.GetQueueResponse.queue:type_name -> spillway.v1.Queue
-	2,   // 3: spillway.v1.GetQueueResponse.partitions:type_name -> spillway.v1.QueuePartition
-	1,   // 4: spillway.v1.UpdateQueueResponse.queue:type_name -> spillway.v1.Queue
-	79,  // 5: spillway.v1.Subscription.oldest_pending_age:type_name -> google.protobuf.Duration
-	0,   // 6: spillway.v1.Subscription.on_full:type_name -> spillway.v1.OnFull
-	80,  // 7: spillway.v1.Subscription.headers:type_name -> spillway.v1.HeaderFilter
-	10,  // 8: spillway.v1.Subscription.replay:type_name -> spillway.v1.Replay
-	81,  // 9: spillway.v1.Subscription.trouble_since:type_name -> google.protobuf.Timestamp
-	81,  // 10: spillway.v1.Replay.began_at:type_name -> google.protobuf.Timestamp
-	81,  // 11: spillway.v1.Replay.from:type_name -> google.protobuf.Timestamp
-	81,  // 12: spillway.v1.Replay.to:type_name -> google.protobuf.Timestamp
-	81,  // 13: spillway.v1.Replay.cancelled_at:type_name -> google.protobuf.Timestamp
-	74,  // 14: spillway.v1.StartPosition.earliest:type_name -> spillway.v1.StartPosition.Earliest
-	75,  // 15: spillway.v1.StartPosition.latest:type_name -> spillway.v1.StartPosition.Latest
-	81,  // 16: spillway.v1.StartPosition.time:type_name -> google.protobuf.Timestamp
-	12,  // 17: spillway.v1.StartPosition.offsets:type_name -> spillway.v1.PartitionOffset
-	78,  // 18: spillway.v1.PartitionOffset.source:type_name -> spillway.v1.SourcePartition
-	78,  // 19: spillway.v1.SubscriptionPartition.source:type_name -> spillway.v1.SourcePartition
-	82,  // 20: spillway.v1.SubscriptionPartition.settled_ranges:type_name -> spillway.v1.OffsetRange
-	76,  // 21: spillway.v1.SubscriptionPartition.outcomes:type_name -> spillway.v1.SubscriptionPartition.OutcomesEntry
-	9,   // 22: spillway.v1.ListSubscriptionsResponse.subscriptions:type_name -> spillway.v1.Subscription
-	9,   // 23: spillway.v1.GetSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	13,  // 24: spillway.v1.GetSubscriptionResponse.partitions:type_name -> spillway.v1.SubscriptionPartition
-	0,   // 25: spillway.v1.CreateSubscriptionRequest.on_full:type_name -> spillway.v1.OnFull
-	11,  // 26: spillway.v1.CreateSubscriptionRequest.start:type_name -> spillway.v1.StartPosition
-	9,   // 27: spillway.v1.CreateSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	0,   // 28: spillway.v1.UpdateSubscriptionRequest.on_full:type_name -> spillway.v1.OnFull
-	9,   // 29: spillway.v1.UpdateSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	11,  // 30: spillway.v1.SeekSubscriptionRequest.to:type_name -> spillway.v1.StartPosition
-	9,   // 31: spillway.v1.SeekSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	11,  // 32: spillway.v1.ReplaySubscriptionRequest.from:type_name -> spillway.v1.StartPosition
-	11,  // 33: spillway.v1.ReplaySubscriptionRequest.to:type_name -> spillway.v1.StartPosition
-	78,  // 34: spillway.v1.ReplayPartition.source:type_name -> spillway.v1.SourcePartition
-	82,  // 35: spillway.v1.ReplayPartition.range:type_name -> spillway.v1.OffsetRange
-	9,   // 36: spillway.v1.ReplaySubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	27,  // 37: spillway.v1.ReplaySubscriptionResponse.partitions:type_name -> spillway.v1.ReplayPartition
-	79,  // 38: spillway.v1.ReplaySubscriptionResponse.takes:type_name -> google.protobuf.Duration
-	9,   // 39: spillway.v1.CancelReplayResponse.subscription:type_name -> spillway.v1.Subscription
-	83,  // 40: spillway.v1.UndeliveredFilter.outcome:type_name -> spillway.v1.Outcome
-	82,  // 41: spillway.v1.UndeliveredFilter.range:type_name -> spillway.v1.OffsetRange
-	81,  // 42: spillway.v1.UndeliveredFilter.settled_from:type_name -> google.protobuf.Timestamp
-	81,  // 43: spillway.v1.UndeliveredFilter.settled_before:type_name -> google.protobuf.Timestamp
-	78,  // 44: spillway.v1.ReadUndeliveredRequest.source:type_name -> spillway.v1.SourcePartition
-	69,  // 45: spillway.v1.ReadUndeliveredResponse.records:type_name -> spillway.v1.PeekedRecord
-	39,  // 46: spillway.v1.ReadUndeliveredResponse.undelivered:type_name -> spillway.v1.Undelivered
-	31,  // 47: spillway.v1.RedriveUndeliveredRequest.filter:type_name -> spillway.v1.UndeliveredFilter
-	31,  // 48: spillway.v1.ForgetUndeliveredRequest.filter:type_name -> spillway.v1.UndeliveredFilter
-	83,  // 49: spillway.v1.ListUndeliveredRequest.outcome:type_name -> spillway.v1.Outcome
-	31,  // 50: spillway.v1.ListUndeliveredRequest.filter:type_name -> spillway.v1.UndeliveredFilter
-	78,  // 51: spillway.v1.Undelivered.source:type_name -> spillway.v1.SourcePartition
-	82,  // 52: spillway.v1.Undelivered.range:type_name -> spillway.v1.OffsetRange
-	83,  // 53: spillway.v1.Undelivered.outcome:type_name -> spillway.v1.Outcome
-	81,  // 54: spillway.v1.Undelivered.settled_at:type_name -> google.protobuf.Timestamp
-	39,  // 55: spillway.v1.ListUndeliveredResponse.ranges:type_name -> spillway.v1.Undelivered
-	43,  // 56: spillway.v1.AuditResponse.partitions:type_name -> spillway.v1.AuditPartition
-	78,  // 57: spillway.v1.AuditPartition.source:type_name -> spillway.v1.SourcePartition
-	77,  // 58: spillway.v1.AuditPartition.outcomes:type_name -> spillway.v1.AuditPartition.OutcomesEntry
-	44,  // 59: spillway.v1.AuditPartition.ranges:type_name -> spillway.v1.AuditRange
-	82,  // 60: spillway.v1.AuditRange.range:type_name -> spillway.v1.OffsetRange
-	9,   // 61: spillway.v1.PauseSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	9,   // 62: spillway.v1.ResumeSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
-	84,  // 63: spillway.v1.Session.ordering:type_name -> spillway.v1.Ordering
-	81,  // 64: spillway.v1.Session.opened_at:type_name -> google.protobuf.Timestamp
-	51,  // 65: spillway.v1.ListSessionsResponse.sessions:type_name -> spillway.v1.Session
-	56,  // 66: spillway.v1.ListFlowsResponse.queues:type_name -> spillway.v1.QueueFlow
-	57,  // 67: spillway.v1.QueueFlow.ingests:type_name -> spillway.v1.ConnectedIngest
-	59,  // 68: spillway.v1.QueueFlow.full:type_name -> spillway.v1.Forecast
-	58,  // 69: spillway.v1.QueueFlow.subscriptions:type_name -> spillway.v1.SubscriptionFlow
-	59,  // 70: spillway.v1.SubscriptionFlow.drained:type_name -> spillway.v1.Forecast
-	79,  // 71: spillway.v1.Forecast.window:type_name -> google.protobuf.Duration
-	79,  // 72: spillway.v1.Forecast.left:type_name -> google.protobuf.Duration
-	79,  // 73: spillway.v1.SinkStateEntry.age:type_name -> google.protobuf.Duration
-	60,  // 74: spillway.v1.ListSinkStateResponse.entries:type_name -> spillway.v1.SinkStateEntry
-	60,  // 75: spillway.v1.ForgetSinkStateResponse.entry:type_name -> spillway.v1.SinkStateEntry
-	78,  // 76: spillway.v1.ParkedBatch.source:type_name -> spillway.v1.SourcePartition
-	82,  // 77: spillway.v1.ParkedBatch.range:type_name -> spillway.v1.OffsetRange
-	81,  // 78: spillway.v1.ParkedBatch.until:type_name -> google.protobuf.Timestamp
-	65,  // 79: spillway.v1.ListParkedBatchesResponse.batches:type_name -> spillway.v1.ParkedBatch
-	78,  // 80: spillway.v1.PeekRecordsRequest.source:type_name -> spillway.v1.SourcePartition
-	78,  // 81: spillway.v1.PeekedRecord.source:type_name -> spillway.v1.SourcePartition
-	85,  // 82: spillway.v1.PeekedRecord.record:type_name -> spillway.v1.Record
-	69,  // 83: spillway.v1.PeekRecordsResponse.records:type_name -> spillway.v1.PeekedRecord
-	69,  // 84: spillway.v1.TapRecordsResponse.records:type_name -> spillway.v1.PeekedRecord
-	73,  // 85: spillway.v1.TapRecordsResponse.counts:type_name -> spillway.v1.TapCounts
-	3,   // 86: spillway.v1.BufferAdminService.ListQueues:input_type -> spillway.v1.ListQueuesRequest
-	5,   // 87: spillway.v1.BufferAdminService.GetQueue:input_type -> spillway.v1.GetQueueRequest
-	7,   // 88: spillway.v1.BufferAdminService.UpdateQueue:input_type -> spillway.v1.UpdateQueueRequest
-	14,  // 89: spillway.v1.BufferAdminService.ListSubscriptions:input_type -> spillway.v1.ListSubscriptionsRequest
-	16,  // 90: spillway.v1.BufferAdminService.GetSubscription:input_type -> spillway.v1.GetSubscriptionRequest
-	18,  // 91: spillway.v1.BufferAdminService.CreateSubscription:input_type -> spillway.v1.CreateSubscriptionRequest
-	20,  // 92: spillway.v1.BufferAdminService.UpdateSubscription:input_type -> spillway.v1.UpdateSubscriptionRequest
-	22,  // 93: spillway.v1.BufferAdminService.DeleteSubscription:input_type -> spillway.v1.DeleteSubscriptionRequest
-	24,  // 94: spillway.v1.BufferAdminService.SeekSubscription:input_type -> spillway.v1.SeekSubscriptionRequest
-	26,  // 95: spillway.v1.BufferAdminService.ReplaySubscription:input_type -> spillway.v1.ReplaySubscriptionRequest
-	29,  // 96: spillway.v1.BufferAdminService.CancelReplay:input_type -> spillway.v1.CancelReplayRequest
-	38,  // 97: spillway.v1.BufferAdminService.ListUndelivered:input_type -> spillway.v1.ListUndeliveredRequest
-	32,  // 98: spillway.v1.BufferAdminService.ReadUndelivered:input_type -> spillway.v1.ReadUndeliveredRequest
-	34,  // 99: spillway.v1.BufferAdminService.RedriveUndelivered:input_type -> spillway.v1.RedriveUndeliveredRequest
-	36,  // 100: spillway.v1.BufferAdminService.ForgetUndelivered:input_type -> spillway.v1.ForgetUndeliveredRequest
-	41,  // 101: spillway.v1.BufferAdminService.Audit:input_type -> spillway.v1.AuditRequest
-	47,  // 102: spillway.v1.BufferAdminService.PauseSubscription:input_type -> spillway.v1.PauseSubscriptionRequest
-	49,  // 103: spillway.v1.BufferAdminService.ResumeSubscription:input_type -> spillway.v1.ResumeSubscriptionRequest
-	45,  // 104: spillway.v1.BufferAdminService.ForgetSource:input_type -> spillway.v1.ForgetSourceRequest
-	52,  // 105: spillway.v1.BufferAdminService.ListSessions:input_type -> spillway.v1.ListSessionsRequest
-	54,  // 106: spillway.v1.BufferAdminService.ListFlows:input_type -> spillway.v1.ListFlowsRequest
-	61,  // 107: spillway.v1.BufferAdminService.ListSinkState:input_type -> spillway.v1.ListSinkStateRequest
-	63,  // 108: spillway.v1.BufferAdminService.ForgetSinkState:input_type -> spillway.v1.ForgetSinkStateRequest
-	66,  // 109: spillway.v1.BufferAdminService.ListParkedBatches:input_type -> spillway.v1.ListParkedBatchesRequest
-	68,  // 110: spillway.v1.BufferAdminService.PeekRecords:input_type -> spillway.v1.PeekRecordsRequest
-	71,  // 111: spillway.v1.BufferAdminService.TapRecords:input_type -> spillway.v1.TapRecordsRequest
-	4,   // 112: spillway.v1.BufferAdminService.ListQueues:output_type -> spillway.v1.ListQueuesResponse
-	6,   // 113: spillway.v1.BufferAdminService.GetQueue:output_type -> spillway.v1.GetQueueResponse
-	8,   // 114: spillway.v1.BufferAdminService.UpdateQueue:output_type -> spillway.v1.UpdateQueueResponse
-	15,  // 115: spillway.v1.BufferAdminService.ListSubscriptions:output_type -> spillway.v1.ListSubscriptionsResponse
-	17,  // 116: spillway.v1.BufferAdminService.GetSubscription:output_type -> spillway.v1.GetSubscriptionResponse
-	19,  // 117: spillway.v1.BufferAdminService.CreateSubscription:output_type -> spillway.v1.CreateSubscriptionResponse
-	21,  // 118: spillway.v1.BufferAdminService.UpdateSubscription:output_type -> spillway.v1.UpdateSubscriptionResponse
-	23,  // 119: spillway.v1.BufferAdminService.DeleteSubscription:output_type -> spillway.v1.DeleteSubscriptionResponse
-	25,  // 120: spillway.v1.BufferAdminService.SeekSubscription:output_type -> spillway.v1.SeekSubscriptionResponse
-	28,  // 121: spillway.v1.BufferAdminService.ReplaySubscription:output_type -> spillway.v1.ReplaySubscriptionResponse
-	30,  // 122: spillway.v1.BufferAdminService.CancelReplay:output_type -> spillway.v1.CancelReplayResponse
-	40,  // 123: spillway.v1.BufferAdminService.ListUndelivered:output_type -> spillway.v1.ListUndeliveredResponse
-	33,  // 124: spillway.v1.BufferAdminService.ReadUndelivered:output_type -> spillway.v1.ReadUndeliveredResponse
-	35,  // 125: spillway.v1.BufferAdminService.RedriveUndelivered:output_type -> spillway.v1.RedriveUndeliveredResponse
-	37,  // 126: spillway.v1.BufferAdminService.ForgetUndelivered:output_type -> spillway.v1.ForgetUndeliveredResponse
-	42,  // 127: spillway.v1.BufferAdminService.Audit:output_type -> spillway.v1.AuditResponse
-	48,  // 128: spillway.v1.BufferAdminService.PauseSubscription:output_type -> spillway.v1.PauseSubscriptionResponse
-	50,  // 129: spillway.v1.BufferAdminService.ResumeSubscription:output_type -> spillway.v1.ResumeSubscriptionResponse
-	46,  // 130: spillway.v1.BufferAdminService.ForgetSource:output_type -> spillway.v1.ForgetSourceResponse
-	53,  // 131: spillway.v1.BufferAdminService.ListSessions:output_type -> spillway.v1.ListSessionsResponse
-	55,  // 132: spillway.v1.BufferAdminService.ListFlows:output_type -> spillway.v1.ListFlowsResponse
-	62,  // 133: spillway.v1.BufferAdminService.ListSinkState:output_type -> spillway.v1.ListSinkStateResponse
-	64,  // 134: spillway.v1.BufferAdminService.ForgetSinkState:output_type -> spillway.v1.ForgetSinkStateResponse
-	67,  // 135: spillway.v1.BufferAdminService.ListParkedBatches:output_type -> spillway.v1.ListParkedBatchesResponse
-	70,  // 136: spillway.v1.BufferAdminService.PeekRecords:output_type -> spillway.v1.PeekRecordsResponse
-	72,  // 137: spillway.v1.BufferAdminService.TapRecords:output_type -> spillway.v1.TapRecordsResponse
-	112, // [112:138] is the sub-list for method output_type
-	86,  // [86:112] is the sub-list for method input_type
-	86,  // [86:86] is the sub-list for extension type_name
-	86,  // [86:86] is the sub-list for extension extendee
-	0,   // [0:86] is the sub-list for field type_name
+	2,   // 0: spillway.v1.Queue.shards_here:type_name -> spillway.v1.QueueShard
+	79,  // 1: spillway.v1.QueuePartition.source:type_name -> spillway.v1.SourcePartition
+	1,   // 2: spillway.v1.ListQueuesResponse.queues:type_name -> spillway.v1.Queue
+	1,   // 3: spillway.v1.GetQueueResponse.queue:type_name -> spillway.v1.Queue
+	3,   // 4: spillway.v1.GetQueueResponse.partitions:type_name -> spillway.v1.QueuePartition
+	1,   // 5: spillway.v1.UpdateQueueResponse.queue:type_name -> spillway.v1.Queue
+	80,  // 6: spillway.v1.Subscription.oldest_pending_age:type_name -> google.protobuf.Duration
+	0,   // 7: spillway.v1.Subscription.on_full:type_name -> spillway.v1.OnFull
+	81,  // 8: spillway.v1.Subscription.headers:type_name -> spillway.v1.HeaderFilter
+	11,  // 9: spillway.v1.Subscription.replay:type_name -> spillway.v1.Replay
+	82,  // 10: spillway.v1.Subscription.trouble_since:type_name -> google.protobuf.Timestamp
+	82,  // 11: spillway.v1.Replay.began_at:type_name -> google.protobuf.Timestamp
+	82,  // 12: spillway.v1.Replay.from:type_name -> google.protobuf.Timestamp
+	82,  // 13: spillway.v1.Replay.to:type_name -> google.protobuf.Timestamp
+	82,  // 14: spillway.v1.Replay.cancelled_at:type_name -> google.protobuf.Timestamp
+	75,  // 15: spillway.v1.StartPosition.earliest:type_name -> spillway.v1.StartPosition.Earliest
+	76,  // 16: spillway.v1.StartPosition.latest:type_name -> spillway.v1.StartPosition.Latest
+	82,  // 17: spillway.v1.StartPosition.time:type_name -> google.protobuf.Timestamp
+	13,  // 18: spillway.v1.StartPosition.offsets:type_name -> spillway.v1.PartitionOffset
+	79,  // 19: spillway.v1.PartitionOffset.source:type_name -> spillway.v1.SourcePartition
+	79,  // 20: spillway.v1.SubscriptionPartition.source:type_name -> spillway.v1.SourcePartition
+	83,  // 21: spillway.v1.SubscriptionPartition.settled_ranges:type_name -> spillway.v1.OffsetRange
+	77,  // 22: spillway.v1.SubscriptionPartition.outcomes:type_name -> spillway.v1.SubscriptionPartition.OutcomesEntry
+	10,  // 23: spillway.v1.ListSubscriptionsResponse.subscriptions:type_name -> spillway.v1.Subscription
+	10,  // 24: spillway.v1.GetSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	14,  // 25: spillway.v1.GetSubscriptionResponse.partitions:type_name -> spillway.v1.SubscriptionPartition
+	0,   // 26: spillway.v1.CreateSubscriptionRequest.on_full:type_name -> spillway.v1.OnFull
+	12,  // 27: spillway.v1.CreateSubscriptionRequest.start:type_name -> spillway.v1.StartPosition
+	10,  // 28: spillway.v1.CreateSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	0,   // 29: spillway.v1.UpdateSubscriptionRequest.on_full:type_name -> spillway.v1.OnFull
+	10,  // 30: spillway.v1.UpdateSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	12,  // 31: spillway.v1.SeekSubscriptionRequest.to:type_name -> spillway.v1.StartPosition
+	10,  // 32: spillway.v1.SeekSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	12,  // 33: spillway.v1.ReplaySubscriptionRequest.from:type_name -> spillway.v1.StartPosition
+	12,  // 34: spillway.v1.ReplaySubscriptionRequest.to:type_name -> spillway.v1.StartPosition
+	79,  // 35: spillway.v1.ReplayPartition.source:type_name -> spillway.v1.SourcePartition
+	83,  // 36: spillway.v1.ReplayPartition.range:type_name -> spillway.v1.OffsetRange
+	10,  // 37: spillway.v1.ReplaySubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	28,  // 38: spillway.v1.ReplaySubscriptionResponse.partitions:type_name -> spillway.v1.ReplayPartition
+	80,  // 39: spillway.v1.ReplaySubscriptionResponse.takes:type_name -> google.protobuf.Duration
+	10,  // 40: spillway.v1.CancelReplayResponse.subscription:type_name -> spillway.v1.Subscription
+	84,  // 41: spillway.v1.UndeliveredFilter.outcome:type_name -> spillway.v1.Outcome
+	83,  // 42: spillway.v1.UndeliveredFilter.range:type_name -> spillway.v1.OffsetRange
+	82,  // 43: spillway.v1.UndeliveredFilter.settled_from:type_name -> google.protobuf.Timestamp
+	82,  // 44: spillway.v1.UndeliveredFilter.settled_before:type_name -> google.protobuf.Timestamp
+	79,  // 45: spillway.v1.ReadUndeliveredRequest.source:type_name -> spillway.v1.SourcePartition
+	70,  // 46: spillway.v1.ReadUndeliveredResponse.records:type_name -> spillway.v1.PeekedRecord
+	40,  // 47: spillway.v1.ReadUndeliveredResponse.undelivered:type_name -> spillway.v1.Undelivered
+	32,  // 48: spillway.v1.RedriveUndeliveredRequest.filter:type_name -> spillway.v1.UndeliveredFilter
+	32,  // 49: spillway.v1.ForgetUndeliveredRequest.filter:type_name -> spillway.v1.UndeliveredFilter
+	84,  // 50: spillway.v1.ListUndeliveredRequest.outcome:type_name -> spillway.v1.Outcome
+	32,  // 51: spillway.v1.ListUndeliveredRequest.filter:type_name -> spillway.v1.UndeliveredFilter
+	79,  // 52: spillway.v1.Undelivered.source:type_name -> spillway.v1.SourcePartition
+	83,  // 53: spillway.v1.Undelivered.range:type_name -> spillway.v1.OffsetRange
+	84,  // 54: spillway.v1.Undelivered.outcome:type_name -> spillway.v1.Outcome
+	82,  // 55: spillway.v1.Undelivered.settled_at:type_name -> google.protobuf.Timestamp
+	40,  // 56: spillway.v1.ListUndeliveredResponse.ranges:type_name -> spillway.v1.Undelivered
+	44,  // 57: spillway.v1.AuditResponse.partitions:type_name -> spillway.v1.AuditPartition
+	79,  // 58: spillway.v1.AuditPartition.source:type_name -> spillway.v1.SourcePartition
+	78,  // 59: spillway.v1.AuditPartition.outcomes:type_name -> spillway.v1.AuditPartition.OutcomesEntry
+	45,  // 60: spillway.v1.AuditPartition.ranges:type_name -> spillway.v1.AuditRange
+	83,  // 61: spillway.v1.AuditRange.range:type_name -> spillway.v1.OffsetRange
+	10,  // 62: spillway.v1.PauseSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	10,  // 63: spillway.v1.ResumeSubscriptionResponse.subscription:type_name -> spillway.v1.Subscription
+	85,  // 64: spillway.v1.Session.ordering:type_name -> spillway.v1.Ordering
+	82,  // 65: spillway.v1.Session.opened_at:type_name -> google.protobuf.Timestamp
+	52,  // 66: spillway.v1.ListSessionsResponse.sessions:type_name -> spillway.v1.Session
+	57,  // 67: spillway.v1.ListFlowsResponse.queues:type_name -> spillway.v1.QueueFlow
+	58,  // 68: spillway.v1.QueueFlow.ingests:type_name -> spillway.v1.ConnectedIngest
+	60,  // 69: spillway.v1.QueueFlow.full:type_name -> spillway.v1.Forecast
+	59,  // 70: spillway.v1.QueueFlow.subscriptions:type_name -> spillway.v1.SubscriptionFlow
+	60,  // 71: spillway.v1.SubscriptionFlow.drained:type_name -> spillway.v1.Forecast
+	80,  // 72: spillway.v1.Forecast.window:type_name -> google.protobuf.Duration
+	80,  // 73: spillway.v1.Forecast.left:type_name -> google.protobuf.Duration
+	80,  // 74: spillway.v1.SinkStateEntry.age:type_name -> google.protobuf.Duration
+	61,  // 75: spillway.v1.ListSinkStateResponse.entries:type_name -> spillway.v1.SinkStateEntry
+	61,  // 76: spillway.v1.ForgetSinkStateResponse.entry:type_name -> spillway.v1.SinkStateEntry
+	79,  // 77: spillway.v1.ParkedBatch.source:type_name -> spillway.v1.SourcePartition
+	83,  // 78: spillway.v1.ParkedBatch.range:type_name -> spillway.v1.OffsetRange
+	82,  // 79: spillway.v1.ParkedBatch.until:type_name -> google.protobuf.Timestamp
+	66,  // 80: spillway.v1.ListParkedBatchesResponse.batches:type_name -> spillway.v1.ParkedBatch
+	79,  // 81: spillway.v1.PeekRecordsRequest.source:type_name -> spillway.v1.SourcePartition
+	79,  // 82: spillway.v1.PeekedRecord.source:type_name -> spillway.v1.SourcePartition
+	86,  // 83: spillway.v1.PeekedRecord.record:type_name -> spillway.v1.Record
+	70,  // 84: spillway.v1.PeekRecordsResponse.records:type_name -> spillway.v1.PeekedRecord
+	70,  // 85: spillway.v1.TapRecordsResponse.records:type_name -> spillway.v1.PeekedRecord
+	74,  // 86: spillway.v1.TapRecordsResponse.counts:type_name -> spillway.v1.TapCounts
+	4,   // 87: spillway.v1.BufferAdminService.ListQueues:input_type -> spillway.v1.ListQueuesRequest
+	6,   // 88: spillway.v1.BufferAdminService.GetQueue:input_type -> spillway.v1.GetQueueRequest
+	8,   // 89: spillway.v1.BufferAdminService.UpdateQueue:input_type -> spillway.v1.UpdateQueueRequest
+	15,  // 90: spillway.v1.BufferAdminService.ListSubscriptions:input_type -> spillway.v1.ListSubscriptionsRequest
+	17,  // 91: spillway.v1.BufferAdminService.GetSubscription:input_type -> spillway.v1.GetSubscriptionRequest
+	19,  // 92: spillway.v1.BufferAdminService.CreateSubscription:input_type -> spillway.v1.CreateSubscriptionRequest
+	21,  // 93: spillway.v1.BufferAdminService.UpdateSubscription:input_type -> spillway.v1.UpdateSubscriptionRequest
+	23,  // 94: spillway.v1.BufferAdminService.DeleteSubscription:input_type -> spillway.v1.DeleteSubscriptionRequest
+	25,  // 95: spillway.v1.BufferAdminService.SeekSubscription:input_type -> spillway.v1.SeekSubscriptionRequest
+	27,  // 96: spillway.v1.BufferAdminService.ReplaySubscription:input_type -> spillway.v1.ReplaySubscriptionRequest
+	30,  // 97: spillway.v1.BufferAdminService.CancelReplay:input_type -> spillway.v1.CancelReplayRequest
+	39,  // 98: spillway.v1.BufferAdminService.ListUndelivered:input_type -> spillway.v1.ListUndeliveredRequest
+	33,  // 99: spillway.v1.BufferAdminService.ReadUndelivered:input_type -> spillway.v1.ReadUndeliveredRequest
+	35,  // 100: spillway.v1.BufferAdminService.RedriveUndelivered:input_type -> spillway.v1.RedriveUndeliveredRequest
+	37,  // 101: spillway.v1.BufferAdminService.ForgetUndelivered:input_type -> spillway.v1.ForgetUndeliveredRequest
+	42,  // 102: spillway.v1.BufferAdminService.Audit:input_type -> spillway.v1.AuditRequest
+	48,  // 103: spillway.v1.BufferAdminService.PauseSubscription:input_type -> spillway.v1.PauseSubscriptionRequest
+	50,  // 104: spillway.v1.BufferAdminService.ResumeSubscription:input_type -> spillway.v1.ResumeSubscriptionRequest
+	46,  // 105: spillway.v1.BufferAdminService.ForgetSource:input_type -> spillway.v1.ForgetSourceRequest
+	53,  // 106: spillway.v1.BufferAdminService.ListSessions:input_type -> spillway.v1.ListSessionsRequest
+	55,  // 107: spillway.v1.BufferAdminService.ListFlows:input_type -> spillway.v1.ListFlowsRequest
+	62,  // 108: spillway.v1.BufferAdminService.ListSinkState:input_type -> spillway.v1.ListSinkStateRequest
+	64,  // 109: spillway.v1.BufferAdminService.ForgetSinkState:input_type -> spillway.v1.ForgetSinkStateRequest
+	67,  // 110: spillway.v1.BufferAdminService.ListParkedBatches:input_type -> spillway.v1.ListParkedBatchesRequest
+	69,  // 111: spillway.v1.BufferAdminService.PeekRecords:input_type -> spillway.v1.PeekRecordsRequest
+	72,  // 112: spillway.v1.BufferAdminService.TapRecords:input_type -> spillway.v1.TapRecordsRequest
+	5,   // 113: spillway.v1.BufferAdminService.ListQueues:output_type -> spillway.v1.ListQueuesResponse
+	7,   // 114: spillway.v1.BufferAdminService.GetQueue:output_type -> spillway.v1.GetQueueResponse
+	9,   // 115: spillway.v1.BufferAdminService.UpdateQueue:output_type -> spillway.v1.UpdateQueueResponse
+	16,  // 116: spillway.v1.BufferAdminService.ListSubscriptions:output_type -> spillway.v1.ListSubscriptionsResponse
+	18,  // 117: spillway.v1.BufferAdminService.GetSubscription:output_type -> spillway.v1.GetSubscriptionResponse
+	20,  // 118: spillway.v1.BufferAdminService.CreateSubscription:output_type -> spillway.v1.CreateSubscriptionResponse
+	22,  // 119: spillway.v1.BufferAdminService.UpdateSubscription:output_type -> spillway.v1.UpdateSubscriptionResponse
+	24,  // 120: spillway.v1.BufferAdminService.DeleteSubscription:output_type -> spillway.v1.DeleteSubscriptionResponse
+	26,  // 121: spillway.v1.BufferAdminService.SeekSubscription:output_type -> spillway.v1.SeekSubscriptionResponse
+	29,  // 122: spillway.v1.BufferAdminService.ReplaySubscription:output_type -> spillway.v1.ReplaySubscriptionResponse
+	31,  // 123: spillway.v1.BufferAdminService.CancelReplay:output_type -> spillway.v1.CancelReplayResponse
+	41,  // 124: spillway.v1.BufferAdminService.ListUndelivered:output_type -> spillway.v1.ListUndeliveredResponse
+	34,  // 125: spillway.v1.BufferAdminService.ReadUndelivered:output_type -> spillway.v1.ReadUndeliveredResponse
+	36,  // 126: spillway.v1.BufferAdminService.RedriveUndelivered:output_type -> spillway.v1.RedriveUndeliveredResponse
+	38,  // 127: spillway.v1.BufferAdminService.ForgetUndelivered:output_type -> spillway.v1.ForgetUndeliveredResponse
+	43,  // 128: spillway.v1.BufferAdminService.Audit:output_type -> spillway.v1.AuditResponse
+	49,  // 129: spillway.v1.BufferAdminService.PauseSubscription:output_type -> spillway.v1.PauseSubscriptionResponse
+	51,  // 130: spillway.v1.BufferAdminService.ResumeSubscription:output_type -> spillway.v1.ResumeSubscriptionResponse
+	47,  // 131: spillway.v1.BufferAdminService.ForgetSource:output_type -> spillway.v1.ForgetSourceResponse
+	54,  // 132: spillway.v1.BufferAdminService.ListSessions:output_type -> spillway.v1.ListSessionsResponse
+	56,  // 133: spillway.v1.BufferAdminService.ListFlows:output_type -> spillway.v1.ListFlowsResponse
+	63,  // 134: spillway.v1.BufferAdminService.ListSinkState:output_type -> spillway.v1.ListSinkStateResponse
+	65,  // 135: spillway.v1.BufferAdminService.ForgetSinkState:output_type -> spillway.v1.ForgetSinkStateResponse
+	68,  // 136: spillway.v1.BufferAdminService.ListParkedBatches:output_type -> spillway.v1.ListParkedBatchesResponse
+	71,  // 137: spillway.v1.BufferAdminService.PeekRecords:output_type -> spillway.v1.PeekRecordsResponse
+	73,  // 138: spillway.v1.BufferAdminService.TapRecords:output_type -> spillway.v1.TapRecordsResponse
+	113, // [113:139] is the sub-list for method output_type
+	87,  // [87:113] is the sub-list for method input_type
+	87,  // [87:87] is the sub-list for extension type_name
+	87,  // [87:87] is the sub-list for extension extendee
+	0,   // [0:87] is the sub-list for field type_name
 }
 
 func init() { file_spillway_v1_buffer_admin_proto_init() }
@@ -6128,25 +6242,25 @@ func file_spillway_v1_buffer_admin_proto_init() {
 	}
 	file_spillway_v1_buffer_proto_init()
 	file_spillway_v1_record_proto_init()
-	file_spillway_v1_buffer_admin_proto_msgTypes[6].OneofWrappers = []any{}
-	file_spillway_v1_buffer_admin_proto_msgTypes[8].OneofWrappers = []any{}
-	file_spillway_v1_buffer_admin_proto_msgTypes[10].OneofWrappers = []any{
+	file_spillway_v1_buffer_admin_proto_msgTypes[7].OneofWrappers = []any{}
+	file_spillway_v1_buffer_admin_proto_msgTypes[9].OneofWrappers = []any{}
+	file_spillway_v1_buffer_admin_proto_msgTypes[11].OneofWrappers = []any{
 		(*StartPosition_Earliest_)(nil),
 		(*StartPosition_Latest_)(nil),
 		(*StartPosition_Time)(nil),
 	}
-	file_spillway_v1_buffer_admin_proto_msgTypes[17].OneofWrappers = []any{}
-	file_spillway_v1_buffer_admin_proto_msgTypes[19].OneofWrappers = []any{}
-	file_spillway_v1_buffer_admin_proto_msgTypes[30].OneofWrappers = []any{}
-	file_spillway_v1_buffer_admin_proto_msgTypes[55].OneofWrappers = []any{}
-	file_spillway_v1_buffer_admin_proto_msgTypes[57].OneofWrappers = []any{}
+	file_spillway_v1_buffer_admin_proto_msgTypes[18].OneofWrappers = []any{}
+	file_spillway_v1_buffer_admin_proto_msgTypes[20].OneofWrappers = []any{}
+	file_spillway_v1_buffer_admin_proto_msgTypes[31].OneofWrappers = []any{}
+	file_spillway_v1_buffer_admin_proto_msgTypes[56].OneofWrappers = []any{}
+	file_spillway_v1_buffer_admin_proto_msgTypes[58].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spillway_v1_buffer_admin_proto_rawDesc), len(file_spillway_v1_buffer_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   77,
+			NumMessages:   78,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -130,7 +130,7 @@ type ListShardsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only those of this queue; empty: of all.
 	Queue string `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
-	// At most this many; 0 is 100.
+	// At most this many; 0 is 256, which all shards of a queue are within.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// From the response before.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`

@@ -2,8 +2,8 @@
 // buffer dies, others get its shards after the session timeout, and a planned move takes no longer
 // than giving the shard up, a heartbeat, and opening it.
 //
-// The buffer uses it for queues with store.kafka.owners: group, and takes one shard of a queue at most
-// (Config.Most); this package knows no such bound.
+// The buffer uses it for queues with store.kafka.owners: group. A version before took one shard of a
+// queue at most (Config.Most), and may be a member still.
 //
 // # What it guarantees
 //

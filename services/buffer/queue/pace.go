@@ -78,7 +78,7 @@ func (q *Queue) Hold(ctx context.Context, bytes int64) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for q.closed == nil && q.heldBytes > 0 && q.heldBytes+bytes > 2*(q.cfg.MemoryBytes/holdShare) {
-		if err := q.awaitRoomLocked(ctx); err != nil {
+		if err := q.awaitRoomLocked(ctx, nil); err != nil {
 			return err
 		}
 	}
@@ -113,7 +113,7 @@ func (q *Queue) Pace(ctx context.Context, timestampMs int64) error {
 	began := q.clock()
 	for q.closed == nil && q.clock()-began < int64(paceMost) && q.isFresh(timestampMs) && q.aheadLocked() {
 		q.paced = true
-		if err := q.awaitRoomLocked(ctx); err != nil {
+		if err := q.awaitRoomLocked(ctx, nil); err != nil {
 			return err
 		}
 	}
@@ -157,14 +157,15 @@ func (q *Queue) paceLocked() {
 	}
 }
 
-// awaitRoomLocked lets go of the lock until roomLocked is called or the queue is closed, or for
-// ctx's error.
-func (q *Queue) awaitRoomLocked(ctx context.Context) error {
+// awaitRoomLocked lets go of the lock until roomLocked is called, others is closed or the queue is, or
+// for ctx's error.
+func (q *Queue) awaitRoomLocked(ctx context.Context, others <-chan struct{}) error {
 	room := q.room
 	q.mu.Unlock()
 	defer q.mu.Lock()
 	select {
 	case <-room:
+	case <-others:
 	case <-q.done:
 	case <-ctx.Done():
 		return ctx.Err()

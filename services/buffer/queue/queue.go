@@ -35,7 +35,9 @@ type Config struct {
 	FreeBatches int64
 	// MaxLeases bounds the batches that are leased at once, of all sessions together: see
 	// leaseShareLocked; 0 is DefaultMaxLeases.
-	MaxLeases              int
+	MaxLeases int
+	// Oversize is shared by queues that divide one window; nil: this one has it for itself.
+	Oversize               *Oversize
 	DiskRecords, DiskBytes int64 // bounds of the store; pending records, bytes of all files
 	// SpillAfter is how old a batch gets in memory before it is written; 0 writes it through.
 	SpillAfter time.Duration
@@ -93,6 +95,7 @@ type Queue struct {
 	leased, leasing  int // batches that are leased; sessions that have some
 
 	memoryRecords, memoryBytes int64
+	passing                    bool // a batch that is larger than the window: see Oversize
 	pendingBatches             int64
 	pendingRecords             int64
 	appendedRecords            int64
@@ -289,12 +292,17 @@ func (q *Queue) Append(ctx context.Context, b Batch, refetch uint64) (known bool
 		if err := q.fullLocked(p, refetch != 0); err != nil {
 			return false, err
 		}
-		if q.memoryBytes == 0 || (q.memoryBytes+q.heldBytes+size <= q.windowLocked() && q.memoryRecords+int64(b.Records) <= q.cfg.MemoryRecords) {
+		if q.memoryBytes+q.heldBytes+size <= q.windowLocked() && q.memoryRecords+int64(b.Records) <= q.cfg.MemoryRecords {
+			break
+		}
+		alone, others := q.passesAloneLocked()
+		if alone {
+			defer q.passedLocked() // when nobody needs the batch
 			break
 		}
 		q.wantRoom++ // else nothing would be written that is young, though it is all there is
 		q.wake()
-		err := q.awaitRoomLocked(ctx)
+		err := q.awaitRoomLocked(ctx, others)
 		if q.wantRoom--; err != nil {
 			return false, err
 		}
@@ -513,6 +521,7 @@ func (q *Queue) freeLocked(pc *piece) {
 	pc.payload = nil
 	q.memoryBytes -= int64(pc.size)
 	q.memoryRecords -= int64(pc.records)
+	q.passedLocked()
 	q.roomLocked()
 }
 

@@ -171,6 +171,7 @@ func (q *Queue) close(why error) {
 		return
 	}
 	q.closed = why
+	q.passedLocked()
 	close(q.done)
 	for _, s := range q.sessions {
 		s.endLocked(ErrClosed)

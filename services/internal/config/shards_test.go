@@ -9,6 +9,19 @@ import (
 // TestShards takes a file that three buffers share, each with the shard that its environment says;
 // but not for a pipeline in one process, which has one buffer.
 func TestShards(t *testing.T) {
+	t.Run("more than buffers", func(t *testing.T) {
+		const file = `
+buffers: [a:7400, b:7400]
+security: {insecure: true}
+buffer: {queues: {q: {shards: 6, commit_after: delivered, store: {kafka: {brokers: ["k:1"], namespace: n, owners: %s}}, subscriptions: {x: {}}}}}
+`
+		if _, err := Parse("spillway.yaml", fmt.Appendf(nil, file, "group"), nil); err != nil {
+			t.Errorf("in a group: %v", err)
+		}
+		if _, err := Parse("spillway.yaml", fmt.Appendf(nil, file, "fixed"), nil); err == nil || !strings.Contains(err.Error(), "want one for each shard, or store.kafka.owners: group") {
+			t.Errorf("fixed: %v", err)
+		}
+	})
 	const file = `
 buffers: [a:7400, b:7400, c:7400]
 security: {insecure: true}

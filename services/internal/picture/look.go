@@ -59,6 +59,9 @@ func (l *looking) askQueues(p *Picture) error {
 		for _, q := range r.GetQueues() {
 			shown := &Queue{Name: q.Name, State: q.State, PendingRecords: q.PendingRecords, Ingests: []Ingest{}, Subscriptions: []*Subscription{},
 				PausedSources: q.PausedSources, Memory: Level{q.MemoryBytes, q.MemoryBytesLimit}, Disk: Level{q.DiskBytes, q.DiskBytesLimit}, number: q.Shard, of: q.Shards}
+			for _, s := range q.ShardsHere {
+				shown.here = append(shown.here, Shard{Number: s.Number, Of: q.Shards, State: s.State, Memory: Level{s.MemoryBytes, s.MemoryBytesLimit}, Disk: Level{s.DiskBytes, s.DiskBytesLimit}})
+			}
 			p.Queues, l.queues[q.Name] = append(p.Queues, shown), shown
 		}
 		return r.GetNextPageToken(), err

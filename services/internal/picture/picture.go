@@ -39,7 +39,8 @@ type Queue struct {
 	// PausedSources are held in all their instances.
 	PausedSources []string `json:"paused_sources,omitempty"`
 
-	number, of int32 // of the shard that the buffer has
+	number, of int32   // of the shard that the buffer has, the first of several
+	here       []Shard // when it has several
 }
 
 // Shard is the part of a queue that one of several buffers has. What a Queue says is of all of them:

@@ -99,7 +99,7 @@ func (m *merging) add(address string, p *Picture) {
 		m.ofOne = append(m.ofOne, ofOne{t, address})
 	}
 	for _, q := range p.Queues {
-		shard := Shard{Number: q.number, Of: q.of, Buffer: address, State: q.State, Memory: q.Memory, Disk: q.Disk, Full: q.Full}
+		shards := q.at(address)
 		if q.State != "open" {
 			q.Memory, q.Disk = Level{}, Level{} // bounds of what is not there
 		}
@@ -110,16 +110,27 @@ func (m *merging) add(address string, p *Picture) {
 		}
 		sum := m.queues[q.Name]
 		if sum == nil {
-			q.Shards = []Shard{shard}
+			q.Shards = shards
 			m.picture.Queues, m.queues[q.Name] = append(m.picture.Queues, q), q
 			for _, s := range q.Subscriptions {
 				m.subs[s.Name] = s
 			}
 			continue
 		}
-		sum.Shards = append(sum.Shards, shard)
+		sum.Shards = append(sum.Shards, shards...)
 		m.addQueue(sum, q)
 	}
+}
+
+// at are the shards that a buffer has. Of several it is not known which will be full first.
+func (q *Queue) at(address string) []Shard {
+	if len(q.here) == 0 {
+		return []Shard{{Number: q.number, Of: q.of, Buffer: address, State: q.State, Memory: q.Memory, Disk: q.Disk, Full: q.Full}}
+	}
+	for i := range q.here {
+		q.here[i].Buffer = address
+	}
+	return q.here
 }
 
 func (m *merging) addQueue(sum, q *Queue) {

@@ -69,10 +69,14 @@ func (q *Queue) troubles() (all []Trouble) {
 	if s := q.largest(); s != nil {
 		behind = "The largest backlog is that of " + s.Name
 	}
+	disk := q.Disk.Share()
+	for _, s := range q.here { // which a sum does not show
+		disk = max(disk, s.Disk.Share())
+	}
 	switch {
-	case q.Disk.Share() >= fullShare:
+	case disk >= fullShare:
 		add(Critical, behind+". Mend its destination, or raise the bound: spillway queues update "+q.Name+" --disk-bytes SIZE",
-			"the disk bound is reached, %.0f %% are in use: ingest is held back and Kafka keeps the rest, as long as its retention lasts", 100*q.Disk.Share())
+			"the disk bound is reached, %.0f %% are in use: ingest is held back and Kafka keeps the rest, as long as its retention lasts", 100*disk)
 	case known && left < soonFull:
 		add(Critical, behind+". Mend its destination, or raise the bound: spillway queues update "+q.Name+" --disk-bytes SIZE", "the disk bound will be reached in %s at this speed", Duration(left))
 	case known && left < laterFull:

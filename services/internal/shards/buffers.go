@@ -266,7 +266,7 @@ func (b *Buffers) addresses() []string {
 func (b *Buffers) ask(ctx context.Context, buffer Buffer, queue string) ([]*spillwayv1.Shard, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	r, err := spillwayv1.NewClusterServiceClient(buffer.Conn).ListShards(ctx, &spillwayv1.ListShardsRequest{Queue: queue})
+	r, err := spillwayv1.NewClusterServiceClient(buffer.Conn).ListShards(ctx, &spillwayv1.ListShardsRequest{Queue: queue, PageSize: Max})
 	// A guard of that version refuses calls that it does not know.
 	before := status.Code(err) == codes.Unimplemented || rpc.Reason(err) == "NO_SUCH_RULE"
 	switch {
