@@ -55,6 +55,8 @@ var soakTests = []string{
 	"TestBuffersTakeOverByThemselves",
 	"TestKeptInKafkaLosesNothing",
 	"TestSourceForgetsWhatIsDeferred",
+	"TestAQueueMovesWithItsBacklog",
+	"TestWithoutTheLedger",
 }
 
 // chooseTests sets -test.run and -test.skip for the tier, and says what is left out. Tests that are

@@ -60,7 +60,7 @@ func (f *FS) free(c *client, name string, s state) error {
 		err := c.execute("append", message("AppendResponseProto"), "AppendRequestProto", fields{"src": name, "clientName": holder})
 		switch exceptionOf(err) {
 		case "hdfs.protocol.AlreadyBeingCreatedException":
-			return fmt.Errorf("%w: %w", filesink.ErrLive, explain(err))
+			return fmt.Errorf("%w: %w", filesink.ErrLive, err)
 		case "hdfs.protocol.RecoveryInProgressException":
 			err = nil
 		}
