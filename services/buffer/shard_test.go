@@ -42,7 +42,10 @@ func inKafkaShards(t *testing.T, shards int, opts ...kfake.Opt) func(*config.Que
 	t.Cleanup(c.Close)
 	kafkaclienttest.KeepSettings(c)
 	change := func(q *config.Queue, _ *Deps) {
-		q.CommitAfter, q.Shards = "delivered", shards
+		q.CommitAfter = "delivered"
+		if shards > 1 {
+			q.Shards = shards
+		}
 		q.Store.Kafka = &config.KafkaStore{Brokers: c.ListenAddrs(), Namespace: "n", Topic: "spillway.n.c", Replication: 1}
 	}
 	q := &config.Queue{}
