@@ -34,7 +34,7 @@ type movable struct {
 func newMovable(t *testing.T, shards int) *movable {
 	m := &movable{t: t, dir: t.TempDir(), shards: shards, of: 1, end: make(map[queue.Partition]int64),
 		pending: map[string]map[queue.Partition]map[int64]bool{"a": {}, "b": {}}}
-	kept := inKafka(t)
+	kept := inKafkaShards(t, shards)
 	m.inKafka = func(q *config.Queue, d *Deps) {
 		kept(q, d)
 		q.Store.Kafka.Topic = "spillway.n.moved"

@@ -231,13 +231,9 @@ func entriesOf(ctx context.Context, cfg *config.Config, subscription string) (ke
 func entriesAt(ctx context.Context, conn *grpc.ClientConn, queue, subscription string, has func(*spillwayv1.Shard), keys map[string]bool) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	list, err := spillwayv1.NewClusterServiceClient(conn).ListShards(ctx, &spillwayv1.ListShardsRequest{Queue: queue})
-	if err != nil {
+	open, err := openAt(ctx, conn, queue)
+	if err != nil || len(open) == 0 {
 		return err
-	}
-	open := slices.DeleteFunc(list.Shards, func(s *spillwayv1.Shard) bool { return s.Life == "" })
-	if len(open) == 0 {
-		return nil
 	}
 	here := make(map[string]bool)
 	for token := ""; ; {
@@ -253,8 +249,30 @@ func entriesAt(ctx context.Context, conn *grpc.ClientConn, queue, subscription s
 		}
 	}
 	maps.Copy(keys, here)
-	for _, s := range open {
-		has(s)
+	still, err := openAt(ctx, conn, queue) // one that was closed meanwhile may have told nothing
+	for number, s := range open {
+		if now := still[number]; now != nil && now.Life == s.Life && now.Epoch == s.Epoch {
+			has(s)
+		}
 	}
-	return nil
+	return err
+}
+
+// openAt are the shards of a queue that a buffer has open.
+func openAt(ctx context.Context, conn *grpc.ClientConn, queue string) (map[int32]*spillwayv1.Shard, error) {
+	open := make(map[int32]*spillwayv1.Shard)
+	for token := ""; ; {
+		list, err := spillwayv1.NewClusterServiceClient(conn).ListShards(ctx, &spillwayv1.ListShardsRequest{Queue: queue, PageToken: token})
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range list.Shards {
+			if s.Life != "" {
+				open[s.Number] = s
+			}
+		}
+		if token = list.NextPageToken; token == "" {
+			return open, nil
+		}
+	}
 }

@@ -151,7 +151,7 @@ func noneAnswers(ctx context.Context, cfg *config.Config, queue string, concerns
 			return err
 		}
 		asking, cancel := context.WithTimeout(ctx, patience)
-		list, err := spillwayv1.NewClusterServiceClient(conn).ListShards(asking, &spillwayv1.ListShardsRequest{Queue: queue})
+		open, err := openAt(asking, conn, queue)
 		cancel()
 		_ = conn.Close() // nothing is under way
 		switch status.Code(err) {
@@ -161,8 +161,8 @@ func noneAnswers(ctx context.Context, cfg *config.Config, queue string, concerns
 		default:
 			return fmt.Errorf("something answers at %s, which the file names as a buffer: stop it first (%w)", address, err)
 		}
-		for _, s := range list.Shards {
-			if s.Life != "" && concerns(s) {
+		for _, s := range open {
+			if concerns(s) {
 				return fmt.Errorf("the buffer at %s has shard %d of queue %s open: stop it first", address, s.Number, queue)
 			}
 		}
