@@ -53,6 +53,7 @@ var soakTests = []string{
 	"TestAGroupLosesNothing",
 	"TestClusterChaos",
 	"TestBuffersTakeOverByThemselves",
+	"TestBuffersWithDifferentFiles",
 	"TestKeptInKafkaLosesNothing",
 	"TestSourceForgetsWhatIsDeferred",
 	"TestAQueueMovesWithItsBacklog",
