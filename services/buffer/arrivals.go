@@ -11,8 +11,8 @@ import (
 // has room for several of the largest.
 const arrivalBytes = 64 << 20
 
-// arrivals counts the payloads that wait for room, of all Append streams on all ports. Without a bound each
-// stream would hold a batch of any size while a queue is full.
+// arrivals counts the payloads that wait for room, of all Append streams on all ports. Without a
+// bound each stream would hold a batch of any size while a queue is full.
 type arrivals struct{ bytes atomic.Int64 }
 
 // wait adds a payload; leave takes it out again. Above the bound it is refused as by a full

@@ -63,8 +63,8 @@ func TestBatchesThatWaitAreBounded(t *testing.T) {
 			}
 			answers <- a
 		}()
-		// One after the other: a connection that a slow machine does not finish many messages on at
-		// once is cut.
+		// One after the other: a connection that a slow machine does not finish many messages on
+		// at once is cut.
 		if i < arrivalBytes/size {
 			for r.service.arrivals.bytes.Load() < int64(i+1)*size {
 				time.Sleep(time.Millisecond)

@@ -9,10 +9,10 @@ import (
 )
 
 // behind says when Spillway has committed further in the group of a source than the ledger of a
-// queue says is safe. A ledger never takes back what was safe, whatever is done to subscriptions: so
-// its end was lost, as in an unclean election of its topic or with the disk that had it, or an older
-// copy was restored; or the group has read for another queue. It is no reason to refuse anything: all
-// from safe on is delivered again, and nothing is lost.
+// queue says is safe. A ledger never takes back what was safe, whatever is done to subscriptions:
+// so its end was lost, as in an unclean election of its topic or with the disk that had it, or an
+// older copy was restored; or the group has read for another queue. It is no reason to refuse
+// anything: all from safe on is delivered again, and nothing is lost.
 type behind struct {
 	log *slog.Logger
 
@@ -28,7 +28,8 @@ func (b *behind) compare(at queue.Assigned, committed *int64) {
 		most   = 8 // lines
 		period = time.Minute
 	)
-	// In another incarnation the offsets begin anew, and the group may have those of the one before.
+	// In another incarnation the offsets begin anew, and the group may have those of the one
+	// before.
 	if committed == nil || !at.Known || at.Partition.Incarnation > 0 || *committed <= at.Safe {
 		return
 	}

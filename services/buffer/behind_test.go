@@ -9,8 +9,8 @@ import (
 	"github.com/spillwayio/spillway/services/internal/config"
 )
 
-// TestTheLedgerIsBehind: what an ingest has committed beyond the safe offset is counted and said, and
-// decides nothing.
+// TestTheLedgerIsBehind: what an ingest has committed beyond the safe offset is counted and said,
+// and decides nothing.
 func TestTheLedgerIsBehind(t *testing.T) {
 	t.Parallel()
 	var out lines

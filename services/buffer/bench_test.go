@@ -19,9 +19,9 @@ import (
 	"github.com/spillwayio/spillway/services/internal/rpc"
 )
 
-// The benchmarks take batches of 1,000 records of a size through the buffer and gRPC on loopback: append, lease,
-// ack. An operation is a batch. docs/performance.md has the command and the figures, and bench_peers_test.go what
-// they are compared with.
+// The benchmarks take batches of 1,000 records of a size through the buffer and gRPC on loopback:
+// append, lease, ack. An operation is a batch. docs/performance.md has the command and the
+// figures, and bench_peers_test.go what they are compared with.
 //
 //	memory    the consumer keeps up, so that no payload touches the disk; acks do
 //	spilled   nobody consumes until all is on disk; spill-MB/s is the way in, drain-MB/s the way out

@@ -49,8 +49,8 @@ func (c *cluster) ListShards(_ context.Context, r *spillwayv1.ListShardsRequest)
 	return &spillwayv1.ListShardsResponse{Shards: page, NextPageToken: next, Instance: c.s.instance}, err
 }
 
-// shard finds the open shard that a stream is for. It refuses one whose client has seen a newer owner.
-// A client of a version before shards claims none.
+// shard finds the open shard that a stream is for. It refuses one whose client has seen a newer
+// owner. A client of a version before shards claims none.
 func (s *Service) shard(name string, claim *spillwayv1.ShardClaim) (openShard, error) {
 	m, err := s.managed(name)
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/spillwayio/spillway/services/internal/config"
 )
 
-// TestConfigure raises disk.records by another configuration while the queue is full, and changes a
-// subscription; one that is new in it is left for a restart.
+// TestConfigure raises disk.records by another configuration while the queue is full, and changes
+// a subscription; one that is new in it is left for a restart.
 func TestConfigure(t *testing.T) {
 	dir := t.TempDir()
 	r := start(t, dir, func(q *config.Queue, _ *Deps) { q.Disk.Records = 10 })

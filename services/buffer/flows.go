@@ -131,8 +131,8 @@ func (f *flows) produceNoMore(c *consumeStream) {
 	f.changedLocked()
 }
 
-// now returns all there is, each once, which nobody changes, and a channel that is closed when it is
-// something else. It is put together once for all sessions.
+// now returns all there is, each once, which nobody changes, and a channel that is closed when it
+// is something else. It is put together once for all sessions.
 func (f *flows) now() (*spillwayv1.Flows, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -89,8 +89,8 @@ func TestFlowsAreBounded(t *testing.T) {
 	refused("many sources", many...)
 }
 
-// TestManyTargets has sessions told what fits into a message, however many deliveries there are and
-// whatever they say.
+// TestManyTargets has sessions told what fits into a message, however many deliveries there are
+// and whatever they say.
 func TestManyTargets(t *testing.T) {
 	f := newFlows()
 	for i := range 3000 {

@@ -52,8 +52,8 @@ func (t *trend) newest(i int) sample {
 	return t.samples[(t.next-1-i+2*n)%n]
 }
 
-// slope returns the change a second over the window. It is NaN when the samples span less than half
-// of the window.
+// slope returns the change a second over the window. It is NaN when the samples span less than
+// half of the window.
 func (t *trend) slope(window time.Duration) float64 {
 	slope, _ := t.fit(window)
 	return slope
@@ -63,9 +63,9 @@ func (t *trend) slope(window time.Duration) float64 {
 // grows in do not come up to it unless there are several of them.
 const straight = 0.95
 
-// rise is slope for a value whose rise must not be noticed late: when it rises steadily, and faster
-// than in the window as a whole, in the last half of it, that half counts alone. After a kink that
-// is within 10 % of the truth when half of the window is over, and not only at its end.
+// rise is slope for a value whose rise must not be noticed late: when it rises steadily, and
+// faster than in the window as a whole, in the last half of it, that half counts alone. After a
+// kink that is within 10 % of the truth when half of the window is over, and not only at its end.
 func (t *trend) rise(window time.Duration) float64 {
 	slope, _ := t.fit(window)
 	if late, line := t.fit(window / 2); line >= straight && late > slope {
@@ -132,8 +132,8 @@ func seconds(way, perSecond float64) float64 {
 	return way / perSecond
 }
 
-// trendOf names what a trend is of: a shard that is open here, or a subscription in it. Shards come
-// and go, and with them steps that a trend of their sum would have.
+// trendOf names what a trend is of: a shard that is open here, or a subscription in it. Shards
+// come and go, and with them steps that a trend of their sum would have.
 type trendOf struct {
 	queue        string
 	shard        int
@@ -149,7 +149,8 @@ type forecasts struct {
 	subs map[trendOf]*trend // pending records, of a subscription
 	in   map[trendOf]*trend // records accepted so far, of a queue
 	out  map[trendOf]*trend // records settled so far, of a subscription
-	// oldest is when the oldest pending batch of a subscription was appended; zero without a backlog.
+	// oldest is when the oldest pending batch of a subscription was appended; zero without a
+	// backlog.
 	oldest map[trendOf]time.Time
 }
 
@@ -238,7 +239,8 @@ func (f *forecasts) ages(ctx context.Context, s *Service) {
 	}
 }
 
-// age returns how long the oldest pending batch of a subscription has been in a shard; 0 without one.
+// age returns how long the oldest pending batch of a subscription has been in a shard; 0 without
+// one.
 func (f *forecasts) age(subscription trendOf) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -68,7 +68,8 @@ func (r *running) awaitShard(above uint64) *spillwayv1.Shard {
 	}
 }
 
-// drain gives to others what a buffer has. They may be out of the group for a moment on a busy machine.
+// drain gives to others what a buffer has. They may be out of the group for a moment on a busy
+// machine.
 func (r *running) drain() []*spillwayv1.Shard {
 	r.t.Helper()
 	for began := time.Now(); ; {

@@ -15,8 +15,8 @@ import (
 )
 
 // TestLaneHoldsOnlyWhatIsAhead: the messages of a partition that is ahead wait, in order, until
-// the deliveries have taken more or ten seconds are over; those of others do not, also when no more
-// may be held back: then batches are refused in their turn.
+// the deliveries have taken more or ten seconds are over; those of others do not, also when no
+// more may be held back: then batches are refused in their turn.
 func TestLaneHoldsOnlyWhatIsAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		memory := memstore.New()

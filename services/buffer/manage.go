@@ -33,7 +33,8 @@ func (a *admin) CreateSubscription(ctx context.Context, r *spillwayv1.CreateSubs
 	if len(c.Topics) == 0 {
 		c.Topics = []string{"*"}
 	}
-	// A shard that has it already does not keep it from the others: an attempt before may have failed there.
+	// A shard that has it already does not keep it from the others: an attempt before may have
+	// failed there.
 	if err := each(all, func(o openShard) error {
 		place, starts, err := a.start(ctx, o.Queue, r.Start, c.Topics)
 		if err != nil {
@@ -135,8 +136,8 @@ func (a *admin) SeekSubscription(ctx context.Context, r *spillwayv1.SeekSubscrip
 // findTimeout bounds the wait for the ingests when a start is a time.
 const findTimeout = 30 * time.Second
 
-// start is where a subscription that wants the topics is to begin; a time is looked up in Kafka. In
-// what Kafka does not have any more, whatever the buffer still holds counts as younger.
+// start is where a subscription that wants the topics is to begin; a time is looked up in Kafka.
+// In what Kafka does not have any more, whatever the buffer still holds counts as younger.
 func (a *admin) start(ctx context.Context, q *queue.Queue, p *spillwayv1.StartPosition, topics []string) (queue.Place, []queue.Start, error) {
 	place := queue.Nowhere
 	switch p.GetPlace().(type) {

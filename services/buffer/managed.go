@@ -13,9 +13,9 @@ import (
 	"github.com/spillwayio/spillway/services/buffer/store/kafkastore"
 )
 
-// managedQueue is a queue of the configuration, with the shards of it that this buffer has: the one
-// that the configuration names, or all that the group of the buffers gives. To streams each shard is
-// a queue of its own; what is asked of the queue is asked of all of them (several.go).
+// managedQueue is a queue of the configuration, with the shards of it that this buffer has: the
+// one that the configuration names, or all that the group of the buffers gives. To streams each
+// shard is a queue of its own; what is asked of the queue is asked of all of them (several.go).
 type managedQueue struct {
 	name  string
 	dir   string             // of the queue in data_dir; empty: there is no data_dir
@@ -216,7 +216,8 @@ func (m *managedQueue) memory() queue.Share {
 	return m.cfg.Memory()
 }
 
-// divideEvery is how often the shards divide the memory anew while one has more in it than its part.
+// divideEvery is how often the shards divide the memory anew while one has more in it than its
+// part.
 const divideEvery = 100 * time.Millisecond
 
 // divideLocked gives each shard an equal part of the queue's memory. One that has more in it is to

@@ -114,8 +114,8 @@ func (s sums) choose(d *prometheus.Desc, better func(v, than float64) bool, v fl
 	}
 }
 
-// fullest has the use of the disk, and its bound, be those of the fullest shard: of a sum nobody would see
-// that one is full.
+// fullest has the use of the disk, and its bound, be those of the fullest shard: of a sum nobody
+// would see that one is full.
 func (s sums) fullest(name string, bytes, limit float64) {
 	use, bound := seriesOf(descDiskBytes, []string{name}), seriesOf(descDiskLimit, []string{name})
 	if than, known := s[bound]; !known || bytes/limit > s[use]/than {
@@ -160,16 +160,17 @@ func (s sums) count(o openShard) {
 	}
 }
 
-// counted returns the shards that are here and those that are open, with what others counted before.
+// counted returns the shards that are here and those that are open, with what others counted
+// before.
 func (m *managedQueue) counted() (here []*shard, open []openShard, past sums) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.hereLocked(), m.openLocked(), maps.Clone(m.past)
 }
 
-// closedLocked keeps what a shard has counted that was open until now, so that the sum does not fall
-// when the shard goes to another buffer: a counter that falls has begun anew, to Prometheus. What
-// subscriptions counted that are gone is forgotten.
+// closedLocked keeps what a shard has counted that was open until now, so that the sum does not
+// fall when the shard goes to another buffer: a counter that falls has begun anew, to Prometheus.
+// What subscriptions counted that are gone is forgotten.
 func (m *managedQueue) closedLocked(h *shard) {
 	if h.current == nil {
 		return

@@ -20,7 +20,8 @@ import (
 )
 
 // Mover moves a queue between its directory and Kafka while no buffer has it open. Each step is
-// durable before the next, and every attempt finds out from both places how far the one before got:
+// durable before the next, and every attempt finds out from both places how far the one before
+// got:
 //
 //	          the directory                        Kafka
 //	Import    whole                                is empty, or was exported from
@@ -192,7 +193,8 @@ func (m *Mover) copyTo(ctx context.Context, from *queue.Contents, moved queue.Mo
 	return out, errors.Join(err, store.Close())
 }
 
-// Import moves the queue from the directory to Kafka: to the shard that it is, or divided among all.
+// Import moves the queue from the directory to Kafka: to the shard that it is, or divided among
+// all.
 func (m *Mover) Import(ctx context.Context) (all []MovedShard, err error) {
 	in, marked, err := readMark(m.markPath())
 	if err != nil {

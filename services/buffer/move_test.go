@@ -19,7 +19,8 @@ import (
 	"github.com/spillwayio/spillway/services/internal/kafkaclient"
 )
 
-// movable is a queue that is moved between a directory and Kafka, and what is to be delivered of it.
+// movable is a queue that is moved between a directory and Kafka, and what is to be delivered of
+// it.
 type movable struct {
 	t       *testing.T
 	dir     string // of a buffer
@@ -146,8 +147,8 @@ func (m *movable) fill(all []*queue.Queue) {
 	}
 }
 
-// deliver has a subscription get so many batches of each queue, or all when that is 0. Each must be
-// pending, and have its payload.
+// deliver has a subscription get so many batches of each queue, or all when that is 0. Each must
+// be pending, and have its payload.
 func (m *movable) deliver(all []*queue.Queue, sub string, most int) {
 	m.t.Helper()
 	ctx, cancel := context.WithTimeout(m.t.Context(), time.Minute)
@@ -242,7 +243,8 @@ var errStopped = errors.New("stopped")
 
 var everyStep = []string{failpoint.MoveCopying, failpoint.MoveCopied, failpoint.MoveMarked, failpoint.MoveLedger, failpoint.MoveDone}
 
-// move imports or exports, and is stopped at steps before, once each. Never are both places usable.
+// move imports or exports, and is stopped at steps before, once each. Never are both places
+// usable.
 func (m *movable) move(export bool, steps ...string) (last MovedShard) {
 	m.t.Helper()
 	for _, stop := range append(steps, "") {

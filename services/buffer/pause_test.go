@@ -7,8 +7,8 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 )
 
-// TestPausesOverStreams: an ingest pauses a source and a delivery itself, all instances hear of it,
-// those that come later too, also after a restart of the buffer. One that does not say that it
+// TestPausesOverStreams: an ingest pauses a source and a delivery itself, all instances hear of
+// it, those that come later too, also after a restart of the buffer. One that does not say that it
 // hears is told nothing.
 func TestPausesOverStreams(t *testing.T) {
 	dir := t.TempDir()

@@ -17,8 +17,8 @@ const (
 	peekBytes             = 1 << 20
 )
 
-// PeekRecords and TapRecords are the places where the buffer looks into a payload. A batch that cannot be read
-// is named, and does not hide what is behind it.
+// PeekRecords and TapRecords are the places where the buffer looks into a payload. A batch that
+// cannot be read is named, and does not hide what is behind it.
 func (a *admin) PeekRecords(ctx context.Context, r *spillwayv1.PeekRecordsRequest) (*spillwayv1.PeekRecordsResponse, error) {
 	limit := int(r.Limit)
 	if limit < 0 || limit > peekMost {

@@ -30,8 +30,8 @@ func (a *admin) ListFlows(_ context.Context, r *spillwayv1.ListFlowsRequest) (*s
 	return &spillwayv1.ListFlowsResponse{Queues: page, NextPageToken: next}, err
 }
 
-// flow adds up the rates of the shards. The queue is full when the first of them is, and a backlog is
-// gone when that of the last one is.
+// flow adds up the rates of the shards. The queue is full when the first of them is, and a backlog
+// is gone when that of the last one is.
 func (a *admin) flow(name string, open []openShard) *spillwayv1.QueueFlow {
 	out := &spillwayv1.QueueFlow{Queue: name, Ingests: a.s.flows.ingests(name)}
 	subs := make(map[string]*spillwayv1.SubscriptionFlow)
@@ -67,9 +67,9 @@ func both(a, b *float64) *float64 {
 	return &sum
 }
 
-// together are the forecasts of two shards, of the windows that both know: the sooner ones, in which one
-// that is never reached is late, or the later ones. What one shard does not know yet, since it has just
-// been opened, is what the other knows.
+// together are the forecasts of two shards, of the windows that both know: the sooner ones, in
+// which one that is never reached is late, or the later ones. What one shard does not know yet,
+// since it has just been opened, is what the other knows.
 func together(a, b []*spillwayv1.Forecast, sooner bool) []*spillwayv1.Forecast {
 	for _, f := range b {
 		i := slices.IndexFunc(a, func(x *spillwayv1.Forecast) bool { return proto.Equal(x.Window, f.Window) })

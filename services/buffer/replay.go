@@ -24,7 +24,8 @@ const mostReplayParts = 1000
 // is to be delivered again. What they still have then is taken back.
 const drainFor = 3 * time.Second
 
-// drained calls f while nothing of a subscription is with deliveries, if that can be had until then.
+// drained calls f while nothing of a subscription is with deliveries, if that can be had until
+// then.
 func (s *Service) drained(ctx context.Context, until time.Time, q *queue.Queue, name string, f func() error) error {
 	wait, cancel := context.WithDeadline(ctx, until)
 	defer cancel()

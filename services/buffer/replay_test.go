@@ -97,8 +97,8 @@ func TestReplaySubscription(t *testing.T) {
 	}
 }
 
-// TestReplayWaitsForAcks: what a delivery has when a replay is asked for is acked before the replay
-// begins. What is not acked in time comes back, in another epoch.
+// TestReplayWaitsForAcks: what a delivery has when a replay is asked for is acked before the
+// replay begins. What is not acked in time comes back, in another epoch.
 func TestReplayWaitsForAcks(t *testing.T) {
 	r := start(t, t.TempDir(), nil)
 	r.service.drainFor = time.Hour

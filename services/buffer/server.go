@@ -340,7 +340,8 @@ func (a *appendStream) refuse(b *spillwayv1.Batch) error {
 	return a.answer(b.Source, r, 0, false, fmt.Errorf("batch [%d,%d): %w", b.FirstOffset, b.NextOffset, queue.ErrAhead))
 }
 
-// tell reports safe offsets and what is paused, and asks for refetches, until the queue is closed or ctx ends.
+// tell reports safe offsets and what is paused, and asks for refetches, until the queue is closed
+// or ctx ends.
 func (a *appendStream) tell(ctx context.Context) error {
 	for {
 		news, err := a.watch.Next(ctx)

@@ -3,8 +3,9 @@
 //
 // A queue whose store fails is closed, which ends its streams, and opened again: what it then
 // finds in the store is the truth. One that is kept in Kafka may be taken over by another buffer,
-// and is not opened again then (shard.go). Each queue has one goroutine that opens, runs and reopens it; each
-// stream has one for each direction, and an Append stream one for what is held back.
+// and is not opened again then (shard.go). Each queue has one goroutine that opens, runs and
+// reopens it; each stream has one for each direction, and an Append stream one for what is held
+// back.
 package buffer
 
 import (
@@ -217,8 +218,8 @@ func (s *Service) managed(name string) (*managedQueue, error) {
 	return nil, fmt.Errorf("%w: %.200q; there are: %s", errNoQueue, name, strings.Join(s.names(), ", "))
 }
 
-// openShards finds the shards of a queue that this buffer has. There is at least one, and all are open: an
-// answer without one would look complete.
+// openShards finds the shards of a queue that this buffer has. There is at least one, and all are
+// open: an answer without one would look complete.
 func (s *Service) openShards(name string) ([]openShard, error) {
 	m, err := s.managed(name)
 	if err != nil {

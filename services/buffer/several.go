@@ -9,9 +9,9 @@ import (
 	"github.com/spillwayio/spillway/services/buffer/queue"
 )
 
-// What is asked of a queue is asked of all of its shards that are here, as clients ask all buffers:
-// lists follow each other by shard, numbers are added up (shards.AddQueue), and what one shard lacks
-// counts only when all lack it.
+// What is asked of a queue is asked of all of its shards that are here, as clients ask all
+// buffers: lists follow each other by shard, numbers are added up (shards.AddQueue), and what one
+// shard lacks counts only when all lack it.
 
 // each calls f for one shard after the other. It leaves out those whose error is one of elsewhere,
 // unless all are: then the first of elsewhere counts that one has. It goes on after a failure, and

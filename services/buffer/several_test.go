@@ -86,9 +86,9 @@ func (r *running) fillShards(first int64) {
 	}
 }
 
-// TestSeveralShardsAtABuffer: the only buffer of the group has all shards. Streams are each for one
-// of them; what is asked of the queue is of all together, in pages, too. When others get a shard,
-// what was counted stays.
+// TestSeveralShardsAtABuffer: the only buffer of the group has all shards. Streams are each for
+// one of them; what is asked of the queue is of all together, in pages, too. When others get a
+// shard, what was counted stays.
 func TestSeveralShardsAtABuffer(t *testing.T) {
 	change := inGroupOf(t, severalShards)
 	registry := prometheus.NewRegistry()
@@ -280,8 +280,8 @@ func TestSeveralShardsAtABuffer(t *testing.T) {
 	}
 }
 
-// TestShardsDivideTheMemory: together they never have more than the queue's, though one has more in
-// it than its part for a while.
+// TestShardsDivideTheMemory: together they never have more than the queue's, though one has more
+// in it than its part for a while.
 func TestShardsDivideTheMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &managedQueue{name: "c", shards: make(map[int]*shard), cfg: queue.Config{MemoryRecords: 1000, MemoryBytes: 1 << 20, FreeBatches: 900, MaxLeases: 90}}

@@ -18,8 +18,8 @@ import (
 // (group.go).
 
 // own keeps the queue of a shard open that the configuration gives to this buffer, until ctx ends.
-// What was lost stays lost: two buffers that are both configured to have a shard would take it from
-// each other for ever.
+// What was lost stays lost: two buffers that are both configured to have a shard would take it
+// from each other for ever.
 func (s *Service) own(ctx context.Context, h *shard) {
 	err := s.keepOpen(ctx, h)
 	if err == nil {
@@ -41,8 +41,8 @@ const stableAfter = time.Minute
 // keepOpen owns a shard until ctx ends: it opens the queue, runs it, and opens it again after
 // backoff when its store failed. The backoff goes on over a queue that opens and fails soon
 // afterwards. An error says that the shard is lost: another buffer has taken it over
-// (kafkastore.ErrFenced), or its topics were replaced (kafkastore.ErrReplaced). The queue is closed
-// then, and may be opened again only by whoever knows that the shard is to be here.
+// (kafkastore.ErrFenced), or its topics were replaced (kafkastore.ErrReplaced). The queue is
+// closed then, and may be opened again only by whoever knows that the shard is to be here.
 func (s *Service) keepOpen(ctx context.Context, h *shard) error {
 	failing := backoff.NewTrouble(h.logTo(s.deps.Log.With("queue", h.name)), "queue is not open", "queue is open")
 	s.setLost(h, false)

@@ -244,8 +244,8 @@ func TestALostShardStaysClosed(t *testing.T) {
 	}
 }
 
-// TestAQueueChangesItsPlace: data of a queue in the directory refuses a queue in Kafka, and the mark
-// that this leaves refuses the way back, each with what to do.
+// TestAQueueChangesItsPlace: data of a queue in the directory refuses a queue in Kafka, and the
+// mark that this leaves refuses the way back, each with what to do.
 func TestAQueueChangesItsPlace(t *testing.T) {
 	dir := t.TempDir()
 	open := func(place string, kafka bool) error {
@@ -285,8 +285,8 @@ func TestAQueueChangesItsPlace(t *testing.T) {
 	}
 }
 
-// TestRetentionIsHeard has an ingest tell what its Kafka may delete soon: a queue that is kept in Kafka
-// wants to know, and stores what it has in memory only.
+// TestRetentionIsHeard has an ingest tell what its Kafka may delete soon: a queue that is kept in
+// Kafka wants to know, and stores what it has in memory only.
 func TestRetentionIsHeard(t *testing.T) {
 	for _, kafka := range []bool{true, false} {
 		change := func(*config.Queue, *Deps) {}

@@ -19,8 +19,8 @@ import (
 
 const (
 	maxTaps = 4
-	// tapBytes bounds the payloads that wait for a tap, beside one of any size. They may be gone from
-	// the window already.
+	// tapBytes bounds the payloads that wait for a tap, beside one of any size. They may be gone
+	// from the window already.
 	tapBytes = 4 << 20
 	// tapBatches bounds their number.
 	tapBatches = 1024

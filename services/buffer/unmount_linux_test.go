@@ -28,8 +28,8 @@ func mount(t *testing.T, source, target, kind string, flags uintptr) error {
 	return err
 }
 
-// TestDataDirectoryIsUnmounted unmounts the directory under a running buffer as umount -l does, and
-// mounts it again.
+// TestDataDirectoryIsUnmounted unmounts the directory under a running buffer as umount -l does,
+// and mounts it again.
 func TestDataDirectoryIsUnmounted(t *testing.T) {
 	for _, idle := range []bool{true, false} {
 		disk, dir := t.TempDir(), t.TempDir()

@@ -37,8 +37,8 @@ func (f *fakeLetters) Write(ctx context.Context, letters []Letter) (refused int,
 
 func (f *fakeLetters) Close() error { return nil }
 
-// TestLettersBeforeTheAck: the buffer hears of dead letters only once they are written elsewhere, and
-// not at all when the session is lost before.
+// TestLettersBeforeTheAck: the buffer hears of dead letters only once they are written elsewhere,
+// and not at all when the session is lost before.
 func TestLettersBeforeTheAck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startFakeBuffer(t)

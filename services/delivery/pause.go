@@ -56,7 +56,8 @@ func (s *Service) pause(ctx context.Context, paused bool) (kept bool, err error)
 	return kept, nil
 }
 
-// awaitSession waits for the link's session, such as between two of them; nil when ctx ends before.
+// awaitSession waits for the link's session, such as between two of them; nil when ctx ends
+// before.
 func (l *link) awaitSession(ctx context.Context) *session {
 	for {
 		l.s.mu.Lock()

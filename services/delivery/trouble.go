@@ -8,8 +8,8 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 )
 
-// The buffer is told why a delivery fails, so that whoever asks it for its subscriptions reads what
-// the destination says, without a way to the delivery.
+// The buffer is told why a delivery fails, so that whoever asks it for its subscriptions reads
+// what the destination says, without a way to the delivery.
 
 // lookEvery is how often a link looks for the trouble of its delivery. A failure that the first
 // retry mends is mostly not seen.

@@ -21,8 +21,8 @@ func (s *fakeStream) nextTrouble() *spillwayv1.DeliveryTrouble {
 	}
 }
 
-// TestTroublesAreTold: the buffer hears why the delivery fails, once for each error, and since when,
-// also when the session is another one by now; and that it fails no more.
+// TestTroublesAreTold: the buffer hears why the delivery fails, once for each error, and since
+// when, also when the session is another one by now; and that it fails no more.
 func TestTroublesAreTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		calls := 0

@@ -25,7 +25,8 @@ var (
 	benchRounds  = flag.Int("bench.rounds", 2, "rounds of BenchmarkPipeline; the first also warms up the virtual machines of Kafka and HDFS")
 )
 
-// BenchmarkPipeline takes records of 200 bytes from a real Kafka to a real HDFS; an operation is all of them.
+// BenchmarkPipeline takes records of 200 bytes from a real Kafka to a real HDFS; an operation is
+// all of them.
 //
 //	bare      one process, without any guarantee: fetch as ingest does, append a line, close the file at the end
 //	client    the same with kafka-go's Client.Fetch

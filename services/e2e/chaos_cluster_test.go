@@ -194,19 +194,21 @@ func (w *watcher) reset() time.Duration {
 	return w.worst
 }
 
-// fault is something that happens to a buffer, or to a broker of that number. What it does is over when
-// do returns; limit is for how long a shard may be nobody's by it, when it has lasted so long.
+// fault is something that happens to a buffer, or to a broker of that number. What it does is over
+// when do returns; limit is for how long a shard may be nobody's by it, when it has lasted so
+// long.
 type fault struct {
 	name  string
 	limit func(lasted time.Duration) time.Duration
 	do    func(victim int)
 }
 
-// TestClusterChaos: three brokers keep a queue in six shards, two each at three buffers, which take
-// them over from each other. At random, and two at once now and then, buffers are killed, with their
-// disks and without, stopped, and put to sleep, brokers are killed, and links are cut between one
-// buffer and one broker, and between a client and a buffer. No shard is nobody's for longer than the
-// faults explain, everything arrives once at both destinations, and the audit has no hole.
+// TestClusterChaos: three brokers keep a queue in six shards, two each at three buffers, which
+// take them over from each other. At random, and two at once now and then, buffers are killed,
+// with their disks and without, stopped, and put to sleep, brokers are killed, and links are cut
+// between one buffer and one broker, and between a client and a buffer. No shard is nobody's for
+// longer than the faults explain, everything arrives once at both destinations, and the audit has
+// no hole.
 func TestClusterChaos(t *testing.T) {
 	random := seeded(t)
 	rounds := 12

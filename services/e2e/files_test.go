@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// TestBuffersWithDifferentFiles: of four buffers that divide a queue by a group, each is started again
-// and again with the newer or the older file of a rolling change, and shards go from one to the other,
-// also by SIGKILL, while a subscription is moved and changed. The older file, in which a delivery wants
-// nothing, never counts, no shard is refused, and everything arrives once.
+// TestBuffersWithDifferentFiles: of four buffers that divide a queue by a group, each is started
+// again and again with the newer or the older file of a rolling change, and shards go from one to
+// the other, also by SIGKILL, while a subscription is moved and changed. The older file, in which
+// a delivery wants nothing, never counts, no shard is refused, and everything arrives once.
 func TestBuffersWithDifferentFiles(t *testing.T) {
 	const n, restarts = 24_000, 12
 	random := seeded(t)
@@ -39,7 +39,8 @@ func TestBuffersWithDifferentFiles(t *testing.T) {
 	source := newProducer(t, stack.kafka, p.topic)
 	produced := make(chan error, 1)
 	go func() { produced <- source.produce(n, 600) }()
-	// have waits until each shard has an owner, and looks at what all of them say of subscriptions.
+	// have waits until each shard has an owner, and looks at what all of them say of
+	// subscriptions.
 	have := func() {
 		t.Helper()
 		for shard := range int32(shardCount) {

@@ -18,8 +18,9 @@ import (
 // interceptorOfMission is what agentOfMission has beside the mission's own file.
 var interceptorOfMission = regexp.MustCompile(`(?m)^tier1\.sources\.s1\.interceptors.*\n`)
 
-// BenchmarkImported takes records of 200 bytes from a real Kafka to a real HDFS, in turn with the pipeline that
-// import-flume makes of the mission's agent, and with Spillway's own configuration; an operation is all of them.
+// BenchmarkImported takes records of 200 bytes from a real Kafka to a real HDFS, in turn with the
+// pipeline that import-flume makes of the mission's agent, and with Spillway's own configuration;
+// an operation is all of them.
 //
 //	go test -run '^$' -bench Imported -benchtime 1x ./services/e2e -bench.records 2000000 -bench.rounds 3
 func BenchmarkImported(b *testing.B) {

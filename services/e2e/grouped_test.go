@@ -16,8 +16,8 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 )
 
-// newGroupedPipeline is a pipeline in three shards that are kept in Kafka, with four buffers, which
-// divide them by a group: one of them is a spare.
+// newGroupedPipeline is a pipeline in three shards that are kept in Kafka, with four buffers,
+// which divide them by a group: one of them is a spare.
 func newGroupedPipeline(t *testing.T, brokers []string, replication int) *pipeline {
 	t.Helper()
 	namespace := fmt.Sprintf("e2e-%d", time.Now().UnixNano())
@@ -51,8 +51,8 @@ func (p *pipeline) ownerOf(shard int32) (*service, error) {
 	return nil, errors.Join(append(errs, fmt.Errorf("nobody has shard %d open", shard))...)
 }
 
-// TestBuffersTakeOverByThemselves: of four buffers, three have a shard each. One is killed, and the
-// spare has its shard soon after the session timeout; one is stopped, and its shard is
+// TestBuffersTakeOverByThemselves: of four buffers, three have a shard each. One is killed, and
+// the spare has its shard soon after the session timeout; one is stopped, and its shard is
 // elsewhere within two; one is told to give its shard away. Everything arrives once.
 func TestBuffersTakeOverByThemselves(t *testing.T) {
 	const n = 24_000
@@ -131,9 +131,9 @@ func TestBuffersTakeOverByThemselves(t *testing.T) {
 var groupedSeconds = flag.Int("grouped.seconds", 60, "how long TestAGroupLosesNothing breaks things")
 
 // TestAGroupLosesNothing: three brokers keep the queue, and a group of four buffers divides it.
-// Buffers are killed with their disks, stopped with SIGTERM, and put to sleep, brokers and clients are
-// killed, all at random; nobody says who has what. Everything arrives once, the audit has no hole, and in
-// the end each shard has one owner.
+// Buffers are killed with their disks, stopped with SIGTERM, and put to sleep, brokers and clients
+// are killed, all at random; nobody says who has what. Everything arrives once, the audit has no
+// hole, and in the end each shard has one owner.
 func TestAGroupLosesNothing(t *testing.T) {
 	random := seeded(t)
 	brokers := startBrokers(t, 3)

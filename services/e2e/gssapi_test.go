@@ -127,8 +127,8 @@ func TestKafkaKerberos(t *testing.T) {
 	tallyTopic(t, b, p.out, total).check(t, p.out, true)
 }
 
-// importedSASL returns the key sasl that import-flume writes for the Kafka source or the Kafka sink
-// of an agent whose client logs in by a keytab. Flume has the place of krb5.conf from Java.
+// importedSASL returns the key sasl that import-flume writes for the Kafka source or the Kafka
+// sink of an agent whose client logs in by a keytab. Flume has the place of krb5.conf from Java.
 func importedSASL(t *testing.T, component, principal, keytab, krb5Conf string) string {
 	t.Helper()
 	client := func(prefix string) string {

@@ -19,10 +19,11 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 )
 
-// TestHostileClient: somebody who opens 10,000 connections to the buffer, some with a weak token and
-// as many streams as they take, some with none, some that say nothing, and floods it with calls,
-// leaves a pipeline at 90 % of its rate or more: of what its source has meanwhile, which is as much
-// as two cores take beside the attacker, who has the same cores. Quiet and attack come in turn.
+// TestHostileClient: somebody who opens 10,000 connections to the buffer, some with a weak token
+// and as many streams as they take, some with none, some that say nothing, and floods it with
+// calls, leaves a pipeline at 90 % of its rate or more: of what its source has meanwhile, which is
+// as much as two cores take beside the attacker, who has the same cores. Quiet and attack come in
+// turn.
 func TestHostileClient(t *testing.T) {
 	const (
 		perSecond   = 2_000 // records

@@ -9,11 +9,11 @@ import (
 	"github.com/spillwayio/spillway/services/buffer/queue"
 )
 
-// TestKafkaStoreCost measures how many groups a shard writes in a second when they come one after the
-// other as fast as they are answered, on three brokers of which two must have each: of one shard, of
-// six at a time, and of one whose brokers sync each write. Each group is one request to the leader of
-// the shard's partition, which its followers fetch. A queue writes all that waits in one group, so
-// this is the most that a shard asks of its brokers, whatever comes in.
+// TestKafkaStoreCost measures how many groups a shard writes in a second when they come one after
+// the other as fast as they are answered, on three brokers of which two must have each: of one
+// shard, of six at a time, and of one whose brokers sync each write. Each group is one request to
+// the leader of the shard's partition, which its followers fetch. A queue writes all that waits in
+// one group, so this is the most that a shard asks of its brokers, whatever comes in.
 func TestKafkaStoreCost(t *testing.T) {
 	brokers := startBrokers(t, 3)
 	var addresses []string

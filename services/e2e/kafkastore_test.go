@@ -155,9 +155,9 @@ func (n *numbers) append(name string) error {
 	return err
 }
 
-// TestKafkaStoreLosesNothing has owners take a shard from each other on three brokers, and from one
-// that goes on, while brokers are killed. What was answered is found by each later owner, once, and
-// in order.
+// TestKafkaStoreLosesNothing has owners take a shard from each other on three brokers, and from
+// one that goes on, while brokers are killed. What was answered is found by each later owner,
+// once, and in order.
 func TestKafkaStoreLosesNothing(t *testing.T) {
 	brokers := startBrokers(t, 3)
 	var addrs []string

@@ -97,11 +97,11 @@ func shardAt(b *service) (*spillwayv1.Shard, error) {
 	return list.Shards[0], nil
 }
 
-// TestAnotherMachineTakesOver: one destination is away, and while records flow a buffer is killed and
-// its disk lost. Another machine takes its shard from Kafka. Then the source deletes its records,
-// and the first machine comes back, with nothing, and takes the shard from the second, which goes on
-// until it is told, and stays out of it then. Everything arrives once, also at the destination that
-// comes back last.
+// TestAnotherMachineTakesOver: one destination is away, and while records flow a buffer is killed
+// and its disk lost. Another machine takes its shard from Kafka. Then the source deletes its
+// records, and the first machine comes back, with nothing, and takes the shard from the second,
+// which goes on until it is told, and stays out of it then. Everything arrives once, also at the
+// destination that comes back last.
 func TestAnotherMachineTakesOver(t *testing.T) {
 	const n = 24_000
 	p := newKeptPipeline(t, []string{stack.kafka.addr()}, 1)
@@ -159,9 +159,10 @@ func TestAnotherMachineTakesOver(t *testing.T) {
 	heir.stop() // a fenced buffer drains as any other
 }
 
-// TestSourceForgetsWhatIsDeferred: a destination is away, and most of its backlog is left to the source
-// by its policy. When half of the time for which the source keeps records is over, they are stored.
-// Then the source deletes them, and all buffers are lost with their disks. Everything arrives once.
+// TestSourceForgetsWhatIsDeferred: a destination is away, and most of its backlog is left to the
+// source by its policy. When half of the time for which the source keeps records is over, they are
+// stored. Then the source deletes them, and all buffers are lost with their disks. Everything
+// arrives once.
 func TestSourceForgetsWhatIsDeferred(t *testing.T) {
 	const n, keeps = 24_000, 40 * time.Second
 	p := newKeptPipeline(t, []string{stack.kafka.addr()}, 1, `test: {topics: ["*"], on_full: block}`, `test: {topics: ["*"], on_full: defer, limit: 64KiB}`)

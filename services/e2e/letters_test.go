@@ -10,9 +10,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// TestDeadLettersInATopic: copies of dead letters are in a topic of Kafka, each at least once, though
-// the delivery dies of SIGKILL, and with the headers of Kafka Connect; the logs have none of what
-// the records contain.
+// TestDeadLettersInATopic: copies of dead letters are in a topic of Kafka, each at least once,
+// though the delivery dies of SIGKILL, and with the headers of Kafka Connect; the logs have none
+// of what the records contain.
 func TestDeadLettersInATopic(t *testing.T) {
 	t.Parallel()
 	const n = 4_000

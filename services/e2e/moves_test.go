@@ -40,10 +40,11 @@ func (p *pipeline) killed(point string, args ...string) {
 	p.t.Logf("spillway %s, to be killed at %s: %v", strings.Join(args, " "), point, err)
 }
 
-// TestAQueueMovesWithItsBacklog: one destination is away, the buffer is killed in the midst of files,
-// and the source loses its records. The queue moves to Kafka, which is killed at each step. Both
-// destinations go on, one goes away again, and with a new backlog, which the source loses, too, the
-// queue moves back, killed at each step. Everything arrives once, in files and in transactions.
+// TestAQueueMovesWithItsBacklog: one destination is away, the buffer is killed in the midst of
+// files, and the source loses its records. The queue moves to Kafka, which is killed at each step.
+// Both destinations go on, one goes away again, and with a new backlog, which the source loses,
+// too, the queue moves back, killed at each step. Everything arrives once, in files and in
+// transactions.
 func TestAQueueMovesWithItsBacklog(t *testing.T) {
 	const n = 60_000
 	p := newPipeline(t, stack.kafka, `topic: "out-%{topic}"}`, `topic: "out-%{topic}", exactly_once: true}`)
@@ -103,10 +104,10 @@ func TestAQueueMovesWithItsBacklog(t *testing.T) {
 	checkCommitted(t, stack.kafka, p.out, n)
 }
 
-// TestWithoutTheLedger: a delivery to HDFS is killed with files in use, and the journal of its queue
-// is deleted. The buffer refuses, the loss is accepted, and the files are recovered, once nobody
-// holds their leases. Nothing is lost; what was delivered and not committed comes twice, as another
-// destination was away.
+// TestWithoutTheLedger: a delivery to HDFS is killed with files in use, and the journal of its
+// queue is deleted. The buffer refuses, the loss is accepted, and the files are recovered, once
+// nobody holds their leases. Nothing is lost; what was delivered and not committed comes twice, as
+// another destination was away.
 func TestWithoutTheLedger(t *testing.T) {
 	const n = 30_000
 	p := newPipeline(t, stack.kafka, "idle: 2s", "idle: 1h")

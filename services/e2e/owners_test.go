@@ -158,8 +158,9 @@ func (l *ledgers) gap() (longest time.Duration) {
 }
 
 // TestOwnersOfShards: three owners divide six shards by a group of a real Kafka, with the ledgers
-// there. What a killed one had is counted elsewhere within the session timeout and two seconds, what
-// is moved, or a stopped one's, within two; no number that was answered is lost, or counts twice.
+// there. What a killed one had is counted elsewhere within the session timeout and two seconds,
+// what is moved, or a stopped one's, within two; no number that was answered is lost, or counts
+// twice.
 func TestOwnersOfShards(t *testing.T) {
 	const session = 6 * time.Second
 	h := newShards(t, []string{stack.kafka.addr()}, 1, 1<<20, 6, false)

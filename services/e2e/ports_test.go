@@ -155,9 +155,9 @@ func call(conn *grpc.ClientConn, m protoreflect.MethodDescriptor) error {
 	return stream.RecvMsg(out.New().Interface())
 }
 
-// TestPortsHaveOwners: who has no credentials, or expired, foreign or too weak ones, gets nowhere on
-// any port of any service, while health works; and all certificates and the authority are replaced
-// under load, with nobody restarted and no record lost.
+// TestPortsHaveOwners: who has no credentials, or expired, foreign or too weak ones, gets nowhere
+// on any port of any service, while health works; and all certificates and the authority are
+// replaced under load, with nobody restarted and no record lost.
 func TestPortsHaveOwners(t *testing.T) {
 	t.Parallel()
 	o := newOwned(t)

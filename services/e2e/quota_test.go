@@ -59,9 +59,9 @@ func TestTargetQuota(t *testing.T) {
 	}
 }
 
-// TestRequestAndConnectionQuotas: the target's brokers give the delivery a thousandth of a thread's
-// time, and take a connection a second from its address, which they close otherwise. Nothing is
-// doubled or out of order.
+// TestRequestAndConnectionQuotas: the target's brokers give the delivery a thousandth of a
+// thread's time, and take a connection a second from its address, which they close otherwise.
+// Nothing is doubled or out of order.
 func TestRequestAndConnectionQuotas(t *testing.T) {
 	t.Parallel()
 	target := secondBroker(t)

@@ -10,10 +10,10 @@ import (
 )
 
 // TestReplayBesideLiveRecords: what was delivered in a time is delivered once more, at a rate and
-// beside live records, to HDFS and, in transactions, to Kafka, while the buffer and both deliveries
-// die of SIGKILL. Each record is there once, and once more when it is of that time. The subscription
-// of the one to Kafka is paused until nothing is with its delivery when its replay begins, as
-// docs/operations.md says: what is would be there twice.
+// beside live records, to HDFS and, in transactions, to Kafka, while the buffer and both
+// deliveries die of SIGKILL. Each record is there once, and once more when it is of that time. The
+// subscription of the one to Kafka is paused until nothing is with its delivery when its replay
+// begins, as docs/operations.md says: what is would be there twice.
 func TestReplayBesideLiveRecords(t *testing.T) {
 	const early, late, rate = 12_000, 18_000, 2_000
 	p := newPipeline(t, stack.kafka, `topic: "out-%{topic}"}`, `topic: "out-%{topic}", exactly_once: true}`)

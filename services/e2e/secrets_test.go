@@ -16,8 +16,8 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 )
 
-// TestSecretsStayInside: a password and a token, wrong and right ones, in a file, in a variable and
-// in the configuration, are in no log at debug level, no answer, no metric, no message about a
+// TestSecretsStayInside: a password and a token, wrong and right ones, in a file, in a variable
+// and in the configuration, are in no log at debug level, no answer, no metric, no message about a
 // configuration.
 func TestSecretsStayInside(t *testing.T) {
 	t.Parallel()

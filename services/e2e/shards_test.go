@@ -56,9 +56,9 @@ func (p *pipeline) ask(args ...string) (string, error) {
 	return string(out), err
 }
 
-// TestThreeBuffers: three buffers divide a queue, one ingest feeds them, and deliveries to HDFS and,
-// exactly once, to Kafka take from all. While a buffer is dead the partitions of the others go on.
-// Everything arrives once, and commands see all shards.
+// TestThreeBuffers: three buffers divide a queue, one ingest feeds them, and deliveries to HDFS
+// and, exactly once, to Kafka take from all. While a buffer is dead the partitions of the others
+// go on. Everything arrives once, and commands see all shards.
 func TestThreeBuffers(t *testing.T) {
 	const n = 24_000
 	p := newShardedPipeline(t)
@@ -147,9 +147,9 @@ func settledAt(b *service, perPartition int64) error {
 
 var shardSeconds = flag.Int("shards.seconds", 40, "how long TestShardsAreKilledAgainAndAgain breaks things")
 
-// TestShardsAreKilledAgainAndAgain: while records flow, SIGKILL hits buffers, ingest and deliveries
-// at random. Everything arrives once, the audit has no hole, and a directory gets its _SUCCESS only
-// when its records of all shards are in final files.
+// TestShardsAreKilledAgainAndAgain: while records flow, SIGKILL hits buffers, ingest and
+// deliveries at random. Everything arrives once, the audit has no hole, and a directory gets its
+// _SUCCESS only when its records of all shards are in final files.
 func TestShardsAreKilledAgainAndAgain(t *testing.T) {
 	random := seeded(t)
 	p := newShardedPipeline(t, `path: "/e2e/%{topic}/%Y-%m-%d"`, `path: "/e2e/%{topic}/%Y-%m-%d/%H-%M-%S", round: true, round_value: 10, round_unit: second, time_zone: UTC, success_after: 5s`,

@@ -64,9 +64,9 @@ func TestTargetWithFewerPartitions(t *testing.T) {
 	}
 }
 
-// TestSecondLifeOfAQueue: with exactly_once the disk of the buffer is lost, and the pipeline begins
-// anew with another group and another target topic. Progress of the former life is still on the
-// target cluster under the same names, and counts for nothing: every record is produced again,
+// TestSecondLifeOfAQueue: with exactly_once the disk of the buffer is lost, and the pipeline
+// begins anew with another group and another target topic. Progress of the former life is still on
+// the target cluster under the same names, and counts for nothing: every record is produced again,
 // once.
 func TestSecondLifeOfAQueue(t *testing.T) {
 	t.Parallel()

@@ -60,8 +60,9 @@ var soakTests = []string{
 	"TestWithoutTheLedger",
 }
 
-// chooseTests sets -test.run and -test.skip for the tier, and says what is left out. Tests that are
-// named run whatever their tier, but for those that .ci/gotest runs again in the tier "default".
+// chooseTests sets -test.run and -test.skip for the tier, and says what is left out. Tests that
+// are named run whatever their tier, but for those that .ci/gotest runs again in the tier
+// "default".
 func chooseTests() error {
 	flag.Parse()
 	tier := os.Getenv(tierEnv)

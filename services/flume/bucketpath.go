@@ -107,8 +107,9 @@ func (b *bucketPath) down(at time.Time) time.Time {
 	return onClock(time.Date(at.Year(), at.Month(), at.Day(), hour, minute, second, 0, time.UTC), b.zone)
 }
 
-// onClock returns when the clocks of a zone show what clock shows in UTC. As in Java's Calendar, of
-// a time that is there twice or not at all it is the one by the later rule that has begun by then.
+// onClock returns when the clocks of a zone show what clock shows in UTC. As in Java's Calendar,
+// of a time that is there twice or not at all it is the one by the later rule that has begun by
+// then.
 func onClock(clock time.Time, zone *time.Location) time.Time {
 	for at := clock.Add(48 * time.Hour).In(zone); ; {
 		_, offset := at.Zone()

@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// memory bounds what the sources of one queue hold: ingest.memory, divided by the number of queues. It has three
-// parts, so that a step never waits for memory that only a later step gives back:
+// memory bounds what the sources of one queue hold: ingest.memory, divided by the number of
+// queues. It has three parts, so that a step never waits for memory that only a later step gives
+// back:
 //
 //	arrived (half) → unpacked (an eighth) → batches (the rest) → the buffer's answers
 //

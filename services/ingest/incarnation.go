@@ -83,9 +83,9 @@ func (p *partition) compare(ctx context.Context, known *spillwayv1.Fingerprint) 
 	return found, next, err
 }
 
-// nextOffset is the offset that the partition's next record gets. A fetch does not tell that reliably: a
-// broker that has just become leader may answer with a high watermark that is behind what the
-// former leader had shown, and asked for the end it then refuses to answer (KIP-207).
+// nextOffset is the offset that the partition's next record gets. A fetch does not tell that
+// reliably: a broker that has just become leader may answer with a high watermark that is behind
+// what the former leader had shown, and asked for the end it then refuses to answer (KIP-207).
 func (p *partition) nextOffset(ctx context.Context) (int64, error) {
 	return p.source.lookups.place(ctx, p.topicPartition, kafkaclient.Next)
 }
@@ -120,7 +120,8 @@ func (p *partition) isGone(ctx context.Context, known []*spillwayv1.Fingerprint,
 	return gone, 0, nil
 }
 
-// sureFor is for how long it is believed that all brokers have told who leads a topic's partitions.
+// sureFor is for how long it is believed that all brokers have told who leads a topic's
+// partitions.
 const sureFor = 5 * time.Second
 
 // hasOtherLeader asks all brokers whether the one that was asked about a partition leads it. One

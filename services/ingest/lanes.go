@@ -31,9 +31,10 @@ const (
 //	          more than was fetched                    nothing new for warmTime
 //	behind ◀────────────────────────▶ warm ────────────────────────────────────▶ idle
 //
-// A fetch of partitions that are behind is answered at once. The others wait at the broker for records, so that a
-// partition that is behind must not be in one fetch with them; and those that had none for long are not named in each
-// fetch of the few that have some. So the cost of a record does not depend on the number of partitions.
+// A fetch of partitions that are behind is answered at once. The others wait at the broker for
+// records, so that a partition that is behind must not be in one fetch with them; and those that
+// had none for long are not named in each fetch of the few that have some. So the cost of a record
+// does not depend on the number of partitions.
 type lane int
 
 const (
@@ -154,7 +155,8 @@ func (f *fetcher) fetch(ctx context.Context, b *broker, l lane, picked []*feed) 
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	// Those without an answer are first in the next request. A broker that throttles says nothing
-	// about any; one that says nothing at once, and does not throttle, would be asked again at once.
+	// about any; one that says nothing at once, and does not throttle, would be asked again at
+	// once.
 	if err == nil && throttle == 0 && !slices.Contains(answered, true) && (request.MaxWait == 0 || time.Since(asked) < request.MaxWait/2) {
 		err = errUnanswered
 	}

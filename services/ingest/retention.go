@@ -21,8 +21,8 @@ const (
 	// hurryShare is the part of what Kafka keeps that a partition may be behind before the buffer
 	// is to take its batches at once, whatever becomes of them there.
 	hurryShare = 8
-	// oldShare is the part of what Kafka keeps that may be over before the buffer is to keep itself
-	// what it needs.
+	// oldShare is the part of what Kafka keeps that may be over before the buffer is to keep
+	// itself what it needs.
 	oldShare = 2
 )
 
@@ -153,8 +153,8 @@ func (s *source) tellRetention(ctx context.Context, partitions []*partition) {
 	}
 }
 
-// oldOffset returns what Kafka may delete soon: what is before it. Of a partition whose first unsafe
-// record is young it is 0, unless bytes count.
+// oldOffset returns what Kafka may delete soon: what is before it. Of a partition whose first
+// unsafe record is young it is 0, unless bytes count.
 func (p *partition) oldOffset(ctx context.Context) (old int64, err error) {
 	first, end, keeps := p.first.Load(), p.end.Load(), p.retention.Load()
 	if keeps == nil || keeps.Compacted {

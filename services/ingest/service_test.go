@@ -320,8 +320,8 @@ func TestAbortedTransactionsAreLeftOut(t *testing.T) {
 	waitFor(t, "the last marker", func() bool { return s.sources[0].partitionStatus()[0].Position == 24 && kafka.committed(0) == 24 })
 }
 
-// TestPauseIsKept has the buffer keep a pause: an instance that starts later holds, and one that was
-// not asked goes on when the source is resumed at another.
+// TestPauseIsKept has the buffer keep a pause: an instance that starts later holds, and one that
+// was not asked goes on when the source is resumed at another.
 func TestPauseIsKept(t *testing.T) {
 	kafka, buffer := startKafka(t, 1, topic), startBuffer(t)
 	buffer.set(func() { buffer.keeps = true })

@@ -135,8 +135,8 @@ func (s *source) findAdded(ctx context.Context, group *kafkaclient.Group, partit
 // watch returns when the topics to read, or their partitions, are not what they were, with what
 // they are and whether it is other topics; or when ctx ends.
 func (s *source) watch(ctx context.Context, was map[string]int) (is map[string]int, otherTopics bool) {
-	// The first look is at once: generations may all end sooner than a topicPoll. But where brokers
-	// say different things, the group is not to be divided again and again.
+	// The first look is at once: generations may all end sooner than a topicPoll. But where
+	// brokers say different things, the group is not to be divided again and again.
 	s.mu.Lock()
 	agreed := maps.Equal(was, s.topics)
 	s.mu.Unlock()

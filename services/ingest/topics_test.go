@@ -288,9 +288,9 @@ func TestRetentionIsWatched(t *testing.T) {
 	}
 }
 
-// TestOldIsTold: a buffer that wants to know hears what Kafka may delete soon, when that changes: what
-// is needed and in the older half of the time that Kafka keeps records, or of the bytes, and all of
-// a compacted topic.
+// TestOldIsTold: a buffer that wants to know hears what Kafka may delete soon, when that changes:
+// what is needed and in the older half of the time that Kafka keeps records, or of the bytes, and
+// all of a compacted topic.
 func TestOldIsTold(t *testing.T) {
 	kafka := startKafka(t, 1, topic)
 	records := numbered(20, 1, 0)

@@ -50,8 +50,8 @@ func TestSecurePipelineIsTheSame(t *testing.T) {
 	}
 }
 
-// TestCertificates runs the services of deploy/compose/secure.yaml, with the certificates, variables and
-// health checks that it has, on other ports.
+// TestCertificates runs the services of deploy/compose/secure.yaml, with the certificates,
+// variables and health checks that it has, on other ports.
 func TestCertificates(t *testing.T) {
 	tls := filepath.Join(t.TempDir(), "tls")
 	names := []string{"buffer", "ingest", "delivery-hdfs", "delivery-kafka", "admin"}

@@ -25,8 +25,9 @@ const worstContrast = `(() => {
   return worst;
 })()`
 
-// TestConsoleInBrowser looks at the console of a running pipeline, whose Kafka delivery is away, in
-// a real browser: on a phone and a wide screen, in light and dark, and steers it with the keyboard.
+// TestConsoleInBrowser looks at the console of a running pipeline, whose Kafka delivery is away,
+// in a real browser: on a phone and a wide screen, in light and dark, and steers it with the
+// keyboard.
 func TestConsoleInBrowser(t *testing.T) {
 	t.Parallel()
 	b := newBrowser(t)
@@ -111,8 +112,9 @@ delivery:
 	}
 }
 
-// TestConsoleOfSeveralBuffers looks at a queue that two buffers divide, in the console of one of them:
-// what both have is there, and dead letters of both are delivered once more, with the keyboard.
+// TestConsoleOfSeveralBuffers looks at a queue that two buffers divide, in the console of one of
+// them: what both have is there, and dead letters of both are delivered once more, with the
+// keyboard.
 func TestConsoleOfSeveralBuffers(t *testing.T) {
 	t.Parallel()
 	b, d := newBrowser(t), newDivided(t)

@@ -38,8 +38,8 @@ type target struct {
 	timeout time.Duration
 	output  string
 	client  clientFlags
-	// of returns the addresses in a pipeline's file, several when they are the buffers'; in that of
-	// a context.
+	// of returns the addresses in a pipeline's file, several when they are the buffers'; in that
+	// of a context.
 	of func(*config.Config) ([]string, error)
 	in func(config.Context) string
 }

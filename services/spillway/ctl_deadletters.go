@@ -241,7 +241,8 @@ func forgetDeadLetters(t *target) *cobra.Command {
 	return cmd
 }
 
-// eachFilter changes what each filter chooses, at each buffer, and prints how many offsets that were.
+// eachFilter changes what each filter chooses, at each buffer, and prints how many offsets that
+// were.
 func (c *call) eachFilter(name string, filters []*spillwayv1.UndeliveredFilter, done string,
 	change func(context.Context, spillwayv1.BufferAdminServiceClient, *spillwayv1.UndeliveredFilter) (int64, error)) error {
 	offsets := int64(0)

@@ -56,8 +56,8 @@ func updateQueue(t *target) *cobra.Command {
 	return cmd
 }
 
-// bounds prints a queue after it was changed, at each buffer that has a part of it, and what to do for the
-// change to last.
+// bounds prints a queue after it was changed, at each buffer that has a part of it, and what to do
+// for the change to last.
 func (c *call) bounds(all []*spillwayv1.Queue) error {
 	q := all[0]
 	table := func(w io.Writer) {

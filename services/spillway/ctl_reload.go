@@ -76,8 +76,8 @@ the process uses are named: they need a restart. A file that cannot be used chan
 	return cmd
 }
 
-// servicesOf returns the gRPC addresses that were named, or those of a file or a context, and what to
-// show to them.
+// servicesOf returns the gRPC addresses that were named, or those of a file or a context, and what
+// to show to them.
 func servicesOf(named []string, file, contextName string) (addresses []string, shown config.Security, err error) {
 	switch {
 	case file != "" && contextName != "":

@@ -92,9 +92,9 @@ func newReplay() *cobra.Command {
 	return cmd
 }
 
-// replay asks each buffer for its part of a replay, and returns the sum: also when some of them fail,
-// and nil when nothing was asked. The buffer that has the connection c.conn is asked what of returns,
-// or nothing. Each answer is put into answers, if there is such a map.
+// replay asks each buffer for its part of a replay, and returns the sum: also when some of them
+// fail, and nil when nothing was asked. The buffer that has the connection c.conn is asked what of
+// returns, or nothing. Each answer is put into answers, if there is such a map.
 func (c *call) replay(of func() *spillwayv1.ReplaySubscriptionRequest, answers map[*grpc.ClientConn]*spillwayv1.ReplaySubscriptionResponse) (
 	sum *spillwayv1.ReplaySubscriptionResponse, err error) {
 	err = c.askEach(func(ctx context.Context) error {

@@ -103,8 +103,8 @@ buffer: {listen: %q, http: '127.0.0.1:0', data_dir: %q, shard: %d, queues: {q: {
 	ask(3, "check subscription q/s")
 }
 
-// divided is a pipeline whose queue is divided among two buffers. Each of its partitions has a record
-// in a file, and a dead letter: some of both are in each shard.
+// divided is a pipeline whose queue is divided among two buffers. Each of its partitions has a
+// record in a file, and a dead letter: some of both are in each shard.
 type divided struct {
 	file      string // of the pipeline, for those who ask
 	addresses []string
@@ -163,8 +163,9 @@ func (d *divided) delivered(t *testing.T, n int) {
 	waitUntil(t, fmt.Sprintf("%d lines are in files", n), func() bool { return len(textBelow(t, d.written)) >= n })
 }
 
-// TestSteerAllBuffers steers a pipeline whose queue is divided among two buffers, as TestSteer does
-// one with one buffer: dead letters and replays are of both, and top shows them in one picture.
+// TestSteerAllBuffers steers a pipeline whose queue is divided among two buffers, as TestSteer
+// does one with one buffer: dead letters and replays are of both, and top shows them in one
+// picture.
 func TestSteerAllBuffers(t *testing.T) {
 	t.Parallel()
 	const partitions = dividedPartitions

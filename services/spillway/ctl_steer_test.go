@@ -13,8 +13,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// TestSteer steers a running pipeline as an operator does: raises the bound of the disk, looks at a
-// dead letter and has it delivered once more, and replays an hour.
+// TestSteer steers a running pipeline as an operator does: raises the bound of the disk, looks at
+// a dead letter and has it delivered once more, and replays an hour.
 func TestSteer(t *testing.T) {
 	source := kafkaOf(t, kfake.SeedTopics(1, "in"))
 	client, err := kgo.NewClient(kgo.SeedBrokers(source...), kgo.DefaultProduceTopic("in"))

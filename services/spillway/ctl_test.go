@@ -13,8 +13,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// TestOperate does an operator's work on a running pipeline, whose Kafka delivery is held up: finds
-// what is behind and why, pauses, moves back, makes, changes and deletes subscriptions.
+// TestOperate does an operator's work on a running pipeline, whose Kafka delivery is held up:
+// finds what is behind and why, pauses, moves back, makes, changes and deletes subscriptions.
 func TestOperate(t *testing.T) {
 	source := kafkaOf(t, kfake.SeedTopics(1, "in"))
 	client, err := kgo.NewClient(kgo.SeedBrokers(source...), kgo.DefaultProduceTopic("in"))

@@ -150,7 +150,8 @@ type look struct {
 // off is by which part of the time that was left the forecast is wrong.
 func (l look) off(took time.Duration) float64 { return l.left/(took-l.at).Seconds() - 1 }
 
-// troubleOf reads a picture: whether it says in words that the disk will be full, and when that is.
+// troubleOf reads a picture: whether it says in words that the disk will be full, and when that
+// is.
 func troubleOf(t *testing.T, text string) (shown bool, left float64) {
 	t.Helper()
 	var p picture.Picture
@@ -162,8 +163,8 @@ func troubleOf(t *testing.T, text string) (shown bool, left float64) {
 }
 
 // startPrometheus has a real Prometheus look at the buffer with deploy/observe's rules as often as
-// its configuration there says, and returns what reads the alert: its value is a time, as one that is
-// left would be that of the scrape and the evaluation.
+// its configuration there says, and returns what reads the alert: its value is a time, as one that
+// is left would be that of the scrape and the evaluation.
 func startPrometheus(t *testing.T, buffer string) func() (bool, float64) {
 	t.Helper()
 	rules, err := filepath.Abs(filepath.Join(observe, "rules.yaml"))
@@ -210,8 +211,8 @@ func startPrometheus(t *testing.T, buffer string) func() (bool, float64) {
 	}
 }
 
-// startPrometheusWith has a real Prometheus scrape targets, and returns its address. It needs Debian's
-// package prometheus, as promtool does: without it there is no address.
+// startPrometheusWith has a real Prometheus scrape targets, and returns its address. It needs
+// Debian's package prometheus, as promtool does: without it there is no address.
 func startPrometheusWith(t *testing.T, config string, targets ...string) string {
 	t.Helper()
 	path, err := exec.LookPath("prometheus")

@@ -269,8 +269,8 @@ func TestKubernetesScaling(t *testing.T) {
 	}
 }
 
-// TestKubernetesSeveralBuffers: there are as many pods as shards, spillway.yaml has their names, and
-// each takes the shard of its number.
+// TestKubernetesSeveralBuffers: there are as many pods as shards, spillway.yaml has their names,
+// and each takes the shard of its number.
 func TestKubernetesSeveralBuffers(t *testing.T) {
 	dir := filepath.Join(deployDir, "kubernetes/overlays/several-buffers")
 	type kustomization struct {

@@ -140,8 +140,8 @@ func set(m proto.Message, name string, v protoreflect.Value) {
 	}
 }
 
-// withoutRecords takes out what may be of records: bytes, the value of sink state, and reasons, which
-// may quote a record.
+// withoutRecords takes out what may be of records: bytes, the value of sink state, and reasons,
+// which may quote a record.
 func withoutRecords(m protoreflect.Message) {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		switch {

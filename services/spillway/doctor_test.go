@@ -20,8 +20,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 )
 
-// TestDoctor collects from a pipeline that has canaries wherever secrets and records are: in the file, in
-// the environment, in a token, in records that are delivered, pending and dead letters.
+// TestDoctor collects from a pipeline that has canaries wherever secrets and records are: in the
+// file, in the environment, in a token, in records that are delivered, pending and dead letters.
 func TestDoctor(t *testing.T) {
 	const canary = "canary-0123456789abcdefghijk"
 	source := kafkaOf(t, kfake.SeedTopics(1, "in"), kfake.EnableSASL(), kfake.Superuser("PLAIN", "u", canary))

@@ -17,8 +17,8 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 )
 
-// TestFilesRecover finishes files in use, but for the one that has an entry in the buffer, and only
-// once that answers.
+// TestFilesRecover finishes files in use, but for the one that has an entry in the buffer, and
+// only once that answers.
 func TestFilesRecover(t *testing.T) {
 	dir := t.TempDir()
 	old := time.Now().Add(-time.Hour)

@@ -22,9 +22,9 @@ var seldom = regexp.MustCompile(`> 0$|< Inf$|^ALERTS|kafka_throttled`)
 
 var legendLabel = regexp.MustCompile(`{{(\w+)}}`)
 
-// TestPanelsHaveData asks a real Prometheus, which scrapes a pipeline with a delivery to files and one
-// to Kafka, for each expression of the dashboard, as Grafana does: all are answered, those of a
-// pipeline that is well have values, and these have the labels that the legend names.
+// TestPanelsHaveData asks a real Prometheus, which scrapes a pipeline with a delivery to files and
+// one to Kafka, for each expression of the dashboard, as Grafana does: all are answered, those of
+// a pipeline that is well have values, and these have the labels that the legend names.
 func TestPanelsHaveData(t *testing.T) {
 	race.Apart(t)
 	source := kafkaOf(t, kfake.SeedTopics(2, "in"))

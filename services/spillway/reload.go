@@ -120,8 +120,8 @@ func (r *reloader) ours(keys []string) []string {
 	})
 }
 
-// mergeReloadable returns a configuration that has of next what can change while a process runs, and all
-// else of now.
+// mergeReloadable returns a configuration that has of next what can change while a process runs,
+// and all else of now.
 func mergeReloadable(now, next *config.Config) *config.Config {
 	merged := *now
 	merged.Security.Tokens, merged.Security.OIDC = next.Security.Tokens, next.Security.OIDC

@@ -45,8 +45,8 @@ func replaceIn(t *testing.T, file string, pairs ...string) {
 	}
 }
 
-// TestReload changes roles, a disk bound and a policy of a running buffer by its file; what needs a
-// restart is named, a broken file changes nothing, and SIGHUP does the same.
+// TestReload changes roles, a disk bound and a policy of a running buffer by its file; what needs
+// a restart is named, a broken file changes nothing, and SIGHUP does the same.
 func TestReload(t *testing.T) {
 	dir := t.TempDir()
 	file := reloadFile(t, dir)

@@ -69,8 +69,8 @@ counted, and said at the end.`,
 	return cmd
 }
 
-// tap prints records of all buffers until there are limit of them, the time is over, or the command is
-// interrupted, and what was left out. The rate is divided among the buffers.
+// tap prints records of all buffers until there are limit of them, the time is over, or the
+// command is interrupted, and what was left out. The rate is divided among the buffers.
 func (c *call) tap(request *spillwayv1.TapRecordsRequest, limit int64, duration time.Duration, stderr io.Writer) error {
 	ctx, cancel := context.WithCancel(c.ctx)
 	n := len(c.all)

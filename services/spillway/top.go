@@ -191,9 +191,9 @@ func (t *top) frame(s *screen, p *picture.Picture, err error) []string {
 	return lines
 }
 
-// draw writes over all that the screen shows. It homes the cursor, and clears each line and the rest
-// of the screen, so that nothing of before stays, whatever size the terminal had. A line is cleared
-// before it is written: behind a full one the cursor is still on its last column.
+// draw writes over all that the screen shows. It homes the cursor, and clears each line and the
+// rest of the screen, so that nothing of before stays, whatever size the terminal had. A line is
+// cleared before it is written: behind a full one the cursor is still on its last column.
 func (s *screen) draw(lines []string) {
 	var b strings.Builder
 	b.WriteString("\x1b[H")
@@ -207,8 +207,8 @@ func (s *screen) draw(lines []string) {
 	_, _ = io.WriteString(s.out, b.String()) // a terminal that is gone ends the process by SIGHUP
 }
 
-// takeTerminal turns to the terminal's other screen, hides the cursor and takes keys, until restore
-// is called.
+// takeTerminal turns to the terminal's other screen, hides the cursor and takes keys, until
+// restore is called.
 func takeTerminal(in, out *os.File) (s *screen, restore func(), err error) {
 	before := func() {}
 	quit := make(chan struct{})

@@ -50,8 +50,8 @@ func (r *receiver) of(service string) []*tracepb.Span {
 	return slices.Clone(r.spans[service])
 }
 
-// TestTraces has a pipeline send its traces to a collector: those that records are part of, by their
-// headers, are linked to the batch that was appended and to the commit that delivered it.
+// TestTraces has a pipeline send its traces to a collector: those that records are part of, by
+// their headers, are linked to the batch that was appended and to the commit that delivered it.
 func TestTraces(t *testing.T) {
 	t.Parallel()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")

@@ -100,10 +100,11 @@ type AppendRequest struct {
 	Message isAppendRequest_Message `protobuf_oneof:"message"`
 	// With batch and settle: the Refetch that it answers; 0 for what the consumer group brought.
 	RefetchId uint64 `protobuf:"varint,6,opt,name=refetch_id,json=refetchId,proto3" json:"refetch_id,omitempty"`
-	// With batch: its last record's, so that a topic that is created again can be told from this one.
+	// With batch: its last record's, so that a topic that is created again can be told from this
+	// one.
 	LastRecord *Fingerprint `protobuf:"bytes,8,opt,name=last_record,json=lastRecord,proto3" json:"last_record,omitempty"`
-	// With batch: Kafka keeps it, and what comes after it, for long, so that the buffer may hold it back for seconds while the
-	// deliveries are busy with what it has.
+	// With batch: Kafka keeps it, and what comes after it, for long, so that the buffer may hold it
+	// back for seconds while the deliveries are busy with what it has.
 	MayWait       bool `protobuf:"varint,11,opt,name=may_wait,json=mayWait,proto3" json:"may_wait,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -345,7 +346,8 @@ type AppendOpen struct {
 	// that does not have the shard answers NOT_OWNER, one whose queue has another number of shards
 	// SHARDS_DIFFER.
 	Shard *ShardClaim `protobuf:"bytes,4,opt,name=shard,proto3" json:"shard,omitempty"`
-	// The ingest holds sources that are paused: it is told of them by AppendOpened.paused_sources and PausedSources.
+	// The ingest holds sources that are paused: it is told of them by AppendOpened.paused_sources
+	// and PausedSources.
 	HearsPauses   bool `protobuf:"varint,5,opt,name=hears_pauses,json=hearsPauses,proto3" json:"hears_pauses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -416,8 +418,8 @@ func (x *AppendOpen) GetHearsPauses() bool {
 	return false
 }
 
-// PauseSourceEverywhere has the buffer keep whether a source of the stream's cluster is paused, and tell all ingests that
-// read it. It is answered by PausedSources when it is durable.
+// PauseSourceEverywhere has the buffer keep whether a source of the stream's cluster is paused,
+// and tell all ingests that read it. It is answered by PausedSources when it is durable.
 type PauseSourceEverywhere struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the source.
@@ -527,8 +529,8 @@ type ShardClaim struct {
 	Of int32 `protobuf:"varint,2,opt,name=of,proto3" json:"of,omitempty"`
 	// Name of the shard's data that the client has seen last; empty: none.
 	Life string `protobuf:"bytes,3,opt,name=life,proto3" json:"life,omitempty"`
-	// The highest epoch that the client has seen in that life. A buffer with a lower one is no longer
-	// the shard's owner, and answers NOT_OWNER.
+	// The highest epoch that the client has seen in that life. A buffer with a lower one is no
+	// longer the shard's owner, and answers NOT_OWNER.
 	Epoch         uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -599,8 +601,8 @@ type AssignPartition struct {
 	Source *SourcePartition `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
 	// The topic of that incarnation is gone: what Kafka has under its name is another one.
 	Recreated bool `protobuf:"varint,2,opt,name=recreated,proto3" json:"recreated,omitempty"`
-	// What an ingest of Spillway has committed in the group. The buffer says when it knows of less, and
-	// decides nothing by it. Absent: nothing, or by somebody else.
+	// What an ingest of Spillway has committed in the group. The buffer says when it knows of less,
+	// and decides nothing by it. Absent: nothing, or by somebody else.
 	CommittedOffset *int64 `protobuf:"varint,3,opt,name=committed_offset,json=committedOffset,proto3,oneof" json:"committed_offset,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -708,10 +710,11 @@ type SettleRange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The partition.
 	Source *SourcePartition `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
-	// The offsets; must begin where the partition's appended offsets end, or with refetch_id lie in the
-	// range that was asked for.
+	// The offsets; must begin where the partition's appended offsets end, or with refetch_id lie in
+	// the range that was asked for.
 	Range *OffsetRange `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
-	// OUTCOME_LOST, OUTCOME_DEAD_LETTERED or OUTCOME_FILTERED (nothing there: compacted or control offsets).
+	// OUTCOME_LOST, OUTCOME_DEAD_LETTERED or OUTCOME_FILTERED (nothing there: compacted or control
+	// offsets).
 	Outcome Outcome `protobuf:"varint,3,opt,name=outcome,proto3,enum=spillway.v1.Outcome" json:"outcome,omitempty"`
 	// Why, for people: "record of 20971520 bytes is larger than 16 MiB".
 	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -777,8 +780,8 @@ func (x *SettleRange) GetReason() string {
 	return ""
 }
 
-// CaughtUp says that a partition was read to its end at a time, so that what comes later is younger: a partition
-// without records holds nobody back who waits for a time to be over.
+// CaughtUp says that a partition was read to its end at a time, so that what comes later is
+// younger: a partition without records holds nobody back who waits for a time to be over.
 type CaughtUp struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The partition.
@@ -842,16 +845,16 @@ func (x *CaughtUp) GetTimeMs() int64 {
 	return 0
 }
 
-// SourceTopics is all that one source of the configuration reads, by whatever ingest, in place of what was said
-// of it before.
+// SourceTopics is all that one source of the configuration reads, by whatever ingest, in place of
+// what was said of it before.
 type SourceTopics struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the source.
 	Source string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
 	// Its topics.
 	Topics []*SourceTopic `protobuf:"bytes,2,rep,name=topics,proto3" json:"topics,omitempty"`
-	// What its configuration names: topics, and patterns of whole names that begin with "re:". It also reads topics that
-	// match and are created later.
+	// What its configuration names: topics, and patterns of whole names that begin with "re:". It
+	// also reads topics that match and are created later.
 	Wanted        []string `protobuf:"bytes,3,rep,name=wanted,proto3" json:"wanted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -963,7 +966,8 @@ func (x *SourceTopic) GetPartitions() int32 {
 	return 0
 }
 
-// SourceRetention says how near Kafka is to deleting records of a partition that the buffer may ask for again.
+// SourceRetention says how near Kafka is to deleting records of a partition that the buffer may
+// ask for again.
 type SourceRetention struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The partition.
@@ -972,9 +976,9 @@ type SourceRetention struct {
 	FirstOffset int64 `protobuf:"varint,2,opt,name=first_offset,json=firstOffset,proto3" json:"first_offset,omitempty"`
 	// The offset that its next record gets.
 	EndOffset int64 `protobuf:"varint,3,opt,name=end_offset,json=endOffset,proto3" json:"end_offset,omitempty"`
-	// Kafka may delete soon what is before it: half of the time for which it keeps records is over, or it is in the older
-	// half of the bytes that it keeps. It is end_offset when the topic is compacted, or nobody knows how long it keeps
-	// records, and 0 when that is far away.
+	// Kafka may delete soon what is before it: half of the time for which it keeps records is over,
+	// or it is in the older half of the bytes that it keeps. It is end_offset when the topic is
+	// compacted, or nobody knows how long it keeps records, and 0 when that is far away.
 	OldOffset     int64 `protobuf:"varint,4,opt,name=old_offset,json=oldOffset,proto3" json:"old_offset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1192,7 +1196,8 @@ type AppendResponse_FindOffset struct {
 }
 
 type AppendResponse_PausedSources struct {
-	// With AppendOpen.hears_pauses: when a source was paused or resumed, also when it was so already.
+	// With AppendOpen.hears_pauses: when a source was paused or resumed, also when it was so
+	// already.
 	PausedSources *PausedSources `protobuf:"bytes,7,opt,name=paused_sources,json=pausedSources,proto3,oneof"`
 }
 
@@ -1218,8 +1223,8 @@ type AppendOpened struct {
 	// Number of the shard's owner, higher for each new one within a life. 0 where an owner is for
 	// ever, as with data_dir.
 	Epoch uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	// What the buffer does not have it may have to ask for again, after the loss of its machine: the ingest is to send
-	// retention now and then.
+	// What the buffer does not have it may have to ask for again, after the loss of its machine: the
+	// ingest is to send retention now and then.
 	WantsRetention bool `protobuf:"varint,3,opt,name=wants_retention,json=wantsRetention,proto3" json:"wants_retention,omitempty"`
 	// The buffer takes PauseSourceEverywhere. One of a version before does not.
 	KeepsPauses bool `protobuf:"varint,4,opt,name=keeps_pauses,json=keepsPauses,proto3" json:"keeps_pauses,omitempty"`
@@ -1306,9 +1311,9 @@ type PartitionAssigned struct {
 	ResumeOffset int64 `protobuf:"varint,3,opt,name=resume_offset,json=resumeOffset,proto3" json:"resume_offset,omitempty"`
 	// May be committed to Kafka when known.
 	SafeOffset int64 `protobuf:"varint,4,opt,name=safe_offset,json=safeOffset,proto3" json:"safe_offset,omitempty"`
-	// Of records that were read, the newest first. When Kafka has another record at one of them, or ends before it,
-	// the topic was created again, or, when it still has an older one of them, lost its end: assign once more, with
-	// recreated.
+	// Of records that were read, the newest first. When Kafka has another record at one of them, or
+	// ends before it, the topic was created again, or, when it still has an older one of them, lost
+	// its end: assign once more, with recreated.
 	KnownRecords  []*Fingerprint `protobuf:"bytes,5,rep,name=known_records,json=knownRecords,proto3" json:"known_records,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1388,9 +1393,9 @@ type Appended struct {
 	Range *OffsetRange `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
 	// The whole range was known already; nothing was kept.
 	Duplicate bool `protobuf:"varint,3,opt,name=duplicate,proto3" json:"duplicate,omitempty"`
-	// Absent when accepted. RESOURCE_EXHAUSTED with RetryInfo: the queue is full, send it again later.
-	// FAILED_PRECONDITION: the range does not begin where the partition's appended offsets end; go
-	// back to Assign. INVALID_ARGUMENT and DATA_LOSS: the batch is malformed or damaged.
+	// Absent when accepted. RESOURCE_EXHAUSTED with RetryInfo: the queue is full, send it again
+	// later. FAILED_PRECONDITION: the range does not begin where the partition's appended offsets
+	// end; go back to Assign. INVALID_ARGUMENT and DATA_LOSS: the batch is malformed or damaged.
 	Status *status.Status `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"`
 	// AppendRequest.refetch_id of what was sent.
 	RefetchId     uint64 `protobuf:"varint,5,opt,name=refetch_id,json=refetchId,proto3" json:"refetch_id,omitempty"`
@@ -1463,10 +1468,10 @@ func (x *Appended) GetRefetchId() uint64 {
 	return 0
 }
 
-// Refetch asks for a range of offsets to be read from Kafka once more, outside of the consumer group.
-// It is answered by batches and settles with its id that cover the range in order; those that Kafka no
-// longer has are settled as lost. An ingest that cannot answer just does not: after a while, and when
-// the stream ends, another one is asked.
+// Refetch asks for a range of offsets to be read from Kafka once more, outside of the consumer
+// group. It is answered by batches and settles with its id that cover the range in order; those
+// that Kafka no longer has are settled as lost. An ingest that cannot answer just does not: after
+// a while, and when the stream ends, another one is asked.
 type Refetch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Chosen by the buffer.
@@ -1539,8 +1544,8 @@ func (x *Refetch) GetKnownRecords() []*Fingerprint {
 	return nil
 }
 
-// FindOffset asks for the first offset whose record is not older than a time. It is answered by FoundOffset; an
-// ingest of the version before does not answer when it cannot find out.
+// FindOffset asks for the first offset whose record is not older than a time. It is answered by
+// FoundOffset; an ingest of the version before does not answer when it cannot find out.
 type FindOffset struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Chosen by the buffer.
@@ -1881,7 +1886,8 @@ type ConsumeRequest_Extend struct {
 }
 
 type ConsumeRequest_Pause struct {
-	// Pauses the delivery in all its instances, or resumes it. Only when ConsumeOpened.keeps_pauses.
+	// Pauses the delivery in all its instances, or resumes it. Only when
+	// ConsumeOpened.keeps_pauses.
 	Pause *PauseEverywhere `protobuf:"bytes,6,opt,name=pause,proto3,oneof"`
 }
 
@@ -1917,13 +1923,13 @@ type ConsumeOpen struct {
 	Watermarks bool `protobuf:"varint,4,opt,name=watermarks,proto3" json:"watermarks,omitempty"`
 	// Where records are produced to, from a delivery to Kafka: the buffer then tells Flows.
 	Target *FlowTarget `protobuf:"bytes,5,opt,name=target,proto3" json:"target,omitempty"`
-	// Whether the delivery leaves out records by ConsumeOpened.headers. A subscription with such filters is not opened
-	// for one that does not.
+	// Whether the delivery leaves out records by ConsumeOpened.headers. A subscription with such
+	// filters is not opened for one that does not.
 	FiltersHeaders bool `protobuf:"varint,6,opt,name=filters_headers,json=filtersHeaders,proto3" json:"filters_headers,omitempty"`
 	// As AppendOpen.shard.
 	Shard *ShardClaim `protobuf:"bytes,7,opt,name=shard,proto3" json:"shard,omitempty"`
-	// Name of the delivery in its configuration, which all of its instances have. One that says it holds itself while it is
-	// paused: it is told by ConsumeOpened.paused and DeliveryPaused.
+	// Name of the delivery in its configuration, which all of its instances have. One that says it
+	// holds itself while it is paused: it is told by ConsumeOpened.paused and DeliveryPaused.
 	Delivery      string `protobuf:"bytes,8,opt,name=delivery,proto3" json:"delivery,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2015,8 +2021,8 @@ func (x *ConsumeOpen) GetDelivery() string {
 	return ""
 }
 
-// PauseEverywhere has the buffer keep whether ConsumeOpen.delivery is paused, and tell all of its sessions. It is answered by
-// DeliveryPaused when it is durable.
+// PauseEverywhere has the buffer keep whether ConsumeOpen.delivery is paused, and tell all of its
+// sessions. It is answered by DeliveryPaused when it is durable.
 type PauseEverywhere struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Whether it is paused from now on.
@@ -2062,7 +2068,8 @@ func (x *PauseEverywhere) GetPaused() bool {
 	return false
 }
 
-// DeliveryTrouble says why the delivery fails now, such as what its destination answers. It is sent when that changes.
+// DeliveryTrouble says why the delivery fails now, such as what its destination answers. It is
+// sent when that changes.
 type DeliveryTrouble struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The last error; empty: it does not fail any more.
@@ -2309,8 +2316,8 @@ func (x *FlowSource) GetWanted() []string {
 	return nil
 }
 
-// Flows is all that is read into the buffer's queues, and produced from them, now: by it a delivery finds out whether
-// what it produces would come back to it.
+// Flows is all that is read into the buffer's queues, and produced from them, now: by it a
+// delivery finds out whether what it produces would come back to it.
 type Flows struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What is read.
@@ -2475,8 +2482,8 @@ func (x *Ack) GetStateChanges() []*StateChange {
 	return nil
 }
 
-// AckedLease is one lease that is done, or done in part. Offsets that are named neither filtered nor dead letters
-// are delivered.
+// AckedLease is one lease that is done, or done in part. Offsets that are named neither filtered
+// nor dead letters are delivered.
 type AckedLease struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The lease.
@@ -2485,8 +2492,8 @@ type AckedLease struct {
 	Filtered []*OffsetRange `protobuf:"bytes,2,rep,name=filtered,proto3" json:"filtered,omitempty"`
 	// Records that can never be delivered.
 	DeadLetters []*DeadLetter `protobuf:"bytes,3,rep,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"`
-	// When not empty, all that is settled, ascending: the lease is kept for the rest, also when nothing is left, until
-	// it is acked without this, given back, or the time is over.
+	// When not empty, all that is settled, ascending: the lease is kept for the rest, also when
+	// nothing is left, until it is acked without this, given back, or the time is over.
 	Only          []*OffsetRange `protobuf:"bytes,4,rep,name=only,proto3" json:"only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2557,7 +2564,8 @@ type DeadLetter struct {
 	Offset int64 `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"`
 	// Why, for people; at most 1 KiB of it counts.
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	// The offset behind the last; 0 is offset + 1. Only when ConsumeOpened.dead_letter_ranges. Those of a lease do not overlap.
+	// The offset behind the last; 0 is offset + 1. Only when ConsumeOpened.dead_letter_ranges. Those
+	// of a lease do not overlap.
 	Next          int64 `protobuf:"varint,3,opt,name=next,proto3" json:"next,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2621,7 +2629,8 @@ type StateChange struct {
 	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// New value, at most 64 KiB; absent deletes the entry.
 	Value []byte `protobuf:"bytes,2,opt,name=value,proto3,oneof" json:"value,omitempty"`
-	// Watermark.complete_ms stays below this while the entry is there, whoever has it; 0: it does not matter.
+	// Watermark.complete_ms stays below this while the entry is there, whoever has it; 0: it does
+	// not matter.
 	HoldsMs       int64 `protobuf:"varint,3,opt,name=holds_ms,json=holdsMs,proto3" json:"holds_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2683,7 +2692,8 @@ type Nack struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The lease.
 	LeaseId uint64 `protobuf:"varint,1,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
-	// Not to be leased again before this has passed, at most 15 minutes; the buffer adds its own backoff when absent.
+	// Not to be leased again before this has passed, at most 15 minutes; the buffer adds its own
+	// backoff when absent.
 	Delay *durationpb.Duration `protobuf:"bytes,2,opt,name=delay,proto3" json:"delay,omitempty"`
 	// Why, for people.
 	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -2957,7 +2967,8 @@ type ConsumeResponse_Flows struct {
 }
 
 type ConsumeResponse_Paused struct {
-	// With ConsumeOpen.delivery: when the delivery was paused or resumed, also when it was so already.
+	// With ConsumeOpen.delivery: when the delivery was paused or resumed, also when it was so
+	// already.
 	Paused *DeliveryPaused `protobuf:"bytes,9,opt,name=paused,proto3,oneof"`
 }
 
@@ -2977,9 +2988,10 @@ func (*ConsumeResponse_Flows) isConsumeResponse_Message() {}
 
 func (*ConsumeResponse_Paused) isConsumeResponse_Message() {}
 
-// Watermark is how far the time of records has come for the subscription. It rests on the timestamps that Kafka has,
-// none of which counts as later than the buffer's clock: a partition has passed the highest one among the records
-// before its first unsettled offset, and where it has no more records, the time at which they were read to the end.
+// Watermark is how far the time of records has come for the subscription. It rests on the
+// timestamps that Kafka has, none of which counts as later than the buffer's clock: a partition
+// has passed the highest one among the records before its first unsettled offset, and where it has
+// no more records, the time at which they were read to the end.
 type Watermark struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// All partitions have passed it, in milliseconds since the Unix epoch.
@@ -3043,12 +3055,13 @@ type ConsumeOpened struct {
 	SessionId uint64 `protobuf:"varint,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
 	// How long a lease lasts without Extend.
 	LeaseDuration *durationpb.Duration `protobuf:"bytes,2,opt,name=lease_duration,json=leaseDuration,proto3" json:"lease_duration,omitempty"`
-	// Random name of the queue's data, made with it: progress that is kept elsewhere counts only with the same one.
-	// Empty from a buffer that does not have it yet.
+	// Random name of the queue's data, made with it: progress that is kept elsewhere counts only
+	// with the same one. Empty from a buffer that does not have it yet.
 	LedgerId string `protobuf:"bytes,3,opt,name=ledger_id,json=ledgerId,proto3" json:"ledger_id,omitempty"`
 	// Whether DeadLetter.next counts. A buffer that does not say so takes dead letters one by one.
 	DeadLetterRanges bool `protobuf:"varint,4,opt,name=dead_letter_ranges,json=deadLetterRanges,proto3" json:"dead_letter_ranges,omitempty"`
-	// What the headers of records must be, all of it. The delivery settles other records as filtered.
+	// What the headers of records must be, all of it. The delivery settles other records as
+	// filtered.
 	Headers []*HeaderFilter `protobuf:"bytes,5,rep,name=headers,proto3" json:"headers,omitempty"`
 	// As AppendOpened.epoch; ledger_id is the life.
 	Epoch uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
@@ -3155,8 +3168,8 @@ func (x *ConsumeOpened) GetHearsTroubles() bool {
 	return false
 }
 
-// HeaderFilter is a condition on a header of records as they are in Kafka. A record without the header counts as one
-// with an empty value; of several headers of the name the first counts.
+// HeaderFilter is a condition on a header of records as they are in Kafka. A record without the
+// header counts as one with an empty value; of several headers of the name the first counts.
 type HeaderFilter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the header.
@@ -3229,12 +3242,14 @@ type Lease struct {
 	Batch *Batch `protobuf:"bytes,2,opt,name=batch,proto3" json:"batch,omitempty"`
 	// 1 for the first delivery.
 	Attempt int32 `protobuf:"varint,3,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	// Offsets in the batch that are already settled, or belong to another batch: not to be delivered.
+	// Offsets in the batch that are already settled, or belong to another batch: not to be
+	// delivered.
 	Settled []*OffsetRange `protobuf:"bytes,4,rep,name=settled,proto3" json:"settled,omitempty"`
-	// Another one after the subscription was created anew or sought: what a delivery knows to have delivered in
-	// this epoch must not be delivered again, and what it delivered in another must be.
+	// Another one after the subscription was created anew or sought: what a delivery knows to have
+	// delivered in this epoch must not be delivered again, and what it delivered in another must be.
 	Epoch int64 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	// Nothing was waiting behind it when it was leased: to collect more before delivering it is to wait for new records.
+	// Nothing was waiting behind it when it was leased: to collect more before delivering it is to
+	// wait for new records.
 	Last          bool `protobuf:"varint,6,opt,name=last,proto3" json:"last,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

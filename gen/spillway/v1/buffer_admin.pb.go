@@ -126,8 +126,9 @@ type Queue struct {
 	// Of a queue that is kept in Kafka: the revision of the configuration whose subscriptions and
 	// bounds of disk count. A file with a higher one replaces it.
 	Revision int64 `protobuf:"varint,24,opt,name=revision,proto3" json:"revision,omitempty"`
-	// When this buffer has several shards of the queue: each of them. What is above is of all of them together; the bounds of
-	// the disk, which each shard has for itself, are added up. Its state is that of one that is not open, if there is one.
+	// When this buffer has several shards of the queue: each of them. What is above is of all of
+	// them together; the bounds of the disk, which each shard has for itself, are added up. Its
+	// state is that of one that is not open, if there is one.
 	ShardsHere    []*QueueShard `protobuf:"bytes,25,rep,name=shards_here,json=shardsHere,proto3" json:"shards_here,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -845,13 +846,15 @@ type Subscription struct {
 	Sessions int32 `protobuf:"varint,9,opt,name=sessions,proto3" json:"sessions,omitempty"`
 	// Records settled since the queue was opened.
 	DeliveredRecords int64 `protobuf:"varint,10,opt,name=delivered_records,json=deliveredRecords,proto3" json:"delivered_records,omitempty"`
-	// Records dead-lettered since the queue was opened. One that is redriven, and dead-lettered again, counts again.
+	// Records dead-lettered since the queue was opened. One that is redriven, and dead-lettered
+	// again, counts again.
 	DeadLetteredRecords int64 `protobuf:"varint,11,opt,name=dead_lettered_records,json=deadLetteredRecords,proto3" json:"dead_lettered_records,omitempty"`
 	// Batches leased more than once since the queue was opened.
 	RedeliveredBatches int64 `protobuf:"varint,12,opt,name=redelivered_batches,json=redeliveredBatches,proto3" json:"redelivered_batches,omitempty"`
 	// Age of the oldest pending batch, by the time it was appended; absent when nothing is pending.
 	OldestPendingAge *durationpb.Duration `protobuf:"bytes,13,opt,name=oldest_pending_age,json=oldestPendingAge,proto3" json:"oldest_pending_age,omitempty"`
-	// Pending offsets that the buffer does not hold: they are refetched from Kafka when there is room.
+	// Pending offsets that the buffer does not hold: they are refetched from Kafka when there is
+	// room.
 	DeferredOffsets int64 `protobuf:"varint,14,opt,name=deferred_offsets,json=deferredOffsets,proto3" json:"deferred_offsets,omitempty"`
 	// What happens when limit_bytes is reached.
 	OnFull OnFull `protobuf:"varint,15,opt,name=on_full,json=onFull,proto3,enum=spillway.v1.OnFull" json:"on_full,omitempty"`
@@ -863,7 +866,8 @@ type Subscription struct {
 	LostOffsets int64 `protobuf:"varint,18,opt,name=lost_offsets,json=lostOffsets,proto3" json:"lost_offsets,omitempty"`
 	// Batches that were given back and are not leased again before a time: see ListParkedBatches.
 	ParkedBatches int64 `protobuf:"varint,19,opt,name=parked_batches,json=parkedBatches,proto3" json:"parked_batches,omitempty"`
-	// What the headers of records must be, all of it, as the configuration says; other records are settled as filtered.
+	// What the headers of records must be, all of it, as the configuration says; other records are
+	// settled as filtered.
 	Headers []*HeaderFilter `protobuf:"bytes,20,rep,name=headers,proto3" json:"headers,omitempty"`
 	// The last replay; absent when there was none.
 	Replay *Replay `protobuf:"bytes,21,opt,name=replay,proto3" json:"replay,omitempty"`
@@ -871,13 +875,13 @@ type Subscription struct {
 	RedrivingOffsets int64 `protobuf:"varint,22,opt,name=redriving_offsets,json=redrivingOffsets,proto3" json:"redriving_offsets,omitempty"`
 	// Names of deliveries that PauseDelivery has paused in all their instances.
 	PausedDeliveries []string `protobuf:"bytes,23,rep,name=paused_deliveries,json=pausedDeliveries,proto3" json:"paused_deliveries,omitempty"`
-	// The last error of a delivery that is connected and fails, of the one that has failed for longest; empty: none says
-	// that it fails.
+	// The last error of a delivery that is connected and fails, of the one that has failed for
+	// longest; empty: none says that it fails.
 	Trouble string `protobuf:"bytes,24,opt,name=trouble,proto3" json:"trouble,omitempty"`
 	// Since when it fails, by the clock of the delivery.
 	TroubleSince *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=trouble_since,json=troubleSince,proto3" json:"trouble_since,omitempty"`
-	// Dead letters that are listed now: those of any time that were neither redriven nor forgotten, among the newest
-	// undelivered ranges. A buffer of a version before does not tell.
+	// Dead letters that are listed now: those of any time that were neither redriven nor forgotten,
+	// among the newest undelivered ranges. A buffer of a version before does not tell.
 	DeadLetters   *int64 `protobuf:"varint,26,opt,name=dead_letters,json=deadLetters,proto3,oneof" json:"dead_letters,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1298,7 +1302,8 @@ type StartPosition_Latest_ struct {
 }
 
 type StartPosition_Time struct {
-	// The first record that is not older, as Kafka says: an ingest of every cluster must be connected.
+	// The first record that is not older, as Kafka says: an ingest of every cluster must be
+	// connected.
 	Time *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3,oneof"`
 }
 
@@ -1374,11 +1379,13 @@ type SubscriptionPartition struct {
 	SettledOffset int64 `protobuf:"varint,3,opt,name=settled_offset,json=settledOffset,proto3" json:"settled_offset,omitempty"`
 	// Settled ranges above settled_offset, the first 1,000.
 	SettledRanges []*OffsetRange `protobuf:"bytes,4,rep,name=settled_ranges,json=settledRanges,proto3" json:"settled_ranges,omitempty"`
-	// The offset after the last one appended, or with unwanted, after the last one that is the subscription's.
+	// The offset after the last one appended, or with unwanted, after the last one that is the
+	// subscription's.
 	AppendedOffset int64 `protobuf:"varint,5,opt,name=appended_offset,json=appendedOffset,proto3" json:"appended_offset,omitempty"`
 	// Offsets per outcome since start_offset.
 	Outcomes map[string]int64 `protobuf:"bytes,6,rep,name=outcomes,proto3" json:"outcomes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	// The subscription does not want the topic any more: what is pending up to appended_offset is kept until it does.
+	// The subscription does not want the topic any more: what is pending up to appended_offset is
+	// kept until it does.
 	Unwanted      bool `protobuf:"varint,7,opt,name=unwanted,proto3" json:"unwanted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1852,8 +1859,9 @@ type UpdateSubscriptionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "queue/subscription".
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// New topic globs; none leaves them. Topics it begins to want are delivered from what is appended next. Of those it ceases
-	// to want nothing more is delivered, but what is pending is kept: when it wants them again, it goes on where it was.
+	// New topic globs; none leaves them. Topics it begins to want are delivered from what is
+	// appended next. Of those it ceases to want nothing more is delivered, but what is pending is
+	// kept: when it wants them again, it goes on where it was.
 	Topics []string `protobuf:"bytes,2,rep,name=topics,proto3" json:"topics,omitempty"`
 	// Absent leaves it.
 	Required *bool `protobuf:"varint,3,opt,name=required,proto3,oneof" json:"required,omitempty"`
@@ -1990,9 +1998,10 @@ type DeleteSubscriptionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "queue/subscription".
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Also while it has sessions, which end, or sink state, which is forgotten. A file delivery makes its files in use final when
-	// its session ends for this; those that no session has stay in use for ever. What is in any of them is delivered again to
-	// a subscription that is created anew.
+	// Also while it has sessions, which end, or sink state, which is forgotten. A file delivery
+	// makes its files in use final when its session ends for this; those that no session has stay in
+	// use for ever. What is in any of them is delivered again to a subscription that is created
+	// anew.
 	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2185,7 +2194,8 @@ type ReplaySubscriptionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "queue/subscription".
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Where it begins: a time, or offsets. Partitions it does not say anything about are not replayed.
+	// Where it begins: a time, or offsets. Partitions it does not say anything about are not
+	// replayed.
 	From *StartPosition `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
 	// Where it ends: the first record that is not meant. Absent: at what is settled now.
 	To *StartPosition `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
@@ -2193,8 +2203,8 @@ type ReplaySubscriptionRequest struct {
 	Topics []string `protobuf:"bytes,4,rep,name=topics,proto3" json:"topics,omitempty"`
 	// The most offsets in a second, over all partitions; 0 is as fast as it goes.
 	OffsetsPerSecond float64 `protobuf:"fixed64,5,opt,name=offsets_per_second,json=offsetsPerSecond,proto3" json:"offsets_per_second,omitempty"`
-	// In place of it, the speed in times of that at which the records came: 0.5 takes two hours for an hour. It wants
-	// times in from and to.
+	// In place of it, the speed in times of that at which the records came: 0.5 takes two hours for
+	// an hour. It wants times in from and to.
 	Speed float64 `protobuf:"fixed64,6,opt,name=speed,proto3" json:"speed,omitempty"`
 	// Only tell what would be delivered.
 	ValidateOnly  bool `protobuf:"varint,7,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
@@ -2378,7 +2388,8 @@ type ReplaySubscriptionResponse struct {
 	OffsetsPerSecond float64 `protobuf:"fixed64,5,opt,name=offsets_per_second,json=offsetsPerSecond,proto3" json:"offsets_per_second,omitempty"`
 	// How long it takes at that rate, at least; absent without one.
 	Takes *durationpb.Duration `protobuf:"bytes,6,opt,name=takes,proto3" json:"takes,omitempty"`
-	// A connected delivery keeps the order of partitions: what is new of the partitions waits for the replay.
+	// A connected delivery keeps the order of partitions: what is new of the partitions waits for
+	// the replay.
 	HoldsUp       bool `protobuf:"varint,7,opt,name=holds_up,json=holdsUp,proto3" json:"holds_up,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3209,9 +3220,9 @@ type AuditRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only this "queue/subscription", or this "queue"; empty means all.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// At most this many partitions. A page is cut at about 3 MiB, too. Without page_size and page_token, an audit of more than
-	// 1,000 partitions, or of more than one page, is refused with FAILED_PRECONDITION: part of it would look complete to a
-	// client that does not go on.
+	// At most this many partitions. A page is cut at about 3 MiB, too. Without page_size and
+	// page_token, an audit of more than 1,000 partitions, or of more than one page, is refused with
+	// FAILED_PRECONDITION: part of it would look complete to a client that does not go on.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// From the response before.
 	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -3325,8 +3336,8 @@ func (x *AuditResponse) GetNextPageToken() string {
 	return ""
 }
 
-// AuditPartition accounts for the offsets from start_offset to appended_offset: the totals of outcomes,
-// pending and holes add up to their distance.
+// AuditPartition accounts for the offsets from start_offset to appended_offset: the totals of
+// outcomes, pending and holes add up to their distance.
 type AuditPartition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "queue/subscription".
@@ -3347,8 +3358,8 @@ type AuditPartition struct {
 	PendingOffsets int64 `protobuf:"varint,8,opt,name=pending_offsets,json=pendingOffsets,proto3" json:"pending_offsets,omitempty"`
 	// Offsets that are accounted for nowhere. Anything above 0 is a bug or a damaged ledger.
 	HoleOffsets int64 `protobuf:"varint,9,opt,name=hole_offsets,json=holeOffsets,proto3" json:"hole_offsets,omitempty"`
-	// What lies between settled_offset and appended_offset, without gaps. Long lists are cut to 1,000;
-	// the totals are of all.
+	// What lies between settled_offset and appended_offset, without gaps. Long lists are cut to
+	// 1,000; the totals are of all.
 	Ranges        []*AuditRange `protobuf:"bytes,10,rep,name=ranges,proto3" json:"ranges,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3459,8 +3470,8 @@ type AuditRange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The offsets.
 	Range *OffsetRange `protobuf:"bytes,1,opt,name=range,proto3" json:"range,omitempty"`
-	// An outcome ("delivered", "dead_lettered", "dropped", "filtered", "lost"), or "memory", "stored",
-	// "leased", "deferred", or "hole".
+	// An outcome ("delivered", "dead_lettered", "dropped", "filtered", "lost"), or "memory",
+	// "stored", "leased", "deferred", or "hole".
 	State         string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4140,7 +4151,8 @@ type QueueFlow struct {
 	Queue string `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
 	// The ingests that are connected, by client and cluster.
 	Ingests []*ConnectedIngest `protobuf:"bytes,2,rep,name=ingests,proto3" json:"ingests,omitempty"`
-	// Records a second that were accepted, over the last 15 seconds; absent in the first seconds after a start.
+	// Records a second that were accepted, over the last 15 seconds; absent in the first seconds
+	// after a start.
 	AppendedPerSecond *float64 `protobuf:"fixed64,3,opt,name=appended_per_second,json=appendedPerSecond,proto3,oneof" json:"appended_per_second,omitempty"`
 	// When disk_bytes reaches disk_bytes_limit, one forecast a window.
 	Full []*Forecast `protobuf:"bytes,4,rep,name=full,proto3" json:"full,omitempty"`
@@ -4284,7 +4296,8 @@ type SubscriptionFlow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "queue/subscription".
 	Subscription string `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
-	// Records a second that were settled, over the last 15 seconds; absent in the first seconds after a start.
+	// Records a second that were settled, over the last 15 seconds; absent in the first seconds
+	// after a start.
 	DeliveredPerSecond *float64 `protobuf:"fixed64,2,opt,name=delivered_per_second,json=deliveredPerSecond,proto3,oneof" json:"delivered_per_second,omitempty"`
 	// When the backlog is gone, one forecast a window.
 	Drained       []*Forecast `protobuf:"bytes,3,rep,name=drained,proto3" json:"drained,omitempty"`
@@ -4346,7 +4359,8 @@ func (x *SubscriptionFlow) GetDrained() []*Forecast {
 // Forecast tells when a value reaches its bound if it goes on as it did in a window of time.
 type Forecast struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How far back the forecast looks: 15 seconds, or 5 minutes. A window is left out until half of it has passed.
+	// How far back the forecast looks: 15 seconds, or 5 minutes. A window is left out until half of
+	// it has passed.
 	Window *durationpb.Duration `protobuf:"bytes,1,opt,name=window,proto3" json:"window,omitempty"`
 	// Change of the value a second: bytes, or records. Below 0 when it shrinks.
 	PerSecond float64 `protobuf:"fixed64,2,opt,name=per_second,json=perSecond,proto3" json:"per_second,omitempty"`
@@ -4416,7 +4430,8 @@ type SinkStateEntry struct {
 	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	// Length of the whole value.
 	ValueBytes int32 `protobuf:"varint,3,opt,name=value_bytes,json=valueBytes,proto3" json:"value_bytes,omitempty"`
-	// The time of records is held back below this, in milliseconds since the Unix epoch; 0: it is not.
+	// The time of records is held back below this, in milliseconds since the Unix epoch; 0: it is
+	// not.
 	HoldsMs int64 `protobuf:"varint,4,opt,name=holds_ms,json=holdsMs,proto3" json:"holds_ms,omitempty"`
 	// How long the entry has been there; absent when an older version made it.
 	Age *durationpb.Duration `protobuf:"bytes,5,opt,name=age,proto3" json:"age,omitempty"`
@@ -4980,7 +4995,8 @@ type PeekRecordsRequest struct {
 	Subscription string `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
 	// At most this many records; 0 is 10, at most 1000.
 	Limit int32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
-	// Only of this partition; absent means all. Its cluster may be empty when only one cluster feeds the queue.
+	// Only of this partition; absent means all. Its cluster may be empty when only one cluster feeds
+	// the queue.
 	Source *SourcePartition `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
 	// With source: only what is not before it, to look behind records that were shown already.
 	FromOffset    int64 `protobuf:"varint,4,opt,name=from_offset,json=fromOffset,proto3" json:"from_offset,omitempty"`
@@ -5059,8 +5075,8 @@ type PeekedRecord struct {
 	Error string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
 	// With error: the offset behind the batch.
 	NextOffset int64 `protobuf:"varint,5,opt,name=next_offset,json=nextOffset,proto3" json:"next_offset,omitempty"`
-	// Bytes of the record that are left out, as it is larger than 1 MiB: headers first, then the end of the value, then
-	// that of the key.
+	// Bytes of the record that are left out, as it is larger than 1 MiB: headers first, then the end
+	// of the value, then that of the key.
 	CutBytes      int64 `protobuf:"varint,6,opt,name=cut_bytes,json=cutBytes,proto3" json:"cut_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5138,7 +5154,8 @@ func (x *PeekedRecord) GetCutBytes() int64 {
 	return 0
 }
 
-// PeekRecordsResponse is what is next, at most 1 MiB of it. To see what follows, name the partition and the offset.
+// PeekRecordsResponse is what is next, at most 1 MiB of it. To see what follows, name the
+// partition and the offset.
 type PeekRecordsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The records, oldest batch first.
@@ -5193,8 +5210,8 @@ type TapRecordsRequest struct {
 	Topics []string `protobuf:"bytes,2,rep,name=topics,proto3" json:"topics,omitempty"`
 	// Numbers of partitions; none means all.
 	Partitions []int32 `protobuf:"varint,3,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`
-	// An expression of CEL that is true for the records to show; empty means all. It knows topic, partition, offset, timestamp,
-	// key, value, headers and json (docs/operations.md).
+	// An expression of CEL that is true for the records to show; empty means all. It knows topic,
+	// partition, offset, timestamp, key, value, headers and json (docs/operations.md).
 	Filter string `protobuf:"bytes,4,opt,name=filter,proto3" json:"filter,omitempty"`
 	// Of so many records that match, one is shown; 0 is 1.
 	Sample int32 `protobuf:"varint,5,opt,name=sample,proto3" json:"sample,omitempty"`

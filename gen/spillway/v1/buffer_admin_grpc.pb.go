@@ -59,8 +59,8 @@ type BufferAdminServiceClient interface {
 	ListQueues(ctx context.Context, in *ListQueuesRequest, opts ...grpc.CallOption) (*ListQueuesResponse, error)
 	// GetQueue shows one queue with its source partitions.
 	GetQueue(ctx context.Context, in *GetQueueRequest, opts ...grpc.CallOption) (*GetQueueResponse, error)
-	// UpdateQueue changes the bounds of what a queue keeps on disk, at once, also while it is full. Durable, until the
-	// configuration file says something else of them than it does now.
+	// UpdateQueue changes the bounds of what a queue keeps on disk, at once, also while it is full.
+	// Durable, until the configuration file says something else of them than it does now.
 	UpdateQueue(ctx context.Context, in *UpdateQueueRequest, opts ...grpc.CallOption) (*UpdateQueueResponse, error)
 	// ListSubscriptions lists subscriptions with their backlog.
 	ListSubscriptions(ctx context.Context, in *ListSubscriptionsRequest, opts ...grpc.CallOption) (*ListSubscriptionsResponse, error)
@@ -68,61 +68,69 @@ type BufferAdminServiceClient interface {
 	GetSubscription(ctx context.Context, in *GetSubscriptionRequest, opts ...grpc.CallOption) (*GetSubscriptionResponse, error)
 	// CreateSubscription adds a subscription while the queue runs. Durable.
 	CreateSubscription(ctx context.Context, in *CreateSubscriptionRequest, opts ...grpc.CallOption) (*CreateSubscriptionResponse, error)
-	// UpdateSubscription changes what a subscription wants and what happens when it is full. Durable, until
-	// its part of the configuration file changes.
+	// UpdateSubscription changes what a subscription wants and what happens when it is full.
+	// Durable, until its part of the configuration file changes.
 	UpdateSubscription(ctx context.Context, in *UpdateSubscriptionRequest, opts ...grpc.CallOption) (*UpdateSubscriptionResponse, error)
-	// DeleteSubscription forgets a subscription and its progress. Durable. One that the configuration file names is refused:
-	// it would come back with the next start. So is one with sessions or sink state, unless force is set.
+	// DeleteSubscription forgets a subscription and its progress. Durable. One that the
+	// configuration file names is refused: it would come back with the next start. So is one with
+	// sessions or sink state, unless force is set.
 	DeleteSubscription(ctx context.Context, in *DeleteSubscriptionRequest, opts ...grpc.CallOption) (*DeleteSubscriptionResponse, error)
-	// SeekSubscription moves a subscription to other offsets, back for a replay or ahead. Durable. What the buffer no longer
-	// has is refetched from Kafka. What is pending and skipped ends as dropped. Earliest skips nothing.
+	// SeekSubscription moves a subscription to other offsets, back for a replay or ahead. Durable.
+	// What the buffer no longer has is refetched from Kafka. What is pending and skipped ends as
+	// dropped. Earliest skips nothing.
 	SeekSubscription(ctx context.Context, in *SeekSubscriptionRequest, opts ...grpc.CallOption) (*SeekSubscriptionResponse, error)
-	// ReplaySubscription delivers once more what a subscription has settled between two places, beside what is new, as fast
-	// as it may, and tells what that is; with validate_only it does no more than that. It begins nothing anew: what is
-	// accounted for, safe and past stays so. Durable. A delivery that keeps the order of partitions delivers what is replayed
-	// of a partition first, and what is new of it afterwards. What the buffer does not hold is read from Kafka.
+	// ReplaySubscription delivers once more what a subscription has settled between two places,
+	// beside what is new, as fast as it may, and tells what that is; with validate_only it does no
+	// more than that. It begins nothing anew: what is accounted for, safe and past stays so.
+	// Durable. A delivery that keeps the order of partitions delivers what is replayed of a
+	// partition first, and what is new of it afterwards. What the buffer does not hold is read from
+	// Kafka.
 	ReplaySubscription(ctx context.Context, in *ReplaySubscriptionRequest, opts ...grpc.CallOption) (*ReplaySubscriptionResponse, error)
 	// CancelReplay ends a replay. What is with deliveries is finished. Durable.
 	CancelReplay(ctx context.Context, in *CancelReplayRequest, opts ...grpc.CallOption) (*CancelReplayResponse, error)
-	// ListUndelivered lists what ended otherwise than delivered or filtered, the newest 10,000 ranges of a
-	// subscription: dead letters, and what was dropped by policy or lost upstream.
+	// ListUndelivered lists what ended otherwise than delivered or filtered, the newest 10,000
+	// ranges of a subscription: dead letters, and what was dropped by policy or lost upstream.
 	ListUndelivered(ctx context.Context, in *ListUndeliveredRequest, opts ...grpc.CallOption) (*ListUndeliveredResponse, error)
 	// ReadUndelivered shows the records of a dead letter that the buffer keeps.
 	ReadUndelivered(ctx context.Context, in *ReadUndeliveredRequest, opts ...grpc.CallOption) (*ReadUndeliveredResponse, error)
-	// RedriveUndelivered delivers undelivered ranges once more: dead letters from the copies that the buffer keeps, others
-	// from Kafka, which may have lost them. They leave the list, and come back to it when they are not delivered again. Durable.
+	// RedriveUndelivered delivers undelivered ranges once more: dead letters from the copies that
+	// the buffer keeps, others from Kafka, which may have lost them. They leave the list, and come
+	// back to it when they are not delivered again. Durable.
 	RedriveUndelivered(ctx context.Context, in *RedriveUndeliveredRequest, opts ...grpc.CallOption) (*RedriveUndeliveredResponse, error)
-	// ForgetUndelivered takes undelivered ranges off the list, and gives up the copies of dead letters. Durable. What became of
-	// them stays accounted for.
+	// ForgetUndelivered takes undelivered ranges off the list, and gives up the copies of dead
+	// letters. Durable. What became of them stays accounted for.
 	ForgetUndelivered(ctx context.Context, in *ForgetUndeliveredRequest, opts ...grpc.CallOption) (*ForgetUndeliveredResponse, error)
-	// Audit accounts for every offset of every subscription since its start. Every partition is accounted for at one
-	// moment, though not all at the same.
+	// Audit accounts for every offset of every subscription since its start. Every partition is
+	// accounted for at one moment, though not all at the same.
 	Audit(ctx context.Context, in *AuditRequest, opts ...grpc.CallOption) (*AuditResponse, error)
 	// PauseSubscription stops leasing; what is leased may still be acked. Durable.
 	PauseSubscription(ctx context.Context, in *PauseSubscriptionRequest, opts ...grpc.CallOption) (*PauseSubscriptionResponse, error)
 	// ResumeSubscription leases again.
 	ResumeSubscription(ctx context.Context, in *ResumeSubscriptionRequest, opts ...grpc.CallOption) (*ResumeSubscriptionResponse, error)
-	// ForgetSource has a source that nobody reads any more no longer hold up the time of records (_SUCCESS). Durable. Refused
-	// while a connected ingest reads it.
+	// ForgetSource has a source that nobody reads any more no longer hold up the time of records
+	// (_SUCCESS). Durable. Refused while a connected ingest reads it.
 	ForgetSource(ctx context.Context, in *ForgetSourceRequest, opts ...grpc.CallOption) (*ForgetSourceResponse, error)
 	// ListSessions lists the live sessions and those whose sink state waits for adoption.
 	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
-	// ListFlows tells which ingests feed each queue, how fast records come in and go out, and when disks will be full and
-	// backlogs gone at that speed.
+	// ListFlows tells which ingests feed each queue, how fast records come in and go out, and when
+	// disks will be full and backlogs gone at that speed.
 	ListFlows(ctx context.Context, in *ListFlowsRequest, opts ...grpc.CallOption) (*ListFlowsResponse, error)
-	// ListSinkState lists the entries that deliveries keep for what they have not finished, such as files in use: those that
-	// hold back the time of records (_SUCCESS) most come first.
+	// ListSinkState lists the entries that deliveries keep for what they have not finished, such as
+	// files in use: those that hold back the time of records (_SUCCESS) most come first.
 	ListSinkState(ctx context.Context, in *ListSinkStateRequest, opts ...grpc.CallOption) (*ListSinkStateResponse, error)
-	// ForgetSinkState deletes an entry that can never be finished, because its file was removed for instance, so that it no
-	// longer holds back the time of records. Durable. What it stands for stays as it is: the committed records of a
-	// file in use stay in that file, under its name. The session that owns the entry ends, and a new one goes on with the rest.
+	// ForgetSinkState deletes an entry that can never be finished, because its file was removed for
+	// instance, so that it no longer holds back the time of records. Durable. What it stands for
+	// stays as it is: the committed records of a file in use stay in that file, under its name. The
+	// session that owns the entry ends, and a new one goes on with the rest.
 	ForgetSinkState(ctx context.Context, in *ForgetSinkStateRequest, opts ...grpc.CallOption) (*ForgetSinkStateResponse, error)
-	// ListParkedBatches lists the batches that deliveries gave back and that are not leased again before a time.
+	// ListParkedBatches lists the batches that deliveries gave back and that are not leased again
+	// before a time.
 	ListParkedBatches(ctx context.Context, in *ListParkedBatchesRequest, opts ...grpc.CallOption) (*ListParkedBatchesResponse, error)
 	// PeekRecords shows the next pending records of a subscription without leasing them.
 	PeekRecords(ctx context.Context, in *PeekRecordsRequest, opts ...grpc.CallOption) (*PeekRecordsResponse, error)
-	// TapRecords shows records of a queue as they are appended, until the caller ends it. It never holds up the queue: what a slow
-	// caller or a tap at its share of the machine does not get to is missed, and counted.
+	// TapRecords shows records of a queue as they are appended, until the caller ends it. It never
+	// holds up the queue: what a slow caller or a tap at its share of the machine does not get to is
+	// missed, and counted.
 	TapRecords(ctx context.Context, in *TapRecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TapRecordsResponse], error)
 }
 
@@ -413,8 +421,8 @@ type BufferAdminServiceServer interface {
 	ListQueues(context.Context, *ListQueuesRequest) (*ListQueuesResponse, error)
 	// GetQueue shows one queue with its source partitions.
 	GetQueue(context.Context, *GetQueueRequest) (*GetQueueResponse, error)
-	// UpdateQueue changes the bounds of what a queue keeps on disk, at once, also while it is full. Durable, until the
-	// configuration file says something else of them than it does now.
+	// UpdateQueue changes the bounds of what a queue keeps on disk, at once, also while it is full.
+	// Durable, until the configuration file says something else of them than it does now.
 	UpdateQueue(context.Context, *UpdateQueueRequest) (*UpdateQueueResponse, error)
 	// ListSubscriptions lists subscriptions with their backlog.
 	ListSubscriptions(context.Context, *ListSubscriptionsRequest) (*ListSubscriptionsResponse, error)
@@ -422,61 +430,69 @@ type BufferAdminServiceServer interface {
 	GetSubscription(context.Context, *GetSubscriptionRequest) (*GetSubscriptionResponse, error)
 	// CreateSubscription adds a subscription while the queue runs. Durable.
 	CreateSubscription(context.Context, *CreateSubscriptionRequest) (*CreateSubscriptionResponse, error)
-	// UpdateSubscription changes what a subscription wants and what happens when it is full. Durable, until
-	// its part of the configuration file changes.
+	// UpdateSubscription changes what a subscription wants and what happens when it is full.
+	// Durable, until its part of the configuration file changes.
 	UpdateSubscription(context.Context, *UpdateSubscriptionRequest) (*UpdateSubscriptionResponse, error)
-	// DeleteSubscription forgets a subscription and its progress. Durable. One that the configuration file names is refused:
-	// it would come back with the next start. So is one with sessions or sink state, unless force is set.
+	// DeleteSubscription forgets a subscription and its progress. Durable. One that the
+	// configuration file names is refused: it would come back with the next start. So is one with
+	// sessions or sink state, unless force is set.
 	DeleteSubscription(context.Context, *DeleteSubscriptionRequest) (*DeleteSubscriptionResponse, error)
-	// SeekSubscription moves a subscription to other offsets, back for a replay or ahead. Durable. What the buffer no longer
-	// has is refetched from Kafka. What is pending and skipped ends as dropped. Earliest skips nothing.
+	// SeekSubscription moves a subscription to other offsets, back for a replay or ahead. Durable.
+	// What the buffer no longer has is refetched from Kafka. What is pending and skipped ends as
+	// dropped. Earliest skips nothing.
 	SeekSubscription(context.Context, *SeekSubscriptionRequest) (*SeekSubscriptionResponse, error)
-	// ReplaySubscription delivers once more what a subscription has settled between two places, beside what is new, as fast
-	// as it may, and tells what that is; with validate_only it does no more than that. It begins nothing anew: what is
-	// accounted for, safe and past stays so. Durable. A delivery that keeps the order of partitions delivers what is replayed
-	// of a partition first, and what is new of it afterwards. What the buffer does not hold is read from Kafka.
+	// ReplaySubscription delivers once more what a subscription has settled between two places,
+	// beside what is new, as fast as it may, and tells what that is; with validate_only it does no
+	// more than that. It begins nothing anew: what is accounted for, safe and past stays so.
+	// Durable. A delivery that keeps the order of partitions delivers what is replayed of a
+	// partition first, and what is new of it afterwards. What the buffer does not hold is read from
+	// Kafka.
 	ReplaySubscription(context.Context, *ReplaySubscriptionRequest) (*ReplaySubscriptionResponse, error)
 	// CancelReplay ends a replay. What is with deliveries is finished. Durable.
 	CancelReplay(context.Context, *CancelReplayRequest) (*CancelReplayResponse, error)
-	// ListUndelivered lists what ended otherwise than delivered or filtered, the newest 10,000 ranges of a
-	// subscription: dead letters, and what was dropped by policy or lost upstream.
+	// ListUndelivered lists what ended otherwise than delivered or filtered, the newest 10,000
+	// ranges of a subscription: dead letters, and what was dropped by policy or lost upstream.
 	ListUndelivered(context.Context, *ListUndeliveredRequest) (*ListUndeliveredResponse, error)
 	// ReadUndelivered shows the records of a dead letter that the buffer keeps.
 	ReadUndelivered(context.Context, *ReadUndeliveredRequest) (*ReadUndeliveredResponse, error)
-	// RedriveUndelivered delivers undelivered ranges once more: dead letters from the copies that the buffer keeps, others
-	// from Kafka, which may have lost them. They leave the list, and come back to it when they are not delivered again. Durable.
+	// RedriveUndelivered delivers undelivered ranges once more: dead letters from the copies that
+	// the buffer keeps, others from Kafka, which may have lost them. They leave the list, and come
+	// back to it when they are not delivered again. Durable.
 	RedriveUndelivered(context.Context, *RedriveUndeliveredRequest) (*RedriveUndeliveredResponse, error)
-	// ForgetUndelivered takes undelivered ranges off the list, and gives up the copies of dead letters. Durable. What became of
-	// them stays accounted for.
+	// ForgetUndelivered takes undelivered ranges off the list, and gives up the copies of dead
+	// letters. Durable. What became of them stays accounted for.
 	ForgetUndelivered(context.Context, *ForgetUndeliveredRequest) (*ForgetUndeliveredResponse, error)
-	// Audit accounts for every offset of every subscription since its start. Every partition is accounted for at one
-	// moment, though not all at the same.
+	// Audit accounts for every offset of every subscription since its start. Every partition is
+	// accounted for at one moment, though not all at the same.
 	Audit(context.Context, *AuditRequest) (*AuditResponse, error)
 	// PauseSubscription stops leasing; what is leased may still be acked. Durable.
 	PauseSubscription(context.Context, *PauseSubscriptionRequest) (*PauseSubscriptionResponse, error)
 	// ResumeSubscription leases again.
 	ResumeSubscription(context.Context, *ResumeSubscriptionRequest) (*ResumeSubscriptionResponse, error)
-	// ForgetSource has a source that nobody reads any more no longer hold up the time of records (_SUCCESS). Durable. Refused
-	// while a connected ingest reads it.
+	// ForgetSource has a source that nobody reads any more no longer hold up the time of records
+	// (_SUCCESS). Durable. Refused while a connected ingest reads it.
 	ForgetSource(context.Context, *ForgetSourceRequest) (*ForgetSourceResponse, error)
 	// ListSessions lists the live sessions and those whose sink state waits for adoption.
 	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
-	// ListFlows tells which ingests feed each queue, how fast records come in and go out, and when disks will be full and
-	// backlogs gone at that speed.
+	// ListFlows tells which ingests feed each queue, how fast records come in and go out, and when
+	// disks will be full and backlogs gone at that speed.
 	ListFlows(context.Context, *ListFlowsRequest) (*ListFlowsResponse, error)
-	// ListSinkState lists the entries that deliveries keep for what they have not finished, such as files in use: those that
-	// hold back the time of records (_SUCCESS) most come first.
+	// ListSinkState lists the entries that deliveries keep for what they have not finished, such as
+	// files in use: those that hold back the time of records (_SUCCESS) most come first.
 	ListSinkState(context.Context, *ListSinkStateRequest) (*ListSinkStateResponse, error)
-	// ForgetSinkState deletes an entry that can never be finished, because its file was removed for instance, so that it no
-	// longer holds back the time of records. Durable. What it stands for stays as it is: the committed records of a
-	// file in use stay in that file, under its name. The session that owns the entry ends, and a new one goes on with the rest.
+	// ForgetSinkState deletes an entry that can never be finished, because its file was removed for
+	// instance, so that it no longer holds back the time of records. Durable. What it stands for
+	// stays as it is: the committed records of a file in use stay in that file, under its name. The
+	// session that owns the entry ends, and a new one goes on with the rest.
 	ForgetSinkState(context.Context, *ForgetSinkStateRequest) (*ForgetSinkStateResponse, error)
-	// ListParkedBatches lists the batches that deliveries gave back and that are not leased again before a time.
+	// ListParkedBatches lists the batches that deliveries gave back and that are not leased again
+	// before a time.
 	ListParkedBatches(context.Context, *ListParkedBatchesRequest) (*ListParkedBatchesResponse, error)
 	// PeekRecords shows the next pending records of a subscription without leasing them.
 	PeekRecords(context.Context, *PeekRecordsRequest) (*PeekRecordsResponse, error)
-	// TapRecords shows records of a queue as they are appended, until the caller ends it. It never holds up the queue: what a slow
-	// caller or a tap at its share of the machine does not get to is missed, and counted.
+	// TapRecords shows records of a queue as they are appended, until the caller ends it. It never
+	// holds up the queue: what a slow caller or a tap at its share of the machine does not get to is
+	// missed, and counted.
 	TapRecords(*TapRecordsRequest, grpc.ServerStreamingServer[TapRecordsResponse]) error
 	mustEmbedUnimplementedBufferAdminServiceServer()
 }

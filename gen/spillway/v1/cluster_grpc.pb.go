@@ -34,8 +34,8 @@ const (
 type ClusterServiceClient interface {
 	// ListShards lists the shards that this buffer has. Every identity may call it.
 	ListShards(ctx context.Context, in *ListShardsRequest, opts ...grpc.CallOption) (*ListShardsResponse, error)
-	// MoveShard gives a shard of this buffer to another one, of a queue whose shards a group of Kafka
-	// gives to buffers, and answers when the other one is its owner. It is not pinned there.
+	// MoveShard gives a shard of this buffer to another one, of a queue whose shards a group of
+	// Kafka gives to buffers, and answers when the other one is its owner. It is not pinned there.
 	MoveShard(ctx context.Context, in *MoveShardRequest, opts ...grpc.CallOption) (*MoveShardResponse, error)
 	// DrainBuffer gives to others what this buffer has of the queues whose shards a group of Kafka
 	// gives to buffers, and answers when others are the owners. It is given none until it is started
@@ -89,8 +89,8 @@ func (c *clusterServiceClient) DrainBuffer(ctx context.Context, in *DrainBufferR
 type ClusterServiceServer interface {
 	// ListShards lists the shards that this buffer has. Every identity may call it.
 	ListShards(context.Context, *ListShardsRequest) (*ListShardsResponse, error)
-	// MoveShard gives a shard of this buffer to another one, of a queue whose shards a group of Kafka
-	// gives to buffers, and answers when the other one is its owner. It is not pinned there.
+	// MoveShard gives a shard of this buffer to another one, of a queue whose shards a group of
+	// Kafka gives to buffers, and answers when the other one is its owner. It is not pinned there.
 	MoveShard(context.Context, *MoveShardRequest) (*MoveShardResponse, error)
 	// DrainBuffer gives to others what this buffer has of the queues whose shards a group of Kafka
 	// gives to buffers, and answers when others are the owners. It is given none until it is started

@@ -193,8 +193,8 @@ type OpenFile struct {
 	OpenedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=opened_at,json=openedAt,proto3" json:"opened_at,omitempty"`
 	// When records were last committed to it.
 	CommittedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=committed_at,json=committedAt,proto3" json:"committed_at,omitempty"`
-	// Key of its entry in the sink state that the buffer keeps. Where the file is lost for good, the buffer's admin API
-	// forgets the entry by it.
+	// Key of its entry in the sink state that the buffer keeps. Where the file is lost for good, the
+	// buffer's admin API forgets the entry by it.
 	StateKey string `protobuf:"bytes,7,opt,name=state_key,json=stateKey,proto3" json:"state_key,omitempty"`
 	// Why the file cannot be finished; it is tried further on. Empty: nothing is in the way.
 	Trouble string `protobuf:"bytes,8,opt,name=trouble,proto3" json:"trouble,omitempty"`
@@ -422,8 +422,8 @@ type PauseDeliveryResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The delivery, paused.
 	Delivery *Delivery `protobuf:"bytes,1,opt,name=delivery,proto3" json:"delivery,omitempty"`
-	// It holds for all instances and over restarts. False: a buffer of a version before does not keep it, and it holds for this
-	// instance until that restarts.
+	// It holds for all instances and over restarts. False: a buffer of a version before does not
+	// keep it, and it holds for this instance until that restarts.
 	Kept          bool `protobuf:"varint,2,opt,name=kept,proto3" json:"kept,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -36,12 +36,14 @@ const (
 type DeliveryAdminServiceClient interface {
 	// GetDelivery shows what the instance does.
 	GetDelivery(ctx context.Context, in *GetDeliveryRequest, opts ...grpc.CallOption) (*GetDeliveryResponse, error)
-	// PauseDelivery stops taking new batches in all instances of the delivery; those taken are finished. The buffer keeps it, over
-	// restarts of both. UNAVAILABLE when a shard of the queue cannot be reached: those that can have it; call again.
+	// PauseDelivery stops taking new batches in all instances of the delivery; those taken are
+	// finished. The buffer keeps it, over restarts of both. UNAVAILABLE when a shard of the queue
+	// cannot be reached: those that can have it; call again.
 	PauseDelivery(ctx context.Context, in *PauseDeliveryRequest, opts ...grpc.CallOption) (*PauseDeliveryResponse, error)
 	// ResumeDelivery has all instances take batches again.
 	ResumeDelivery(ctx context.Context, in *ResumeDeliveryRequest, opts ...grpc.CallOption) (*ResumeDeliveryResponse, error)
-	// ListOpenFiles lists the in-use files of a file delivery, and the files of others that it is to finish.
+	// ListOpenFiles lists the in-use files of a file delivery, and the files of others that it is to
+	// finish.
 	ListOpenFiles(ctx context.Context, in *ListOpenFilesRequest, opts ...grpc.CallOption) (*ListOpenFilesResponse, error)
 	// RollFiles makes in-use files final now and returns when it is done.
 	RollFiles(ctx context.Context, in *RollFilesRequest, opts ...grpc.CallOption) (*RollFilesResponse, error)
@@ -113,12 +115,14 @@ func (c *deliveryAdminServiceClient) RollFiles(ctx context.Context, in *RollFile
 type DeliveryAdminServiceServer interface {
 	// GetDelivery shows what the instance does.
 	GetDelivery(context.Context, *GetDeliveryRequest) (*GetDeliveryResponse, error)
-	// PauseDelivery stops taking new batches in all instances of the delivery; those taken are finished. The buffer keeps it, over
-	// restarts of both. UNAVAILABLE when a shard of the queue cannot be reached: those that can have it; call again.
+	// PauseDelivery stops taking new batches in all instances of the delivery; those taken are
+	// finished. The buffer keeps it, over restarts of both. UNAVAILABLE when a shard of the queue
+	// cannot be reached: those that can have it; call again.
 	PauseDelivery(context.Context, *PauseDeliveryRequest) (*PauseDeliveryResponse, error)
 	// ResumeDelivery has all instances take batches again.
 	ResumeDelivery(context.Context, *ResumeDeliveryRequest) (*ResumeDeliveryResponse, error)
-	// ListOpenFiles lists the in-use files of a file delivery, and the files of others that it is to finish.
+	// ListOpenFiles lists the in-use files of a file delivery, and the files of others that it is to
+	// finish.
 	ListOpenFiles(context.Context, *ListOpenFilesRequest) (*ListOpenFilesResponse, error)
 	// RollFiles makes in-use files final now and returns when it is done.
 	RollFiles(context.Context, *RollFilesRequest) (*RollFilesResponse, error)

@@ -52,8 +52,8 @@ type Source struct {
 	Records int64 `protobuf:"varint,12,opt,name=records,proto3" json:"records,omitempty"`
 	// Key, value and header bytes of those records.
 	Bytes int64 `protobuf:"varint,13,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	// Client ids of members of the group that are not of Spillway: the partitions that they are given are not read
-	// here.
+	// Client ids of members of the group that are not of Spillway: the partitions that they are
+	// given are not read here.
 	ForeignClients []string `protobuf:"bytes,14,rep,name=foreign_clients,json=foreignClients,proto3" json:"foreign_clients,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -212,11 +212,11 @@ type PartitionStatus struct {
 	OldestUnsafeMs int64 `protobuf:"varint,10,opt,name=oldest_unsafe_ms,json=oldestUnsafeMs,proto3" json:"oldest_unsafe_ms,omitempty"`
 	// How long the topic keeps records, in milliseconds; 0 when for ever, or unknown.
 	RetentionMs int64 `protobuf:"varint,11,opt,name=retention_ms,json=retentionMs,proto3" json:"retention_ms,omitempty"`
-	// The last stable offset, as of the last fetch: an open transaction holds back what comes after it. It is
-	// end_offset when there is none, or when uncommitted records are read.
+	// The last stable offset, as of the last fetch: an open transaction holds back what comes after
+	// it. It is end_offset when there is none, or when uncommitted records are read.
 	StableOffset int64 `protobuf:"varint,12,opt,name=stable_offset,json=stableOffset,proto3" json:"stable_offset,omitempty"`
-	// Since when stable_offset stands below end_offset where it is, in milliseconds since the Unix epoch; 0 when it
-	// does not.
+	// Since when stable_offset stands below end_offset where it is, in milliseconds since the Unix
+	// epoch; 0 when it does not.
 	HeldBackSinceMs int64 `protobuf:"varint,13,opt,name=held_back_since_ms,json=heldBackSinceMs,proto3" json:"held_back_since_ms,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -623,8 +623,8 @@ type PauseSourceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The source, paused.
 	Source *Source `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
-	// It holds for all instances and over restarts. False: a buffer of a version before does not keep it, and it holds for this
-	// instance until that restarts.
+	// It holds for all instances and over restarts. False: a buffer of a version before does not
+	// keep it, and it holds for this instance until that restarts.
 	Kept          bool `protobuf:"varint,2,opt,name=kept,proto3" json:"kept,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

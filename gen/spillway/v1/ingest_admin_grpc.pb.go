@@ -37,8 +37,9 @@ type IngestAdminServiceClient interface {
 	ListSources(ctx context.Context, in *ListSourcesRequest, opts ...grpc.CallOption) (*ListSourcesResponse, error)
 	// ListPartitions lists the partitions this instance reads now.
 	ListPartitions(ctx context.Context, in *ListPartitionsRequest, opts ...grpc.CallOption) (*ListPartitionsResponse, error)
-	// PauseSource stops fetching in all instances of the source; the group membership and the commits go on. The buffer keeps it,
-	// over restarts of both. UNAVAILABLE when a shard of the queue cannot be reached: those that can have it; call again.
+	// PauseSource stops fetching in all instances of the source; the group membership and the
+	// commits go on. The buffer keeps it, over restarts of both. UNAVAILABLE when a shard of the
+	// queue cannot be reached: those that can have it; call again.
 	PauseSource(ctx context.Context, in *PauseSourceRequest, opts ...grpc.CallOption) (*PauseSourceResponse, error)
 	// ResumeSource has all instances fetch again.
 	ResumeSource(ctx context.Context, in *ResumeSourceRequest, opts ...grpc.CallOption) (*ResumeSourceResponse, error)
@@ -102,8 +103,9 @@ type IngestAdminServiceServer interface {
 	ListSources(context.Context, *ListSourcesRequest) (*ListSourcesResponse, error)
 	// ListPartitions lists the partitions this instance reads now.
 	ListPartitions(context.Context, *ListPartitionsRequest) (*ListPartitionsResponse, error)
-	// PauseSource stops fetching in all instances of the source; the group membership and the commits go on. The buffer keeps it,
-	// over restarts of both. UNAVAILABLE when a shard of the queue cannot be reached: those that can have it; call again.
+	// PauseSource stops fetching in all instances of the source; the group membership and the
+	// commits go on. The buffer keeps it, over restarts of both. UNAVAILABLE when a shard of the
+	// queue cannot be reached: those that can have it; call again.
 	PauseSource(context.Context, *PauseSourceRequest) (*PauseSourceResponse, error)
 	// ResumeSource has all instances fetch again.
 	ResumeSource(context.Context, *ResumeSourceRequest) (*ResumeSourceResponse, error)

@@ -69,7 +69,8 @@ func (x *ReloadConfigurationRequest) GetValidateOnly() bool {
 	return false
 }
 
-// ReloadConfigurationResponse tells what has changed, as keys of the file. Values are not told: some are secrets.
+// ReloadConfigurationResponse tells what has changed, as keys of the file. Values are not told:
+// some are secrets.
 type ReloadConfigurationResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The file, on the machine of the process.

@@ -30,9 +30,9 @@ const (
 //
 // ProcessAdminService steers the process behind a port: every port has it.
 type ProcessAdminServiceClient interface {
-	// ReloadConfiguration reads the configuration file of the process again, with the variables of its environment, and puts into
-	// force what can change while it runs. FAILED_PRECONDITION, and nothing changes, when the file or one that it names cannot be
-	// used.
+	// ReloadConfiguration reads the configuration file of the process again, with the variables of
+	// its environment, and puts into force what can change while it runs. FAILED_PRECONDITION, and
+	// nothing changes, when the file or one that it names cannot be used.
 	ReloadConfiguration(ctx context.Context, in *ReloadConfigurationRequest, opts ...grpc.CallOption) (*ReloadConfigurationResponse, error)
 }
 
@@ -60,9 +60,9 @@ func (c *processAdminServiceClient) ReloadConfiguration(ctx context.Context, in 
 //
 // ProcessAdminService steers the process behind a port: every port has it.
 type ProcessAdminServiceServer interface {
-	// ReloadConfiguration reads the configuration file of the process again, with the variables of its environment, and puts into
-	// force what can change while it runs. FAILED_PRECONDITION, and nothing changes, when the file or one that it names cannot be
-	// used.
+	// ReloadConfiguration reads the configuration file of the process again, with the variables of
+	// its environment, and puts into force what can change while it runs. FAILED_PRECONDITION, and
+	// nothing changes, when the file or one that it names cannot be used.
 	ReloadConfiguration(context.Context, *ReloadConfigurationRequest) (*ReloadConfigurationResponse, error)
 	mustEmbedUnimplementedProcessAdminServiceServer()
 }

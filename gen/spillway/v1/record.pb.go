@@ -216,8 +216,8 @@ func (x *SourcePartition) GetIncarnation() uint32 {
 	return 0
 }
 
-// Fingerprint tells a record from another at the same offset of a topic of the same name, which was created
-// after the first one had been deleted.
+// Fingerprint tells a record from another at the same offset of a topic of the same name, which
+// was created after the first one had been deleted.
 type Fingerprint struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Offset of the record.
@@ -519,13 +519,15 @@ func (x *RecordBatch) GetRecords() []*Record {
 	return nil
 }
 
-// Batch is the unit of append, storage, lease and ack: consecutive records of one source partition.
+// Batch is the unit of append, storage, lease and ack: consecutive records of one source
+// partition.
 type Batch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Where the records come from.
 	Source *SourcePartition `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
-	// First offset covered. Offsets without a record (compacted away, transaction markers) lie inside
-	// the range, so first_offset is where the previous batch ended, not the first record's offset.
+	// First offset covered. Offsets without a record (compacted away, transaction markers) lie
+	// inside the range, so first_offset is where the previous batch ended, not the first record's
+	// offset.
 	FirstOffset int64 `protobuf:"varint,2,opt,name=first_offset,json=firstOffset,proto3" json:"first_offset,omitempty"`
 	// The offset after the last one covered.
 	NextOffset int64 `protobuf:"varint,3,opt,name=next_offset,json=nextOffset,proto3" json:"next_offset,omitempty"`

@@ -73,8 +73,8 @@ type share struct {
 	Members []string `json:"members"`
 	// Room is how many more shards each of them may be given.
 	Room []int `json:"room"`
-	// Owners are the shards' owners, as indexes of Members; -1 where there is none. Kafka keeps all
-	// shares of a group in one record of a megabyte at most.
+	// Owners are the shards' owners, as indexes of Members; -1 where there is none. Kafka keeps
+	// all shares of a group in one record of a megabyte at most.
 	Owners []int `json:"owners"`
 	// Epochs are those of the owners when they joined; 0 where a shard was not open.
 	Epochs []uint64 `json:"epochs"`

@@ -10,11 +10,11 @@ import (
 )
 
 const (
-	// quiet is how long owners stay as they are before a shard is moved for balance alone: a member
-	// that flaps moves nothing.
+	// quiet is how long owners stay as they are before a shard is moved for balance alone: a
+	// member that flaps moves nothing.
 	quiet = 30 * time.Second
-	// settle is how long a member must have been unable to serve a shard before the shard is moved:
-	// when it is Kafka that is away, the others say so by then.
+	// settle is how long a member must have been unable to serve a shard before the shard is
+	// moved: when it is Kafka that is away, the others say so by then.
 	settle = 5 * time.Second
 	// balanceShare is the part of a member's shards that balance moves at once, at least one.
 	balanceShare = 4
@@ -35,7 +35,8 @@ type division struct {
 	refused map[string]string // members that are given nothing, and why
 	room    map[string]int    // how many more each member may be given
 	moves   []move
-	// again is after what time another division would move more; 0: not as long as nothing changes.
+	// again is after what time another division would move more; 0: not as long as nothing
+	// changes.
 	again time.Duration
 }
 

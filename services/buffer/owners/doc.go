@@ -2,8 +2,8 @@
 // buffer dies, others get its shards after the session timeout, and a planned move takes no longer
 // than giving the shard up, a heartbeat, and opening it.
 //
-// The buffer uses it for queues with store.kafka.owners: group. A version before took one shard of a
-// queue at most (Config.Most), and may be a member still.
+// The buffer uses it for queues with store.kafka.owners: group. A version before took one shard of
+// a queue at most (Config.Most), and may be a member still.
 //
 // # What it guarantees
 //
@@ -38,6 +38,6 @@
 //
 // # Goroutines and locks
 //
-// Run is one goroutine, with another that watches for silence, and one for each shard. Member.mu is
-// never held during I/O or while Serve is called.
+// Run is one goroutine, with another that watches for silence, and one for each shard. Member.mu
+// is never held during I/O or while Serve is called.
 package owners

@@ -3,14 +3,14 @@ package owners
 import "errors"
 
 var (
-	// ErrFenced is for Serve to wrap: another buffer has taken the shard. The member joins again at
-	// once, without the shard, and only a later generation of the group gives it back.
+	// ErrFenced is for Serve to wrap: another buffer has taken the shard. The member joins again
+	// at once, without the shard, and only a later generation of the group gives it back.
 	ErrFenced = errors.New("another buffer has taken the shard")
 	// ErrMoved is the cause with which the context of Serve ends when the shard goes to another
 	// buffer, or the member leaves.
 	ErrMoved = errors.New("the shard goes to another buffer")
-	// ErrSilent is the cause with which the context of Serve ends when Kafka has not answered for so
-	// long that others have the shard by now.
+	// ErrSilent is the cause with which the context of Serve ends when Kafka has not answered for
+	// so long that others have the shard by now.
 	ErrSilent = errors.New("the group has not been heard of for too long")
 	// ErrAdvertise means that the address that this buffer advertises does not lead to it.
 	ErrAdvertise = errors.New("the address that this buffer advertises does not lead to it")

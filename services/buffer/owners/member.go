@@ -54,15 +54,15 @@ type Deps struct {
 	Group Group
 	// Serve opens a shard, calls Opened, and serves until ctx ends, whose cause is ErrMoved or
 	// ErrSilent. Then it lets acks under way end, closes the shard, and returns within a second or
-	// two. It returns earlier with an error: ErrFenced when another buffer has taken the shard; with
-	// any other, it is called again, unless another buffer can serve the shard.
+	// two. It returns earlier with an error: ErrFenced when another buffer has taken the shard;
+	// with any other, it is called again, unless another buffer can serve the shard.
 	Serve func(ctx context.Context, s *Shard) error
 	// Probe asks the buffer at an address who it is; Self is this one's answer. No two processes
 	// have the same. Nil asks nobody.
 	Probe func(ctx context.Context, address string) (string, error)
 	Self  string
-	// Changed is called when State may be another one, or a shard has another owner; nil: nobody is.
-	// It must not wait.
+	// Changed is called when State may be another one, or a shard has another owner; nil: nobody
+	// is. It must not wait.
 	Changed func()
 	// Log is told of what changes.
 	Log *slog.Logger

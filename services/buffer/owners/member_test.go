@@ -284,8 +284,8 @@ func TestServeFails(t *testing.T) {
 	})
 }
 
-// TestAdvertise: a buffer whose address leads to another one, or nowhere, has no part in the group,
-// says so, and has one when that is mended.
+// TestAdvertise: a buffer whose address leads to another one, or nowhere, has no part in the
+// group, says so, and has one when that is mended.
 func TestAdvertise(t *testing.T) {
 	run(t, 4, func(w *world) {
 		var mu sync.Mutex

@@ -229,8 +229,8 @@ func TestReplayIsPaced(t *testing.T) {
 	}
 }
 
-// TestCancelledReplayLeavesTheLedger: what is with a delivery is finished, and the rest is as if it
-// had not been asked for. A seek ends a replay, too.
+// TestCancelledReplayLeavesTheLedger: what is with a delivery is finished, and the rest is as if
+// it had not been asked for. A seek ends a replay, too.
 func TestCancelledReplayLeavesTheLedger(t *testing.T) {
 	h := newHarness(t, all("s"))
 	s := h.session("s", false, 1000)

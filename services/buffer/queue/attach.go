@@ -101,8 +101,8 @@ func (q *Queue) revokeLocked(g *progress) {
 	}
 }
 
-// revokeManyLocked is revokeLocked for many partitions. The sessions cannot ack the leases from now
-// on; what is too much for one hold of the lock is taken back afterwards.
+// revokeManyLocked is revokeLocked for many partitions. The sessions cannot ack the leases from
+// now on; what is too much for one hold of the lock is taken back afterwards.
 func (q *Queue) revokeManyLocked(all []*progress) {
 	left := q.holdItems
 	for _, g := range all {

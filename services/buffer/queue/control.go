@@ -5,10 +5,10 @@ import (
 	"slices"
 )
 
-// Of a queue whose shards move between buffers, no file counts by itself: the buffers may have been
-// started with different ones, and each move would change the subscriptions, give up what the other
-// file wanted, and let safe pass it. So the configuration has a number, and the ledger has that of
-// the last one that counted. A file with a higher one counts, once; any other only adds
+// Of a queue whose shards move between buffers, no file counts by itself: the buffers may have
+// been started with different ones, and each move would change the subscriptions, give up what the
+// other file wanted, and let safe pass it. So the configuration has a number, and the ledger has
+// that of the last one that counted. A file with a higher one counts, once; any other only adds
 // subscriptions that never existed. What was changed at run time counts until then.
 
 // control is which configuration counts. It is never altered, but replaced.
@@ -39,8 +39,8 @@ func (q *Queue) reviseLocked(revision int64) {
 	q.control = next
 }
 
-// HeaderFilter is a condition on a header of the records that a subscription wants. The queue keeps
-// it for deliveries.
+// HeaderFilter is a condition on a header of the records that a subscription wants. The queue
+// keeps it for deliveries.
 type HeaderFilter struct {
 	Name   string   `json:"name"`
 	Values []string `json:"values"`
@@ -51,8 +51,8 @@ func (f HeaderFilter) equal(o HeaderFilter) bool {
 	return f.Name == o.Name && slices.Equal(f.Values, o.Values) && f.Except == o.Except
 }
 
-// Revision returns the revision of the configuration that counts, and false when the queue has none:
-// then its file counts whenever it says something else.
+// Revision returns the revision of the configuration that counts, and false when the queue has
+// none: then its file counts whenever it says something else.
 func (q *Queue) Revision() (revision int64, numbered bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -122,8 +122,8 @@ func (q *Queue) seedControl() {
 	q.reviseLocked(q.cfg.Revision)
 }
 
-// checkRevisionLocked returns an error when a configuration that does not count says something else
-// than the one that does.
+// checkRevisionLocked returns an error when a configuration that does not count says something
+// else than the one that does.
 func (q *Queue) checkRevisionLocked(revision int64, l Limits, subs []SubscriptionConfig) error {
 	names := q.passedOverLocked(subs)
 	bounds := q.limits != nil && l != q.limits.Limits && l != q.limits.Seed

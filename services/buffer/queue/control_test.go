@@ -29,9 +29,9 @@ func (h *harness) view(sub string) SubscriptionView {
 	return v
 }
 
-// TestAnOlderFileDoesNotCount is a rolling change of the file: the shard moves to a buffer that has
-// the new one, back to one that has the old one, and to the new one again. What the subscription
-// began to want stays its own all the time, and holds safe.
+// TestAnOlderFileDoesNotCount is a rolling change of the file: the shard moves to a buffer that
+// has the new one, back to one that has the old one, and to the new one again. What the
+// subscription began to want stays its own all the time, and holds safe.
 func TestAnOlderFileDoesNotCount(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, all("other"))
@@ -212,10 +212,10 @@ func TestRevisionOfAnOldLedger(t *testing.T) {
 }
 
 // TestRollingFiles has a shard go back and forth between buffers that were started with three
-// different files, while subscriptions are moved, made, changed and deleted, with a takeover after each.
-// None refuses the shard, the file with the highest revision that was there counts as a whole until it
-// is changed at run time, safe goes back nowhere and never passes what a required subscription lacks,
-// and in the end each has had all that it wanted.
+// different files, while subscriptions are moved, made, changed and deleted, with a takeover after
+// each. None refuses the shard, the file with the highest revision that was there counts as a
+// whole until it is changed at run time, safe goes back nowhere and never passes what a required
+// subscription lacks, and in the end each has had all that it wanted.
 func TestRollingFiles(t *testing.T) {
 	t.Parallel()
 	seeds := 60

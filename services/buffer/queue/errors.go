@@ -10,8 +10,8 @@ var (
 	ErrGap = errors.New("range leaves a gap behind the appended offset")
 	// ErrFull means that a bound of the queue or of a subscription that blocks is reached.
 	ErrFull = errors.New("queue is full")
-	// ErrAhead means that a batch is to come again later: its partition is ahead of all deliveries,
-	// and as much is held back already as may be.
+	// ErrAhead means that a batch is to come again later: its partition is ahead of all
+	// deliveries, and as much is held back already as may be.
 	ErrAhead = errors.New("the partition is ahead of the deliveries")
 	// ErrNoSpace is wrapped by Store.Append when the file system is full: nothing of the group was
 	// written, and the store goes on.

@@ -41,8 +41,8 @@ func (q *Queue) SetLimits(ctx context.Context, alter func(*Limits) error) error 
 // configuration says otherwise than before counts no more. Subscriptions that are not there are
 // passed over.
 //
-// Of a Numbered queue, a configuration with a higher revision counts as a whole, and any other that
-// says something else fails with ErrRevision.
+// Of a Numbered queue, a configuration with a higher revision counts as a whole, and any other
+// that says something else fails with ErrRevision.
 func (q *Queue) Configure(ctx context.Context, revision int64, l Limits, subs []SubscriptionConfig) error {
 	higher := false
 	err := q.manage(ctx, func() (*change, error) {

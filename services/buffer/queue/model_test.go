@@ -26,9 +26,9 @@ var (
 //   - no time is passed of which a record is not settled,
 //   - an ordered session is leased nothing while something before it is pending elsewhere,
 //
-// after a crash that nothing that was safe needs Kafka's committed offset, and at the end that every
-// subscription got every offset once, and those of a replay once more, but for those that its policy
-// dropped or Kafka had lost.
+// after a crash that nothing that was safe needs Kafka's committed offset, and at the end that
+// every subscription got every offset once, and those of a replay once more, but for those that
+// its policy dropped or Kafka had lost.
 //
 // A failure prints the seed and the shortest script that was found to fail.
 func TestModel(t *testing.T) {

@@ -25,9 +25,9 @@ type Moved struct {
 	By       string `json:"by"`    // the command that moves it, for people
 }
 
-// In a journal it is the Meta of a ChangeEntry, or of a SnapshotEntry when it is all that there is,
-// in a JSON array, so that versions that know no moves refuse to open the queue. The next snapshot
-// supersedes it.
+// In a journal it is the Meta of a ChangeEntry, or of a SnapshotEntry when it is all that there
+// is, in a JSON array, so that versions that know no moves refuse to open the queue. The next
+// snapshot supersedes it.
 func (m *Moved) meta() []byte { return mustJSON([]*Moved{m}) }
 
 // parseMoved returns nil for any other entry.

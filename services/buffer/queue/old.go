@@ -4,8 +4,8 @@ package queue
 // that is near.
 
 // Old notes that Kafka may delete soon what a partition has before an offset: half of the time, or
-// of the bytes, for which it keeps records is over. With Config.KeepsOld, what is needed of it goes
-// to the store: what is in memory at once, and what is deferred as soon as it is refetched.
+// of the bytes, for which it keeps records is over. With Config.KeepsOld, what is needed of it
+// goes to the store: what is in memory at once, and what is deferred as soon as it is refetched.
 func (q *Queue) Old(id Partition, before int64) error {
 	if err := id.validate(); err != nil {
 		return err
@@ -44,8 +44,8 @@ func (q *Queue) backlogLocked(sub *subscription) int64 {
 	return sub.pendingBytes + int64(float64(sub.deferred)*float64(sub.pendingBytes)/float64(sub.pendingRecords))
 }
 
-// isOldLocked says whether what a subscription lacks first is to be in the store soon. What it lacks
-// for a replay was delivered.
+// isOldLocked says whether what a subscription lacks first is to be in the store soon. What it
+// lacks for a replay was delivered.
 func (q *Queue) isOldLocked(g *progress) bool {
 	return q.cfg.KeepsOld && g.sub.Required && (g.deferred.First().First < g.part.old || q.leftLocked(g.part)) && !g.replaysNext()
 }

@@ -49,8 +49,8 @@ func TestOldIsSpilled(t *testing.T) {
 	spilled(0)
 }
 
-// TestOldIsTakenBack: what a required subscription has deferred, or is paused for, is refetched when
-// Kafka may delete it soon, and is stored. For one that is not required its policy holds.
+// TestOldIsTakenBack: what a required subscription has deferred, or is paused for, is refetched
+// when Kafka may delete it soon, and is stored. For one that is not required its policy holds.
 func TestOldIsTakenBack(t *testing.T) {
 	for _, required := range []bool{true, false} {
 		h := newHarness(t, SubscriptionConfig{Name: "s", Topics: []string{"*"}, Required: required, OnFull: Defer, Limit: 100})
@@ -106,8 +106,8 @@ func TestOldIsTakenBack(t *testing.T) {
 	}
 }
 
-// TestDeferredCountsInLimit: after a takeover, what was in memory only is to be refetched. It counts in
-// the limit of a subscription that blocks as what is held does.
+// TestDeferredCountsInLimit: after a takeover, what was in memory only is to be refetched. It
+// counts in the limit of a subscription that blocks as what is held does.
 func TestDeferredCountsInLimit(t *testing.T) {
 	for _, keeps := range []bool{true, false} {
 		h := newHarness(t, SubscriptionConfig{Name: "s", Topics: []string{"*"}, Required: true, OnFull: Block, Limit: 100})
@@ -134,9 +134,9 @@ func TestDeferredCountsInLimit(t *testing.T) {
 	}
 }
 
-// TestUnreadIsStored: what a required subscription has deferred, or what is in memory, of a partition
-// that no ingest reads any more goes to the store a while later, by way of another ingest of the
-// cluster. Without one it is named, with the time.
+// TestUnreadIsStored: what a required subscription has deferred, or what is in memory, of a
+// partition that no ingest reads any more goes to the store a while later, by way of another
+// ingest of the cluster. Without one it is named, with the time.
 func TestUnreadIsStored(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)

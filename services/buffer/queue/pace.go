@@ -157,8 +157,8 @@ func (q *Queue) paceLocked() {
 	}
 }
 
-// awaitRoomLocked lets go of the lock until roomLocked is called, others is closed or the queue is, or
-// for ctx's error.
+// awaitRoomLocked lets go of the lock until roomLocked is called, others is closed or the queue
+// is, or for ctx's error.
 func (q *Queue) awaitRoomLocked(ctx context.Context, others <-chan struct{}) error {
 	room := q.room
 	q.mu.Unlock()

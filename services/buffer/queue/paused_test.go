@@ -107,9 +107,9 @@ func TestPausesAreBounded(t *testing.T) {
 	}
 }
 
-// TestConfigureWhileRunning brings bounds and policies in line with another configuration. What was
-// set at run time holds where the configuration says what it said, and is gone where it does not,
-// over restarts too.
+// TestConfigureWhileRunning brings bounds and policies in line with another configuration. What
+// was set at run time holds where the configuration says what it said, and is gone where it does
+// not, over restarts too.
 func TestConfigureWhileRunning(t *testing.T) {
 	h := newHarness(t, all("s"), all("same"))
 	h.cfg.DiskRecords, h.cfg.DiskBytes = 10, 1000

@@ -13,9 +13,10 @@
 //   - An ack is answered after its change is on disk, and only then are its effects seen by anyone.
 //   - A dead session's sink state changes hands on disk before its heir hears of it.
 //
-// Run owns two goroutines: one writes to the store, the other looks at deadlines, so that a slow disk delays
-// none. Log lines are passed on by a goroutine that lives while there are any. Everything else happens on
-// the callers' goroutines. One mutex guards all, and is never held during I/O, logging or encoding.
+// Run owns two goroutines: one writes to the store, the other looks at deadlines, so that a slow
+// disk delays none. Log lines are passed on by a goroutine that lives while there are any.
+// Everything else happens on the callers' goroutines. One mutex guards all, and is never held
+// during I/O, logging or encoding.
 package queue
 
 import (
@@ -43,15 +44,15 @@ type Config struct {
 	SpillAfter time.Duration
 	// Delivered keeps stored batches of required subscriptions out of the safe offset.
 	Delivered bool
-	// KeepsOld has the store take what Kafka may delete soon (Queue.Old) and a required subscription
-	// still needs, whatever its policy, and though it is paused: else the loss of this machine, or of
-	// what it has in memory, may find it nowhere.
+	// KeepsOld has the store take what Kafka may delete soon (Queue.Old) and a required
+	// subscription still needs, whatever its policy, and though it is paused: else the loss of
+	// this machine, or of what it has in memory, may find it nowhere.
 	KeepsOld      bool
 	LeaseDuration time.Duration
 	Subscriptions []SubscriptionConfig
-	// Numbered has Subscriptions and the bounds of the store count only when Revision is higher than
-	// that of the configuration that counted last; others only add subscriptions that never existed.
-	// Else they count whenever they say something else than last time.
+	// Numbered has Subscriptions and the bounds of the store count only when Revision is higher
+	// than that of the configuration that counted last; others only add subscriptions that never
+	// existed. Else they count whenever they say something else than last time.
 	Numbered bool
 	Revision int64
 	// Shard is the number of this part of a queue that several buffers share, in the first 16 bits

@@ -7,10 +7,10 @@ import (
 
 // Undelivered ranges are listed until an operator has them delivered once more, or forgets them.
 
-// Redrive has the parts of undelivered ranges that pick chooses be delivered once more, and returns when
-// that is durable: they leave the list, and come back to it when they cannot be delivered again.
-// It returns how many offsets they are. Those of topics that the subscription does not want, or
-// that Kafka has no more, stay listed.
+// Redrive has the parts of undelivered ranges that pick chooses be delivered once more, and
+// returns when that is durable: they leave the list, and come back to it when they cannot be
+// delivered again. It returns how many offsets they are. Those of topics that the subscription
+// does not want, or that Kafka has no more, stay listed.
 func (q *Queue) Redrive(ctx context.Context, name string, pick func(*Undelivered) Range) (offsets int64, err error) {
 	err = q.manage(ctx, func() (*change, error) {
 		sub := q.subscription(name)
@@ -54,8 +54,8 @@ func (q *Queue) Redrive(ctx context.Context, name string, pick func(*Undelivered
 	return offsets, err
 }
 
-// ForgetUndelivered takes the parts of undelivered ranges that pick chooses off the list, and returns how
-// many offsets they were when that is durable. They stay settled as they are.
+// ForgetUndelivered takes the parts of undelivered ranges that pick chooses off the list, and
+// returns how many offsets they were when that is durable. They stay settled as they are.
 func (q *Queue) ForgetUndelivered(ctx context.Context, name string, pick func(*Undelivered) Range) (offsets int64, err error) {
 	err = q.manage(ctx, func() (*change, error) {
 		sub := q.subscription(name)

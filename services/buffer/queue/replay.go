@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Replay is a subscription's delivery, once more, of what it has settled in some ranges. It goes on
-// beside what is new, over restarts, until all of it is settled again or it is cancelled.
+// Replay is a subscription's delivery, once more, of what it has settled in some ranges. It goes
+// on beside what is new, over restarts, until all of it is settled again or it is cancelled.
 type Replay struct {
 	AtMs   int64 `json:"at"`              // when it was begun, like all times in ms since the Unix epoch
 	FromMs int64 `json:"from,omitempty"`  // the times that the ranges stand for; 0: they stand for none
@@ -141,8 +141,8 @@ func (q *Queue) Drain(ctx context.Context, name string) (resume func(), err erro
 	}, nil
 }
 
-// replayableLocked finds the ledger of a window, and cuts the window to what was appended. Nil is one
-// that nothing can be replayed in: nobody wants the topic, or Kafka has another one by now.
+// replayableLocked finds the ledger of a window, and cuts the window to what was appended. Nil is
+// one that nothing can be replayed in: nobody wants the topic, or Kafka has another one by now.
 func (q *Queue) replayableLocked(find func(Partition) (Partition, error), sub *subscription, w *Window) (*progress, error) {
 	id, err := find(w.Partition)
 	if err != nil {

@@ -198,8 +198,8 @@ func (q *Queue) giveCreditLocked(s *Session) bool {
 }
 
 // leaseShareLocked is how many batches a session may have leased: an equal part of all, among the
-// sessions that have any. Those that have none lend half of theirs, and have the other half as soon
-// as they want it. So all together have at most half as many again as Config.MaxLeases, while
+// sessions that have any. Those that have none lend half of theirs, and have the other half as
+// soon as they want it. So all together have at most half as many again as Config.MaxLeases, while
 // what was lent comes back.
 func (q *Queue) leaseShareLocked(s *Session) int {
 	busy := q.leasing

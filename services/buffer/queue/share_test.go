@@ -38,8 +38,8 @@ func TestAShareShrinks(t *testing.T) {
 	}
 }
 
-// TestOneOversizeBatchAtATime: of two queues that share a window, one at a time takes a batch that is
-// larger than its part, and the other waits until that one is written, or its queue is closed.
+// TestOneOversizeBatchAtATime: of two queues that share a window, one at a time takes a batch that
+// is larger than its part, and the other waits until that one is written, or its queue is closed.
 func TestOneOversizeBatchAtATime(t *testing.T) {
 	shared := &Oversize{}
 	var two [2]*harness

@@ -47,8 +47,8 @@ func (p *snapshotPart) size() int {
 	return len(p.subs) + len(p.partitions) + len(p.sessions) + len(p.reads)
 }
 
-// frozenSubscription is a subscription as it was. Its undelivered ranges do not change, but for the
-// last one, with which others may be joined.
+// frozenSubscription is a subscription as it was. Its undelivered ranges do not change, but for
+// the last one, with which others may be joined.
 type frozenSubscription struct {
 	subscriptionState
 	last Undelivered
@@ -287,7 +287,8 @@ func (s *snapshotting) partitions() (found bool) {
 	return found
 }
 
-// ledgersOf adds ledgers that partitions found: those of one partition, or as many as a part takes.
+// ledgersOf adds ledgers that partitions found: those of one partition, or as many as a part
+// takes.
 func (s *snapshotting) ledgersOf() {
 	p := s.ledgers[0].part
 	var some ledgers
@@ -330,8 +331,8 @@ func (q *Queue) freezeLocked(g *progress) {
 	s.added()
 }
 
-// freezeEntry has an entry of sink state written to the snapshot that is being made as it is before
-// it changes.
+// freezeEntry has an entry of sink state written to the snapshot that is being made as it is
+// before it changes.
 func (s *Session) freezeEntry(key string) {
 	making := s.q.snapshotting
 	if making == nil {

@@ -22,8 +22,8 @@ type StateView struct {
 	Live     bool // else it waits for an heir
 }
 
-// State lists the sink state of a subscription, in no order. The lock is let go of in between: what
-// changes hands meanwhile may be there twice, or not at all.
+// State lists the sink state of a subscription, in no order. The lock is let go of in between:
+// what changes hands meanwhile may be there twice, or not at all.
 func (q *Queue) State(subscription string) ([]StateView, error) {
 	q.mu.Lock()
 	sub := q.subscription(subscription)

@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-// A partition that no ingest reads has left the configuration of its source, or all ingests that read
-// it are away. Nobody tells then how near it is that Kafka deletes what the queue lacks of it. So it
-// counts as old: any ingest of the cluster is asked for it, and it goes to the store. Where there is
-// none it is said, since when, for whoever can start one before Kafka deletes it.
+// A partition that no ingest reads has left the configuration of its source, or all ingests that
+// read it are away. Nobody tells then how near it is that Kafka deletes what the queue lacks of
+// it. So it counts as old: any ingest of the cluster is asked for it, and it goes to the store.
+// Where there is none it is said, since when, for whoever can start one before Kafka deletes it.
 
-// unreadGrace is how long nobody reads a partition before that means anything: ingests are restarted,
-// and groups divide their partitions anew.
+// unreadGrace is how long nobody reads a partition before that means anything: ingests are
+// restarted, and groups divide their partitions anew.
 const unreadGrace = 2 * time.Minute
 
 // unread is what is known of a partition that no ingest reads.
@@ -71,14 +71,14 @@ func (q *Queue) lackedLocked(p *partition) (offsets, first int64) {
 	return offsets, first
 }
 
-// leftLocked says whether nobody has read a partition for so long that what is lacking of it is to be
-// in the store.
+// leftLocked says whether nobody has read a partition for so long that what is lacking of it is to
+// be in the store.
 func (q *Queue) leftLocked(p *partition) bool {
 	return !p.unread.since.IsZero() && q.cfg.Now().Sub(p.unread.since) >= unreadGrace
 }
 
-// spillUnwatchedLocked has the writer take what is in memory a while after an ingest ceased to read
-// partitions: of one that has left the configuration for good, nobody may be asked again.
+// spillUnwatchedLocked has the writer take what is in memory a while after an ingest ceased to
+// read partitions: of one that has left the configuration for good, nobody may be asked again.
 func (q *Queue) spillUnwatchedLocked() {
 	if !q.unwatched.IsZero() && q.cfg.Now().Sub(q.unwatched) >= unreadGrace {
 		q.unwatched = time.Time{}
@@ -86,8 +86,8 @@ func (q *Queue) spillUnwatchedLocked() {
 	}
 }
 
-// Unread yields the partitions that no ingest has read for a while and that lack something, by topic,
-// cluster and number, of a queue with Config.KeepsOld.
+// Unread yields the partitions that no ingest has read for a while and that lack something, by
+// topic, cluster and number, of a queue with Config.KeepsOld.
 func (q *Queue) Unread() iter.Seq[Unread] {
 	return gather(q, Partition{}, func(p *partition) (Unread, int, bool) {
 		if !q.leftLocked(p) {

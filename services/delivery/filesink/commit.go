@@ -31,8 +31,8 @@ const (
 //	write files that have an entry ───────────────┼▶ ack: leases settled, new lengths put ─▶ rename others to roll ─▶ ack: entries
 //	rename files to roll that got nothing new ────┘                                          of renamed files deleted
 //
-// The loop makes it and gets it back with its results; in between run has it, and the stored side of
-// its files.
+// The loop makes it and gets it back with its results; in between run has it, and the stored side
+// of its files.
 type commit struct {
 	began  time.Time
 	shares []*share

@@ -21,7 +21,8 @@ import (
 // ErrLive is wrapped by Recoverer.Free when somebody writes the file, or did a minute ago.
 var ErrLive = errors.New("somebody writes it")
 
-// Recoverer is a file system in which files in use can be found, and finished without their entries.
+// Recoverer is a file system in which files in use can be found, and finished without their
+// entries.
 type Recoverer interface {
 	FS
 	// List returns what is in a directory; ErrNotExist when there is none.
@@ -97,8 +98,8 @@ func endsLines(cfg *config.HDFS) bool {
 
 var keyPattern = regexp.MustCompile(`\d+-\d+`)
 
-// Find returns the files in use whose paths match a pattern, as those of path.Match, or are below a
-// directory that does. Files of other programs that have no such name are left out.
+// Find returns the files in use whose paths match a pattern, as those of path.Match, or are below
+// a directory that does. Files of other programs that have no such name are left out.
 func (l *Leftovers) Find(ctx context.Context, patterns []string) (all []Leftover, err error) {
 	seen := make(map[string]bool)
 	for _, pattern := range patterns {
@@ -122,7 +123,8 @@ func (l *Leftovers) Find(ctx context.Context, patterns []string) (all []Leftover
 	return all, nil
 }
 
-// find looks below a directory for what matches the segments, and for everything when there are none.
+// find looks below a directory for what matches the segments, and for everything when there are
+// none.
 func (l *Leftovers) find(ctx context.Context, dir string, segments []string, yield func(Leftover)) error {
 	list, err := l.fs.List(ctx, dir)
 	if errors.Is(err, ErrNotExist) {
@@ -176,8 +178,8 @@ const (
 	LeftIncomplete = "left: it has no end, and no reader reads it; its records are delivered again"
 )
 
-// Finish makes a file final that nobody writes. It fails with ErrLive, and with ErrWait: it is to be
-// called again a little later then. It may be repeated after any error.
+// Finish makes a file final that nobody writes. It fails with ErrLive, and with ErrWait: it is to
+// be called again a little later then. It may be repeated after any error.
 func (l *Leftovers) Finish(ctx context.Context, f *Leftover) (result string, err error) {
 	length, err := l.fs.Free(ctx, f.Path)
 	if err != nil {

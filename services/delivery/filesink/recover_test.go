@@ -77,8 +77,8 @@ func TestLeftoversAreFound(t *testing.T) {
 	}
 }
 
-// TestLeftoversAreFinished: lines are cut behind the last newline, Parquet needs its footer, and what
-// is being written is left alone.
+// TestLeftoversAreFinished: lines are cut behind the last newline, Parquet needs its footer, and
+// what is being written is left alone.
 func TestLeftoversAreFinished(t *testing.T) {
 	for name, test := range map[string]struct {
 		cfg                config.HDFS

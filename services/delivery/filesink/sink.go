@@ -1,9 +1,9 @@
 // Package filesink writes records to files on HDFS or a local directory, each record exactly once.
 //
-// The buffer keeps, as the session's sink state, one entry per file that is not final: its path and
-// the length up to which its content counts. An ack settles batches and changes entries in one durable
-// write, and that is the whole trick: bytes beyond the committed length never happened, and whoever
-// inherits an entry cuts the file there.
+// The buffer keeps, as the session's sink state, one entry per file that is not final: its path
+// and the length up to which its content counts. An ack settles batches and changes entries in one
+// durable write, and that is the whole trick: bytes beyond the committed length never happened,
+// and whoever inherits an entry cuts the file there.
 //
 //   - Commit (commit.go): entries of new files are put; the collected records are written and synced;
 //     one ack settles their batches and puts the new lengths (settle.go). When a write fails or the ack is
@@ -19,20 +19,22 @@
 //     an _INCOMPLETE.
 //   - Let go (gone.go): when the subscription is deleted, all files become final, since nobody inherits them.
 //
-// Names carry a random number of the session (bucket.go), so a file at a name is this session's, or that of the entry that has
-// the name. Where a create fails because the name is taken, the file is somebody else's, and is left alone.
+// Names carry a random number of the session (bucket.go), so a file at a name is this session's,
+// or that of the entry that has the name. Where a create fails because the name is taken, the file
+// is somebody else's, and is left alone.
 //
-// A format whose files are written in one piece (Format.Whole) has each commit wait until its files are due to be
-// final, and roll them all; the leases are held meanwhile.
+// A format whose files are written in one piece (Format.Whole) has each commit wait until its
+// files are due to be final, and roll them all; the leases are held meanwhile.
 //
-// A session that is lost lets go of its open files at once (opened.go) and touches nothing any more: before every step it is
-// looked whether it lives. What a slow step still does then is harmless, as FS.Take shuts out writers and moves the file away.
+// A session that is lost lets go of its open files at once (opened.go) and touches nothing any
+// more: before every step it is looked whether it lives. What a slow step still does then is
+// harmless, as FS.Take shuts out writers and moves the file away.
 //
 // Goroutines, all ended when Serve returns: the loop (loop.go), which runs in Serve and decides
-// everything; one commit at a time, so that the next is collected while it is written; the adopter's
-// workers and the completer; and while the file system fails one that waits for it. A commit owns the stored side of
-// the files in it and gives it back with its result. Locks: Sink.mu, trouble.mu, adopter.mu, completer.mu and opened.mu,
-// none taken under another.
+// everything; one commit at a time, so that the next is collected while it is written; the
+// adopter's workers and the completer; and while the file system fails one that waits for it. A
+// commit owns the stored side of the files in it and gives it back with its result. Locks:
+// Sink.mu, trouble.mu, adopter.mu, completer.mu and opened.mu, none taken under another.
 package filesink
 
 import (

@@ -62,8 +62,8 @@ func (a *adopter) stuck(ctx context.Context, o *orphan, err error) error {
 	return err
 }
 
-// answersFor is for how long the file system has answered, as far as it was asked. When it was away
-// as a whole, nothing is wrong with a file that it did not finish.
+// answersFor is for how long the file system has answered, as far as it was asked. When it was
+// away as a whole, nothing is wrong with a file that it did not finish.
 func (a *adopter) answersFor(ctx context.Context) time.Duration {
 	a.mu.Lock()
 	due := time.Since(a.probed) >= probeEvery

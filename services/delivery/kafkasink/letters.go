@@ -79,8 +79,8 @@ type writing struct {
 	refused int
 }
 
-// Write implements delivery.LetterWriter. A letter that the brokers refuse for itself, as too large
-// for the topic, is left out: no attempt would do better, and the buffer keeps it.
+// Write implements delivery.LetterWriter. A letter that the brokers refuse for itself, as too
+// large for the topic, is left out: no attempt would do better, and the buffer keeps it.
 func (l *Letters) Write(ctx context.Context, letters []delivery.Letter) (refused int, err error) {
 	var small, large []kafka.Message
 	for i := range letters {
@@ -177,7 +177,8 @@ func (l *Letters) create(ctx context.Context) error {
 	return err
 }
 
-// message keeps key, value, headers and timestamp, and adds the headers that say what became of it.
+// message keeps key, value, headers and timestamp, and adds the headers that say what became of
+// it.
 func (l *Letters) message(d *delivery.Letter) kafka.Message {
 	m := kafka.Message{Key: d.Record.Key, Value: d.Record.Value, Time: time.UnixMilli(d.Record.TimestampMs)}
 	for _, h := range d.Record.Headers {

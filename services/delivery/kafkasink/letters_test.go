@@ -32,8 +32,8 @@ func newLetters(t *testing.T, cluster *kfake.Cluster) *Letters {
 	return l
 }
 
-// TestLetters: a missing topic is created, and a record is there as it was, with the headers of Kafka
-// Connect behind its own.
+// TestLetters: a missing topic is created, and a record is there as it was, with the headers of
+// Kafka Connect behind its own.
 func TestLetters(t *testing.T) {
 	cluster := newCluster(t)
 	l := newLetters(t, cluster)
@@ -69,8 +69,8 @@ func TestLetters(t *testing.T) {
 	}
 }
 
-// TestLettersWait: while Kafka fails it is tried again, and nothing is said to be durable; a record
-// that the topic refuses is left out.
+// TestLettersWait: while Kafka fails it is tried again, and nothing is said to be durable; a
+// record that the topic refuses is left out.
 func TestLettersWait(t *testing.T) {
 	cluster := newCluster(t, kfake.SeedTopics(1, "dead"))
 	var failures atomic.Int64

@@ -64,8 +64,8 @@ func (l *loops) reason(flows *spillwayv1.Flows, subscription string, w way) stri
 	return verdict
 }
 
-// Loop returns why a delivery would not produce the records of a topic, or "". The delivery is that
-// of a subscription; flows are all that is read and produced.
+// Loop returns why a delivery would not produce the records of a topic, or "". The delivery is
+// that of a subscription; flows are all that is read and produced.
 func Loop(flows *spillwayv1.Flows, subscription, fromCluster, from string) string {
 	for _, t := range flows.Targets {
 		if t.Subscription == subscription {

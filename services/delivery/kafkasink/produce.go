@@ -405,8 +405,8 @@ func describe(code kafka.Error, p *produceapi.ResponsePartition) error {
 	return fmt.Errorf("%w: %s", code, message)
 }
 
-// isStale says whether fresh metadata may help. A leader without its replicas may have been cut off
-// from them, and from its controller, so that it does not know that there is another.
+// isStale says whether fresh metadata may help. A leader without its replicas may have been cut
+// off from them, and from its controller, so that it does not know that there is another.
 func isStale(code kafka.Error) bool {
 	switch code {
 	case kafka.RequestTimedOut, kafka.NotEnoughReplicas, kafka.NotEnoughReplicasAfterAppend:

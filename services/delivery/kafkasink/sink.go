@@ -55,8 +55,8 @@ const (
 	maxBatchBytes = 1_000_000
 )
 
-// Sink is a delivery.Sink. It may serve several sessions at a time, of different shards: they share
-// the connections, the slots, and what is known of Kafka.
+// Sink is a delivery.Sink. It may serve several sessions at a time, of different shards: they
+// share the connections, the slots, and what is known of Kafka.
 type Sink struct {
 	cfg          config.Kafka
 	subscription string // as queue/name

@@ -73,8 +73,8 @@ func (t template) append(dst []byte, sourceTopic string, headers []recordbatch.H
 	return dst, topicProblem(dst[start:])
 }
 
-// TopicOf returns the target topic of a record by the template of a delivery. The problem, if there
-// is one, is the reason why the record can never be delivered.
+// TopicOf returns the target topic of a record by the template of a delivery. The problem, if
+// there is one, is the reason why the record can never be delivered.
 func TopicOf(text, sourceTopic string, headers []recordbatch.Header) (name, problem string) {
 	t, err := parseTemplate(text)
 	if err != nil {

@@ -13,10 +13,11 @@ import (
 	"github.com/spillwayio/spillway/services/delivery"
 )
 
-// With exactly_once a job is a Kafka transaction, which also says what it delivers: the source ranges, in the
-// metadata of an offset that is committed for a consumer group. Each source partition has a producer of its own,
-// known to Kafka by a transactional id that every delivery of the subscription gives it, so that whoever is leased
-// the partition fences those who had it before.
+// With exactly_once a job is a Kafka transaction, which also says what it delivers: the source
+// ranges, in the metadata of an offset that is committed for a consumer group. Each source
+// partition has a producer of its own, known to Kafka by a transactional id that every delivery of
+// the subscription gives it, so that whoever is leased the partition fences those who had it
+// before.
 //
 // Why every record arrives once, for a reader of committed records:
 //

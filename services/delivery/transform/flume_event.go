@@ -13,9 +13,9 @@ import (
 //	  {"name": "headers", "type": {"type": "map", "values": "string"}},
 //	  {"name": "body", "type": "bytes"}]}
 //
-// A map is blocks of entries, each with its count before it, and ends with a count of 0. A negative
-// count is followed by the size of the block in bytes. Lengths and counts are zig-zag varints
-// (Avro 1.11, "Binary Encoding").
+// A map is blocks of entries, each with its count before it, and ends with a count of 0. A
+// negative count is followed by the size of the block in bytes. Lengths and counts are zig-zag
+// varints (Avro 1.11, "Binary Encoding").
 
 var errNoFlumeEvent = errors.New("the value is no Flume event in Avro")
 

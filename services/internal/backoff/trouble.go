@@ -11,7 +11,8 @@ import (
 )
 
 // Trouble is one thing that may fail for a while. It is logged when it begins, when its cause
-// changes, and when it is over, with how long it lasted. All methods except Failed may be called by any goroutine, Failed by one.
+// changes, and when it is over, with how long it lasted. All methods except Failed may be called
+// by any goroutine, Failed by one.
 type Trouble struct {
 	log       *slog.Logger
 	what      string // as in "cannot reach the buffer"

@@ -117,10 +117,11 @@ type Queue struct {
 	SpillAfter time.Duration `yaml:"spill_after"`
 	// CommitAfter is safe (what the store has counts) or delivered (only delivery counts).
 	CommitAfter string `yaml:"commit_after"`
-	// Shards is how many buffers divide the queue's source partitions among them. It never changes.
+	// Shards is how many buffers divide the queue's source partitions among them. It never
+	// changes.
 	Shards int `yaml:"shards"`
-	// Revision numbers Disk and Subscriptions of a queue that is kept in Kafka: only what has a higher
-	// one than what counted last replaces it.
+	// Revision numbers Disk and Subscriptions of a queue that is kept in Kafka: only what has a
+	// higher one than what counted last replaces it.
 	Revision int64 `yaml:"revision"`
 	// Lease is how long a delivery may hold a batch without a sign of life.
 	Lease time.Duration `yaml:"lease"`
@@ -139,7 +140,8 @@ type KafkaStore struct {
 	Brokers []string `yaml:"brokers"`
 	TLS     *TLS     `yaml:"tls"`
 	SASL    *SASL    `yaml:"sasl"`
-	// Namespace tells pipelines apart that use one Kafka: it is in the topics, and must be the same.
+	// Namespace tells pipelines apart that use one Kafka: it is in the topics, and must be the
+	// same.
 	Namespace string `yaml:"namespace"`
 	// Topic is what the names of the topics begin with: .journal and .payload follow.
 	Topic string `yaml:"topic"`

@@ -125,8 +125,8 @@ func ParseGrant(text string) (Grant, error) {
 	return g, nil
 }
 
-// Streams says whether the grant is for streams of a queue's records: to append to it, or to consume
-// one of its subscriptions.
+// Streams says whether the grant is for streams of a queue's records: to append to it, or to
+// consume one of its subscriptions.
 func (g Grant) Streams(queue string) bool {
 	if g.Role != "*" && g.Role != RoleAppend && g.Role != RoleConsume {
 		return false

@@ -45,8 +45,8 @@ var callable = map[string]func() (request, response proto.Message){
 // elsewhere are the reasons of errors that say that another buffer has what is asked for.
 var elsewhere = []string{"NOT_OWNER", "NOTHING_CHOSEN"}
 
-// call passes a call on to the buffer, or to all of them: the body is the request in protobuf's JSON, and so is the
-// answer.
+// call passes a call on to the buffer, or to all of them: the body is the request in protobuf's
+// JSON, and so is the answer.
 func (c *Console) call(w http.ResponseWriter, r *http.Request) error {
 	messages := callable[r.PathValue("method")]
 	if messages == nil {
@@ -78,10 +78,10 @@ func (c *Console) call(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// askAll calls an RPC of this process's buffer, and of the others that the picture has. The answer is
-// of all together: lists follow each other, numbers are added. Those that do not answer are left out
-// of lists, as they are of the picture, which says so; a change is an error then, though the others
-// have made it.
+// askAll calls an RPC of this process's buffer, and of the others that the picture has. The answer
+// is of all together: lists follow each other, numbers are added. Those that do not answer are
+// left out of lists, as they are of the picture, which says so; a change is an error then, though
+// the others have made it.
 func (c *Console) askAll(ctx context.Context, method string, request, response proto.Message) error {
 	if len(c.others) == 0 {
 		return c.conn.Invoke(ctx, method, request, response)

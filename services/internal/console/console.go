@@ -2,10 +2,11 @@
 // top` prints, plots of the last hour, and behind each subscription its sessions, open files, what
 // was not delivered, and the audit.
 //
-// It calls the admin API of the buffer in its own process, and asks package security, for each call,
-// what the caller of the HTTP request may do. Where several buffers divide the queues it asks the
-// others, too, as a client that shows what this process shows to others. Run is its only goroutine. A look at the buffer is shared by
-// all who ask within a second, and the history is bounded.
+// It calls the admin API of the buffer in its own process, and asks package security, for each
+// call, what the caller of the HTTP request may do. Where several buffers divide the queues it
+// asks the others, too, as a client that shows what this process shows to others. Run is its only
+// goroutine. A look at the buffer is shared by all who ask within a second, and the history is
+// bounded.
 package console
 
 import (
@@ -53,8 +54,8 @@ type Console struct {
 	last *picture.Picture
 }
 
-// New returns a console of the buffer behind conn, and of all buffers that divide the queues with it,
-// whose connections the console closes when Run ends. All requests must come through guard's
+// New returns a console of the buffer behind conn, and of all buffers that divide the queues with
+// it, whose connections the console closes when Run ends. All requests must come through guard's
 // Handler.
 func New(conn grpc.ClientConnInterface, others []*grpc.ClientConn, guard *security.Security, version string) *Console {
 	c := &Console{conn: conn, others: others, guard: guard, version: version, mux: http.NewServeMux(), history: newHistory()}
@@ -118,7 +119,8 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mux.ServeHTTP(w, r)
 }
 
-// page is for callers with the role read only. What is posted must come from a page of the console.
+// page is for callers with the role read only. What is posted must come from a page of the
+// console.
 func (c *Console) page(serve func(w http.ResponseWriter, r *http.Request) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !security.MayRead(r.Context()) {

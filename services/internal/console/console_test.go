@@ -119,8 +119,8 @@ func (x *site) ask(method, path, body string, headers ...string) (*http.Response
 	return response, string(b)
 }
 
-// TestPages have headers that let a browser load nothing else, and nothing in them that those would
-// forbid.
+// TestPages have headers that let a browser load nothing else, and nothing in them that those
+// would forbid.
 func TestPages(t *testing.T) {
 	x := newSite(t)
 	static, err := fs.Glob(files, "static/*")
@@ -225,8 +225,8 @@ func TestAPI(t *testing.T) {
 }
 
 // TestSeveralBuffers shows all buffers that divide a queue, and steers all: each once, though the
-// list of buffers has that of the console, too. One that is away is no obstacle to look, and one to
-// steer.
+// list of buffers has that of the console, too. One that is away is no obstacle to look, and one
+// to steer.
 func TestSeveralBuffers(t *testing.T) {
 	var others []*grpc.ClientConn
 	var fakes []*buffer

@@ -175,7 +175,8 @@ func (f *fetch) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
 // deadliner is a connection whose exchange can be bounded.
 type deadliner interface{ SetDeadline(time.Time) error }
 
-// encode writes the request in a version from 4 to 11, with its length. All numbers are big endian:
+// encode writes the request in a version from 4 to 11, with its length. All numbers are big
+// endian:
 //
 //	length int32 | api key int16 | version int16 | correlation id int32 | client id string |
 //	replica int32 | max wait ms int32 | min bytes int32 | max bytes int32 | isolation int8 |

@@ -259,7 +259,8 @@ func (g *Group) divide(ctx context.Context, protocol string, members []GroupMemb
 	if at < 0 {
 		return nil, nil, fmt.Errorf("divide the partitions of group %s: the coordinator chose %q: %w", g.cfg.Group, protocol, ErrOtherProtocol)
 	}
-	// Who leads the group has been in it for longest: so those that read for other data get nothing.
+	// Who leads the group has been in it for longest: so those that read for other data get
+	// nothing.
 	members = slices.Clone(members)
 	slices.SortStableFunc(members, func(a, b GroupMember) int { return cmp.Compare(rank(a.ID == g.member), rank(b.ID == g.member)) })
 	var all []kafka.GroupMember

@@ -7,14 +7,16 @@ import (
 	"slices"
 )
 
-// The metadata of a consumer in version 1, and an assignment in version 0, which all consumers read (big endian):
+// The metadata of a consumer in version 1, and an assignment in version 0, which all consumers
+// read (big endian):
 //
 //	subscription: version int16 | topics int32 | name string... | user data int32, -1 for null |
 //	              [v1: owned partitions int32 | (topic string | partitions int32 | partition int32...)...]
 //	assignment:   version int16 | topics int32 | (name string | partitions int32 | partition int32...)... |
 //	              user data int32, -1 for null
 //
-// A member that rebalances eagerly owns nothing while it joins. Newer versions add fields at the end.
+// A member that rebalances eagerly owns nothing while it joins. Newer versions add fields at the
+// end.
 func encodeSubscription(topics []string, user userData) []byte {
 	b := binary.BigEndian.AppendUint16(nil, 1)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(topics)))

@@ -165,8 +165,8 @@ func (c *Client) Retention(ctx context.Context, topics []string) (map[string]Ret
 	return all, nil
 }
 
-// IsStale returns true for an error that means that another broker may lead the partition by now, or none
-// may.
+// IsStale returns true for an error that means that another broker may lead the partition by now,
+// or none may.
 func IsStale(err error) bool {
 	var code kafka.Error
 	if !errors.As(err, &code) {

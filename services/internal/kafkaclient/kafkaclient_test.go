@@ -108,7 +108,8 @@ func TestOneBrokenConnectionTellsOfAll(t *testing.T) {
 	}
 }
 
-// TestOffsetsOfALeaderThatMoved asks the broker that led the partition, and then the one that does.
+// TestOffsetsOfALeaderThatMoved asks the broker that led the partition, and then the one that
+// does.
 func TestOffsetsOfALeaderThatMoved(t *testing.T) {
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(2), kfake.SeedTopics(1, "t"))
 	if err != nil {

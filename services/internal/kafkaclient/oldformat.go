@@ -16,8 +16,8 @@ import (
 //	0 offset int64 | 8 bytes that follow int32 | 12 CRC32 of all that follows uint32 | 16 magic int8 |
 //	17 attributes int8 | [v1: 18 timestamp int64] | key int32, -1 for null | ... | value int32 | ...
 //
-// The value of a compressed message is a sequence of messages. Its offset is that of the last of them, and theirs
-// count from the first one in version 1.
+// The value of a compressed message is a sequence of messages. Its offset is that of the last of
+// them, and theirs count from the first one in version 1.
 const oldCheckedAt = 16
 
 type oldMessage struct {

@@ -14,14 +14,16 @@ import (
 // ErrMalformed is wrapped by the errors of record batches that cannot be decoded.
 var ErrMalformed = errors.New("malformed record batch")
 
-// The record batch, version 2, in a fetch's answer (big endian; what is not needed is in brackets):
+// The record batch, version 2, in a fetch's answer (big endian; what is not needed is in
+// brackets):
 //
 //	 0 base offset int64 | 8 bytes that follow int32 | 12 [leader epoch int32] | 16 magic int8, 2 |
 //	17 CRC32C of all that follows uint32 | 21 attributes int16 | 23 last offset delta int32 |
 //	27 first timestamp int64 | 35 max timestamp int64 | 43 producer id int64 | 51 [epoch int16] |
 //	53 [base sequence int32] | 57 records int32 | 61 the records, compressed as a whole
 //
-// Compaction keeps the last offset delta when it removes records, and the batch when it removes all.
+// Compaction keeps the last offset delta when it removes records, and the batch when it removes
+// all.
 const (
 	frameBytes  = 12 // base offset and length
 	magicAt     = 16

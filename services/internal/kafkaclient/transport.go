@@ -28,7 +28,8 @@ import (
 //   - Metadata is asked for when it is needed, for the topics it is needed for, and never has a topic created unless
 //     the caller wants that.
 //
-// Requests run on their callers' goroutines. Methods may be called concurrently. Close it at the end.
+// Requests run on their callers' goroutines. Methods may be called concurrently. Close it at the
+// end.
 type Transport struct {
 	ClientID string
 

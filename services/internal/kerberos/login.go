@@ -33,7 +33,8 @@ type Config struct {
 	Realms map[string]string
 }
 
-// Login is a principal and its keytab. Its methods may be called concurrently. Close it at the end.
+// Login is a principal and its keytab. Its methods may be called concurrently. Close it at the
+// end.
 type Login struct {
 	conf Config
 	log  *slog.Logger

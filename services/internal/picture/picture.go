@@ -43,8 +43,8 @@ type Queue struct {
 	here       []Shard // when it has several
 }
 
-// Shard is the part of a queue that one of several buffers has. What a Queue says is of all of them:
-// the sums, and the first of its disks to be full.
+// Shard is the part of a queue that one of several buffers has. What a Queue says is of all of
+// them: the sums, and the first of its disks to be full.
 type Shard struct {
 	Number int32    `json:"number"`
 	Of     int32    `json:"of"`

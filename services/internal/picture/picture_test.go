@@ -130,8 +130,8 @@ func busy() *fake {
 	}
 }
 
-// TestLines compares the text of a bad day with testdata, in 80 columns, in 40 and in colour; and no
-// line is wider than the terminal.
+// TestLines compares the text of a bad day with testdata, in 80 columns, in 40 and in colour; and
+// no line is wider than the terminal.
 func TestLines(t *testing.T) {
 	p, err := Look(t.Context(), busy())
 	if err != nil {

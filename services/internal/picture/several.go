@@ -18,9 +18,9 @@ type Buffer struct {
 }
 
 // LookAll asks several buffers at once, and brings together what they tell of queues that they
-// divide. One that does not answer is a trouble of the picture. It fails when none answers. A buffer
-// without an address is the caller's own; when another of the list proves to be the same, it takes
-// that one's address.
+// divide. One that does not answer is a trouble of the picture. It fails when none answers. A
+// buffer without an address is the caller's own; when another of the list proves to be the same,
+// it takes that one's address.
 func LookAll(ctx context.Context, buffers []Buffer) (*Picture, error) {
 	if len(buffers) == 1 {
 		return Look(ctx, buffers[0].Admin)
@@ -60,8 +60,8 @@ func LookAll(ctx context.Context, buffers []Buffer) (*Picture, error) {
 	return all.end(away), nil
 }
 
-// isOf says whether two pictures are of the same buffer: they have the same shard of a queue. One that
-// waits to take a shard over is not the one that has it.
+// isOf says whether two pictures are of the same buffer: they have the same shard of a queue. One
+// that waits to take a shard over is not the one that has it.
 func (p *Picture) isOf(other *Picture) bool {
 	if p == nil || other == nil {
 		return false
@@ -227,8 +227,8 @@ func later(a, b Forecast) Forecast {
 	return a
 }
 
-// withoutWaiting leaves out the buffers that wait to take over a shard which another one has open, and
-// that it is not open with them.
+// withoutWaiting leaves out the buffers that wait to take over a shard which another one has open,
+// and that it is not open with them.
 func (m *merging) withoutWaiting(q *Queue) {
 	waits := func(s Shard) bool {
 		return s.State != "open" && slices.ContainsFunc(q.Shards, func(o Shard) bool { return o.Number == s.Number && o.State == "open" })

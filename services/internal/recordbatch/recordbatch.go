@@ -15,9 +15,9 @@ import (
 // MaxRecordBytes bounds key, value and headers of one record. Larger ones are dead-lettered.
 const MaxRecordBytes = 16 << 20
 
-// MaxHeaders bounds the headers of one record, each of which takes 48 bytes of memory however short
-// its encoding is. Records with more are dead-lettered before they are written, and malformed for a
-// Reader.
+// MaxHeaders bounds the headers of one record, each of which takes 48 bytes of memory however
+// short its encoding is. Records with more are dead-lettered before they are written, and
+// malformed for a Reader.
 const MaxHeaders = 256 << 10
 
 // keptHeaders is how many headers a Reader keeps room for from one record to the next.

@@ -151,8 +151,8 @@ func BenchmarkReadAndAppend200Bytes(b *testing.B) {
 	b.ReportMetric(float64(b.N)*1000/b.Elapsed().Seconds(), "records/s")
 }
 
-// TestHeaderBomb: a header takes two bytes of a payload and 48 of memory. A record may have no more
-// than so many, and the room for them is not kept for the records after it.
+// TestHeaderBomb: a header takes two bytes of a payload and 48 of memory. A record may have no
+// more than so many, and the room for them is not kept for the records after it.
 func TestHeaderBomb(t *testing.T) {
 	record := func(headers int) (b []byte) {
 		body := bytes.Repeat([]byte{fieldHeaders<<3 | 2, 0}, headers)

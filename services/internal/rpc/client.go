@@ -41,8 +41,8 @@ func dial(addr string, more ...grpc.DialOption) (*grpc.ClientConn, error) {
 		// Services are next to each other; HTTPS_PROXY is meant for what is outside.
 		grpc.WithNoProxy(),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingInterval, Timeout: clientPatience, PermitWithoutStream: true}),
-		// Whoever calls waits between attempts. ResetConnectBackoff would say so, and reads a map of
-		// gRPC's (1.85) while others write to it.
+		// Whoever calls waits between attempts. ResetConnectBackoff would say so, and reads a map
+		// of gRPC's (1.85) while others write to it.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: 5 * time.Second,

@@ -10,8 +10,8 @@ import (
 )
 
 // Direct calls unary methods of services of this process, without a connection, a port or a
-// goroutine. Nobody is asked who calls: that is the caller's affair. Services are registered before
-// the first call.
+// goroutine. Nobody is asked who calls: that is the caller's affair. Services are registered
+// before the first call.
 type Direct struct {
 	log     *slog.Logger
 	methods map[string]directMethod

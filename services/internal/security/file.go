@@ -23,8 +23,8 @@ const (
 	maxFileBytes = 1 << 20
 )
 
-// file is a small file that may change, also by a link above it. Content that cannot be read leaves
-// what was there before in use.
+// file is a small file that may change, also by a link above it. Content that cannot be read
+// leaves what was there before in use.
 type file struct {
 	path string
 	log  *slog.Logger

@@ -86,8 +86,8 @@ func (l *logins) remove(cookie string) {
 	delete(l.tokens, sha256.Sum256([]byte(cookie)))
 }
 
-// csrf returns what a page must send along with what it asks for, so that other sites' pages cannot
-// have the browser ask for it.
+// csrf returns what a page must send along with what it asks for, so that other sites' pages
+// cannot have the browser ask for it.
 func (l *logins) csrf(caller Identity, cookie string) string {
 	mac := hmac.New(sha256.New, l.secret[:])
 	_, _ = mac.Write([]byte(caller.String() + "\x00" + cookie)) // never fails

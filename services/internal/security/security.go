@@ -1,12 +1,13 @@
 // Package security decides who may do what on the ports of a process, and shows others who it is.
 //
-// A caller has an identity by a token (Authorization: Bearer …) or by a client certificate; a token
-// that is no good is never made up for by a certificate. Its grants (config.Grant) are compared
-// with what the called RPC needs (table.go). What is in no table is refused. Nothing here keeps a
-// goroutine: files are looked at again when they are used, at most once a second, by content.
+// A caller has an identity by a token (Authorization: Bearer …) or by a client certificate; a
+// token that is no good is never made up for by a certificate. Its grants (config.Grant) are
+// compared with what the called RPC needs (table.go). What is in no table is refused. Nothing here
+// keeps a goroutine: files are looked at again when they are used, at most once a second, by
+// content.
 //
-// A long stream is looked at again every recheck; when its caller would not be let in any more, its
-// connection is closed, and the client comes back with what it has by then.
+// A long stream is looked at again every recheck; when its caller would not be let in any more,
+// its connection is closed, and the client comes back with what it has by then.
 package security
 
 import (

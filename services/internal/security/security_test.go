@@ -154,7 +154,8 @@ func TestStreamsCannotChangeTheirObject(t *testing.T) {
 	}
 }
 
-// TestForeignCertificates: what other authorities sign, or is over, or is not TLS, does not connect.
+// TestForeignCertificates: what other authorities sign, or is over, or is not TLS, does not
+// connect.
 func TestForeignCertificates(t *testing.T) {
 	p := newPort(t, service{}, nil)
 	other := tlstest.New(t)

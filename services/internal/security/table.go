@@ -100,8 +100,8 @@ func (r rule) scope(object string) string {
 	return object
 }
 
-// objectOf reads a field, by a path of at most one dot, and says whether the message that has it is
-// there.
+// objectOf reads a field, by a path of at most one dot, and says whether the message that has it
+// is there.
 func objectOf(m proto.Message, path string) (object string, there bool) {
 	r := m.ProtoReflect()
 	for {

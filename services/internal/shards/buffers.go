@@ -19,8 +19,8 @@ import (
 const (
 	// askTimeout bounds the wait for a buffer's answer.
 	askTimeout = 10 * time.Second
-	// lateAfter is how long the others are waited for when one has what is looked for: a machine that
-	// is gone answers nothing.
+	// lateAfter is how long the others are waited for when one has what is looked for: a machine
+	// that is gone answers nothing.
 	lateAfter = time.Second
 )
 
@@ -74,8 +74,8 @@ func (b *Buffers) Shards(ctx context.Context, queue string) (int, error) {
 	return found.shards, nil
 }
 
-// Owner returns the buffer that has a shard. A buffer that has other data than those that were seen
-// is not the owner: it is refused, and named.
+// Owner returns the buffer that has a shard. A buffer that has other data than those that were
+// seen is not the owner: it is refused, and named.
 func (b *Buffers) Owner(ctx context.Context, of *Seen) (Buffer, error) {
 	if of.Of == 1 && len(b.all) == 1 {
 		return b.all[0], nil // else it says so when a stream is opened
@@ -110,9 +110,9 @@ type claims struct {
 	failed error // why some buffers did not answer
 }
 
-// owner returns whose claim to a shard counts, nil when there is none, and an error when nobody can
-// tell. Of buffers with different data it is the one with those that were seen before, or else the
-// one where they were seen, which has lost its disk.
+// owner returns whose claim to a shard counts, nil when there is none, and an error when nobody
+// can tell. Of buffers with different data it is the one with those that were seen before, or else
+// the one where they were seen, which has lost its disk.
 func (c *claims) owner(of *Seen) (*claim, error) {
 	all := c.of[of.Number]
 	chosen := -1
@@ -154,8 +154,8 @@ func (c *claims) owner(of *Seen) (*claim, error) {
 	return owner, of.strangerLocked(owner.buffer.Address, owner.shard.Life, owner.shard.Epoch)
 }
 
-// look asks all buffers. It does not wait for those that are late when one has told enough. An error
-// says that none of them knows the queue.
+// look asks all buffers. It does not wait for those that are late when one has told enough. An
+// error says that none of them knows the queue.
 func (b *Buffers) look(ctx context.Context, queue string, enough func(*spillwayv1.Shard) bool) (*claims, error) {
 	answers, errs := b.askAll(ctx, queue, enough)
 	if err := ctx.Err(); err != nil {
@@ -222,8 +222,8 @@ func (b *Buffers) askAll(ctx context.Context, queue string, enough func(*spillwa
 }
 
 // laterOwner returns which of two buffers has a shard of a queue that is kept in Kafka, where one
-// takes it over from another, which may not know yet. Otherwise nothing is known: a shard is in two
-// places by mistake.
+// takes it over from another, which may not know yet. Otherwise nothing is known: a shard is in
+// two places by mistake.
 func laterOwner(a, b *spillwayv1.Shard) (later *spillwayv1.Shard, known bool) {
 	switch {
 	case a.Epoch == b.Epoch:

@@ -142,8 +142,8 @@ func TestOwners(t *testing.T) {
 	}
 }
 
-// TestSilentBuffer: a machine that does not answer holds nobody up for long who looks for a shard that
-// another one has. One that has it and does not answer is waited for.
+// TestSilentBuffer: a machine that does not answer holds nobody up for long who looks for a shard
+// that another one has. One that has it and does not answer is waited for.
 func TestSilentBuffer(t *testing.T) {
 	b := dialAll(t, &fakeBuffer{silent: true}, owns("l", 7))
 	began := time.Now()
@@ -155,8 +155,8 @@ func TestSilentBuffer(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*lateAfter)
 	defer cancel()
-	// Either end of the call may be the first to notice that its time is over, and the buffer's answer
-	// may come before ctx ends here.
+	// Either end of the call may be the first to notice that its time is over, and the buffer's
+	// answer may come before ctx ends here.
 	began = time.Now()
 	owner, err := b.Owner(ctx, &Seen{Queue: "q", Number: 1, Of: 2})
 	if took := time.Since(began); err == nil || took <= lateAfter {
@@ -167,9 +167,9 @@ func TestSilentBuffer(t *testing.T) {
 // keeps is a buffer that has shard 0 of 2 in a directory; without a life it does not have it open.
 func keeps(life string) *fakeBuffer { return owns(life, 0) }
 
-// TestRivalOfAnOwner: a buffer that has the same shard by mistake, with data of its own, is refused
-// and named by who has seen the first one, whether that answers, opens its queue, or is away; and
-// nobody takes either who has seen none. The other shards go on.
+// TestRivalOfAnOwner: a buffer that has the same shard by mistake, with data of its own, is
+// refused and named by who has seen the first one, whether that answers, opens its queue, or is
+// away; and nobody takes either who has seen none. The other shards go on.
 func TestRivalOfAnOwner(t *testing.T) {
 	away := &fakeBuffer{err: rpc.Error(codes.Unavailable, "QUEUE_RECOVERING", 0, "not now")}
 	for _, test := range []struct {

@@ -7,8 +7,8 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 )
 
-// Seen is a shard, and what a client has seen of it: so the client never goes back to a buffer that
-// has lost the shard to another, and never takes another buffer's data for the shard's.
+// Seen is a shard, and what a client has seen of it: so the client never goes back to a buffer
+// that has lost the shard to another, and never takes another buffer's data for the shard's.
 type Seen struct {
 	Queue      string
 	Number, Of int
@@ -45,8 +45,8 @@ func (s *Seen) Admit(address, life string, epoch uint64) error {
 }
 
 // strangerLocked returns an error that names a buffer which has a shard of that number, but other
-// data than the buffer that was seen before. Data directories have no epoch, which would tell who is
-// the later owner: so other data count only where the first buffer was, which has lost its disk
+// data than the buffer that was seen before. Data directories have no epoch, which would tell who
+// is the later owner: so other data count only where the first buffer was, which has lost its disk
 // then. A client that is started anew takes the data of the buffer that it finds.
 func (s *Seen) strangerLocked(address, life string, epoch uint64) error {
 	if s.life == "" || life == "" || life == s.life || address == s.address || epoch != 0 || s.epoch != 0 {

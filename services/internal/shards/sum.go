@@ -9,9 +9,9 @@ import (
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 )
 
-// What is said of a queue, or of a subscription, is the sum of what its shards say: a buffer adds up
-// its own, and whoever asks several buffers adds up theirs. The sums change the messages that they
-// are given first.
+// What is said of a queue, or of a subscription, is the sum of what its shards say: a buffer adds
+// up its own, and whoever asks several buffers adds up theirs. The sums change the messages that
+// they are given first.
 
 // AddSubscriptions adds what one buffer tells of subscriptions to what others told.
 func AddSubscriptions(sums, more []*spillwayv1.Subscription) []*spillwayv1.Subscription {
@@ -44,8 +44,8 @@ func AddSubscription(sum, s *spillwayv1.Subscription) *spillwayv1.Subscription {
 	return sum
 }
 
-// AddQueue adds what one buffer tells of a queue to the sum of others: numbers are added up, and the
-// shards that it has are listed where it has several.
+// AddQueue adds what one buffer tells of a queue to the sum of others: numbers are added up, and
+// the shards that it has are listed where it has several.
 func AddQueue(sum, q *spillwayv1.Queue) *spillwayv1.Queue {
 	if sum == nil {
 		return q
@@ -95,8 +95,8 @@ func AddReplayed(sum, r *spillwayv1.ReplaySubscriptionResponse) *spillwayv1.Repl
 	return sum
 }
 
-// AddReplay adds the replay at one buffer to that at others. Those of another one, which are older,
-// are left out: a buffer that has nothing to replay is not asked to.
+// AddReplay adds the replay at one buffer to that at others. Those of another one, which are
+// older, are left out: a buffer that has nothing to replay is not asked to.
 func AddReplay(sum, r *spillwayv1.Replay) *spillwayv1.Replay {
 	switch {
 	case sum == nil:
@@ -129,8 +129,8 @@ func AddReplay(sum, r *spillwayv1.Replay) *spillwayv1.Replay {
 	return all
 }
 
-// ReplayPart is what one buffer is asked of a replay: its share of the rate; nothing if it has nothing to
-// replay, and others have.
+// ReplayPart is what one buffer is asked of a replay: its share of the rate; nothing if it has
+// nothing to replay, and others have.
 func ReplayPart(request *spillwayv1.ReplaySubscriptionRequest, plan, sum *spillwayv1.ReplaySubscriptionResponse) *spillwayv1.ReplaySubscriptionRequest {
 	part := proto.CloneOf(request)
 	part.ValidateOnly = false

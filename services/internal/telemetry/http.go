@@ -29,7 +29,8 @@ const (
 	// maxConnections bounds those that are open; the oldest one makes room.
 	maxConnections = 256
 	// maxScrapes bounds the answers with metrics that are made, and read by their callers, at a
-	// time: with thousands of partitions each takes tens of megabytes. Others wait for scrapePatience.
+	// time: with thousands of partitions each takes tens of megabytes. Others wait for
+	// scrapePatience.
 	maxScrapes     = 4
 	scrapePatience = 8 * time.Second
 )

@@ -19,8 +19,8 @@ func (r *Reloader) Server(wanted bool, protocols ...string) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		NextProtos: protocols,
-		// The configuration that this returns takes the place of the one that gRPC made of ours, so
-		// that it has to have everything, its protocols above all.
+		// The configuration that this returns takes the place of the one that gRPC made of ours,
+		// so that it has to have everything, its protocols above all.
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 			current := r.fresh()
 			if len(current.Certificates) == 0 {
@@ -65,7 +65,8 @@ func (r *Reloader) Verify(chain []*x509.Certificate) error {
 	return err
 }
 
-// Expires returns when the certificate expires that is shown now; the zero time when there is none.
+// Expires returns when the certificate expires that is shown now; the zero time when there is
+// none.
 func (r *Reloader) Expires() time.Time {
 	config := r.fresh()
 	if len(config.Certificates) == 0 || config.Certificates[0].Leaf == nil {

@@ -14,7 +14,8 @@ import (
 // maxLinks is how many a span has at most: the SDK's own limit.
 const maxLinks = 128
 
-// Links are those of a batch to the traces of its records, without doubles. The zero value has none.
+// Links are those of a batch to the traces of its records, without doubles. The zero value has
+// none.
 type Links struct {
 	all     []trace.Link
 	leftOut int // records, at least

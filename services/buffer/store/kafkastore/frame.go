@@ -18,13 +18,13 @@ import (
 //	11  8  nonce: a random number that the owner drew for its barrier; 0 in identities
 //	19  8  number: 0, 1, 2... in its epoch; 0 in identities and barriers
 //
-// The value is a part of a stream of entries, cut wherever frameBytes are full: one stream for each
-// group, and one for each snapshot.
+// The value is a part of a stream of entries, cut wherever frameBytes are full: one stream for
+// each group, and one for each snapshot.
 const (
 	frameVersion  = 1
 	frameKeyBytes = 27
-	// frameBytes bounds the value of a frame, so that no setting of a topic matters to how large an
-	// entry is.
+	// frameBytes bounds the value of a frame, so that no setting of a topic matters to how large
+	// an entry is.
 	frameBytes = 512 << 10
 )
 
@@ -90,7 +90,8 @@ type entry struct {
 	body  []byte
 }
 
-// place is where a payload is. Encoded: group, offset, length and at as uvarints, CRC32C (4 bytes).
+// place is where a payload is. Encoded: group, offset, length and at as uvarints, CRC32C (4
+// bytes).
 type place struct {
 	ref queue.Ref
 	at  int64 // its first record in the payload topic

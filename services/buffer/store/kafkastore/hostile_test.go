@@ -247,8 +247,8 @@ func TestHostileLog(t *testing.T) {
 	}
 }
 
-// serves has nothing come late any more, and the owner open again when it is fenced, as the group of
-// the buffers does. It must be answered soon.
+// serves has nothing come late any more, and the owner open again when it is fenced, as the group
+// of the buffers does. It must be answered soon.
 func (h *hostile) serves() {
 	h.t.Helper()
 	h.shard.journal.mu.Lock()
@@ -283,11 +283,11 @@ func (h *hostile) owned() {
 	}
 }
 
-// TestHostileLogIsReplaced has another log take the place of the one that several owners write to, at
-// any time, while copies of what was sent come late: an empty one, one that lost its end, one that
-// lost its beginning. What was answered counts, or it is refused: by an
-// owner that goes on, within a minute, or at the next opening. It is never less in silence, as an owner has
-// it open and writes. Barriers that come late are left out: one in the very place of what an unclean
+// TestHostileLogIsReplaced has another log take the place of the one that several owners write to,
+// at any time, while copies of what was sent come late: an empty one, one that lost its end, one
+// that lost its beginning. What was answered counts, or it is refused: by an owner that goes on,
+// within a minute, or at the next opening. It is never less in silence, as an owner has it open
+// and writes. Barriers that come late are left out: one in the very place of what an unclean
 // election lost, with as many others as make the next offset right, cannot be told.
 func TestHostileLogIsReplaced(t *testing.T) {
 	replaced := map[string]func(h *hostile, l *fakeLog){

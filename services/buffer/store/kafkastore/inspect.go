@@ -27,8 +27,8 @@ func NewInspector(t Topics, log *slog.Logger) *Inspector {
 // Close ends the connections.
 func (i *Inspector) Close() { i.client.Close() }
 
-// Settings returns what is wrong with the topics: their partitions, replicas and settings. It needs
-// DescribeConfigs. The other methods must come after it.
+// Settings returns what is wrong with the topics: their partitions, replicas and settings. It
+// needs DescribeConfigs. The other methods must come after it.
 func (i *Inspector) Settings(ctx context.Context) (err error) {
 	i.ids, err = i.t.check(ctx, i.client)
 	return err

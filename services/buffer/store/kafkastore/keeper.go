@@ -45,8 +45,8 @@ func (s *Store) keep() {
 	}
 }
 
-// checkSettings looks whether the topics are still what they must be. A setting that was changed is
-// an alarm, once; another topic ends the store.
+// checkSettings looks whether the topics are still what they must be. A setting that was changed
+// is an alarm, once; another topic ends the store.
 func (s *Store) checkSettings(told string) string {
 	if s.settings == nil {
 		return ""
@@ -68,8 +68,8 @@ func (s *Store) checkSettings(told string) string {
 	return ""
 }
 
-// checkEnd looks whether what the owner wrote last is still where it was stored. A log that lost its end
-// may have been filled up to there by others meanwhile, so that no answer tells.
+// checkEnd looks whether what the owner wrote last is still where it was stored. A log that lost
+// its end may have been filled up to there by others meanwhile, so that no answer tells.
 func (s *Store) checkEnd() {
 	s.w.Lock()
 	last := s.owner // as it is now

@@ -321,7 +321,8 @@ func TestSettingsAreLookedAtAgain(t *testing.T) {
 	}
 }
 
-// TestThrottlingIsObeyed has a broker with a quota: no request comes before the time that it named.
+// TestThrottlingIsObeyed has a broker with a quota: no request comes before the time that it
+// named.
 func TestThrottlingIsObeyed(t *testing.T) {
 	const pause = 100 * time.Millisecond
 	var on atomic.Bool

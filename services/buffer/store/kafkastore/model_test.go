@@ -11,11 +11,11 @@ import (
 )
 
 // The model explores all schedules of a few owners of one journal, within bounds: owners that take
-// over at any time and die at any time, requests that arrive late, twice or never, and leaders that
-// lose what was not replicated. Frames are judged by rule, as in the store.
+// over at any time and die at any time, requests that arrive late, twice or never, and leaders
+// that lose what was not replicated. Frames are judged by rule, as in the store.
 //
-// What it holds to: a group whose owner heard the answers counts, for ever and once; what counts of
-// older owners does not change any more once a new one has opened; and no log that owners have
+// What it holds to: a group whose owner heard the answers counts, for ever and once; what counts
+// of older owners does not change any more once a new one has opened; and no log that owners have
 // written is refused.
 
 const maxFrames, maxRequests, maxOwners = 14, 8, 3

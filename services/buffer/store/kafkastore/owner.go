@@ -17,7 +17,8 @@ const (
 	patience = 5 * time.Second
 )
 
-// owner writes frames to a journal, one at a time, and notices when somebody else has taken it over.
+// owner writes frames to a journal, one at a time, and notices when somebody else has taken it
+// over.
 type owner struct {
 	journal partitionLog
 	log     *slog.Logger
@@ -76,8 +77,9 @@ func (o *owner) put(ctx context.Context, kind, flags byte, value []byte) (int64,
 }
 
 // lookBack reads what others wrote between the owner's last frame and the answer for f, and
-// returns where f is: an earlier copy counts in place of the one that was answered. It reads that last
-// frame, too: when it is there no more, the log has lost its end, and others have filled the place.
+// returns where f is: an earlier copy counts in place of the one that was answered. It reads that
+// last frame, too: when it is there no more, the log has lost its end, and others have filled the
+// place.
 func (o *owner) lookBack(ctx context.Context, f *frame, at int64) (first int64, err error) {
 	first = at
 	for from := o.next - 1; from < at; {

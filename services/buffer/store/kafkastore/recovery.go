@@ -282,7 +282,8 @@ func (s *Store) adopt(ctx context.Context, r *recovered) error {
 	return s.tell(r)
 }
 
-// tell calls Recover with what was there before the snapshot, the snapshot, and what came after it.
+// tell calls Recover with what was there before the snapshot, the snapshot, and what came after
+// it.
 func (s *Store) tell(r *recovered) error {
 	tell := func(kind queue.EntryKind, meta []byte, ref queue.Ref) error {
 		if err := s.opts.Recover(queue.Recovered{Kind: kind, Meta: meta, Ref: ref}); err != nil {

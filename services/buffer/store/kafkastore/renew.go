@@ -99,9 +99,9 @@ func (t *Topics) there(ctx context.Context, c *kafkaclient.Client) (map[string]k
 	return topics, nil
 }
 
-// Renew deletes the topics of a queue that is lost (Lost), makes new ones, and writes into them what
-// was given up, for people. The queue has a new life then: what was kept elsewhere of the one before
-// means nothing.
+// Renew deletes the topics of a queue that is lost (Lost), makes new ones, and writes into them
+// what was given up, for people. The queue has a new life then: what was kept elsewhere of the one
+// before means nothing.
 func Renew(ctx context.Context, t Topics, givenUp []string, log *slog.Logger) (life string, err error) {
 	c := t.client()
 	defer c.Close()

@@ -28,7 +28,8 @@ type replay struct {
 	ended func(begin int64)
 	// counted is called with the bytes of each frame that counts.
 	counted func(offset, bytes int64)
-	// owned is called with the epoch of each owner; the barrier of the first may have been trimmed.
+	// owned is called with the epoch of each owner; the barrier of the first may have been
+	// trimmed.
 	owned func(epoch int64, b barrier)
 }
 

@@ -17,8 +17,8 @@ const (
 )
 
 // rule decides which frames count. It is the whole protocol between owners, who never talk to each
-// other: a frame counts if its epoch is the offset of the last barrier before it, and its number is
-// the next in that epoch. The first frame left of a trimmed log counts, and tells the epoch.
+// other: a frame counts if its epoch is the offset of the last barrier before it, and its number
+// is the next in that epoch. The first frame left of a trimmed log counts, and tells the epoch.
 //
 // Owners rely on it in the same way: one whose frame is answered at another offset than the next
 // looks for a barrier between the two, and is no owner any more when there is one.
@@ -55,8 +55,8 @@ func (r *rule) next(offset int64, f *frame) (verdict, error) {
 		}
 		return ignored, fmt.Errorf("%w: no owner's barrier is before the record at offset %d", ErrGap, offset)
 	case f.epoch != r.epoch:
-		// An owner whose barrier was stored twice has the offset of either. All copies are here when
-		// the one that gave the epoch is.
+		// An owner whose barrier was stored twice has the offset of either. All copies are here
+		// when the one that gave the epoch is.
 		if f.nonce == r.nonce && r.nonces[f.nonce] == 1 && f.epoch >= r.start {
 			return ignored, fmt.Errorf("%w: the record at offset %d was written in the epoch %d, whose barrier is at offset %d", ErrShifted, offset, f.epoch, r.epoch)
 		}

@@ -12,9 +12,9 @@ import (
 	"github.com/spillwayio/spillway/services/internal/race"
 )
 
-// TestTakeoverAtScale has another owner take a shard over whose ledger is as large as one is to be:
-// 10,000 partitions, 100 subscriptions, and 100,000 ranges of one of them, or of all. It tells the
-// processor time that the takeover takes, which is what the shard is not served for beside the
+// TestTakeoverAtScale has another owner take a shard over whose ledger is as large as one is to
+// be: 10,000 partitions, 100 subscriptions, and 100,000 ranges of one of them, or of all. It tells
+// the processor time that the takeover takes, which is what the shard is not served for beside the
 // network, the size of the ledger, and for how long the queue's lock was held meanwhile.
 func TestTakeoverAtScale(t *testing.T) {
 	race.Apart(t)

@@ -34,8 +34,8 @@ func (s *Store) snapshotDue() bool {
 
 // snapshotFirst begins a snapshot when one is due: it is of what was written before, so its first
 // frame stands before the next group. The keeper writes the others. Only the first snapshot of a
-// store has its ledger written before the group: what the queue makes of its configuration is in no
-// group.
+// store has its ledger written before the group: what the queue makes of its configuration is in
+// no group.
 func (s *Store) snapshotFirst() error {
 	if s.snapshot != nil || !s.snapshotDue() {
 		return nil

@@ -120,7 +120,8 @@ func (l *fakeLog) firstOffset() int64 {
 	return l.first
 }
 
-// BenchmarkOpen recovers a ledger as of 10,000 partitions and 100 subscriptions, and 100,000 batches.
+// BenchmarkOpen recovers a ledger as of 10,000 partitions and 100 subscriptions, and 100,000
+// batches.
 func BenchmarkOpen(b *testing.B) {
 	t := &testing.T{}
 	f := &fakeShard{t: t, journal: &fakeLog{}, payload: &fakeLog{}, cfg: Config{Topics: Topics{Shards: 1}, Log: discard}}

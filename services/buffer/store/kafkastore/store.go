@@ -25,13 +25,14 @@ type Config struct {
 	Shard  int
 	// Address is where this buffer is reached, for people who ask who owns a shard.
 	Address string
-	// Instance is a random name of whoever opens the store. After is the epoch that it had the shard
-	// in, when it opens it once more because the store failed: if another instance has had the shard
-	// since, Open returns ErrFenced and leaves it to that one. 0 is for who is to have it.
+	// Instance is a random name of whoever opens the store. After is the epoch that it had the
+	// shard in, when it opens it once more because the store failed: if another instance has had
+	// the shard since, Open returns ErrFenced and leaves it to that one. 0 is for who is to have
+	// it.
 	Instance string
 	After    int64
-	// SegmentBytes is about how much is written before a snapshot replaces what came before it, and
-	// how much of the payload topic is given back at a time; 0 is DefaultSegmentBytes.
+	// SegmentBytes is about how much is written before a snapshot replaces what came before it,
+	// and how much of the payload topic is given back at a time; 0 is DefaultSegmentBytes.
 	SegmentBytes int64
 	// Log is told of what stops and goes on; nil discards.
 	Log *slog.Logger
@@ -67,9 +68,9 @@ type Store struct {
 	done    chan struct{}
 }
 
-// Open takes a shard over from whoever has it and recovers it. It returns when the former owner can
-// write nothing more that counts, and waits, until ctx ends, for a Kafka that is away. Topics that
-// are not this shard's, or would lose data, are refused by name.
+// Open takes a shard over from whoever has it and recovers it. It returns when the former owner
+// can write nothing more that counts, and waits, until ctx ends, for a Kafka that is away. Topics
+// that are not this shard's, or would lose data, are refused by name.
 func Open(ctx context.Context, cfg Config, opts queue.StoreOptions) (*Store, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -306,7 +307,8 @@ func (s *Store) Stats() queue.StoreStats {
 	return queue.StoreStats{DiskBytes: bytes, Segments: len(s.marks) + max(0, segments-1)}
 }
 
-// Close implements queue.Store. It ends an Append that is under way, of which nothing is known then.
+// Close implements queue.Store. It ends an Append that is under way, of which nothing is known
+// then.
 func (s *Store) Close() error {
 	s.fail(errClosed)
 	<-s.done

@@ -46,7 +46,8 @@ const (
 func (t *Topics) journal() string { return t.Name + ".journal" }
 func (t *Topics) payload() string { return t.Name + ".payload" }
 
-// Identity is what Init writes at the beginning of each shard's journal, and each snapshot repeats.
+// Identity is what Init writes at the beginning of each shard's journal, and each snapshot
+// repeats.
 type Identity struct {
 	Namespace string `json:"namespace"`
 	Queue     string `json:"queue"`
@@ -185,8 +186,8 @@ func (t *Topics) checkSettings(ctx context.Context, c *kafkaclient.Client, names
 }
 
 // Init creates the topics of a new queue, with settings that lose nothing, and writes the identity
-// of each shard. Topics that are there must be as Open wants them, and empty but for what an Init of
-// the same queue has left, whatever was stored since: so it may be called again. It returns the
+// of each shard. Topics that are there must be as Open wants them, and empty but for what an Init
+// of the same queue has left, whatever was stored since: so it may be called again. It returns the
 // queue's life, and whether it has written anything.
 func Init(ctx context.Context, t Topics, log *slog.Logger) (life string, made bool, err error) {
 	c := t.client()

@@ -12,7 +12,8 @@ import (
 	"github.com/spillwayio/spillway/services/buffer/queue"
 )
 
-// BenchmarkAppend appends groups of one batch, each with its fsync, beside a bare file that does the same:
+// BenchmarkAppend appends groups of one batch, each with its fsync, beside a bare file that does
+// the same:
 //
 //	go test -run XXX -bench Append ./services/buffer/store/nutsstore
 func BenchmarkAppend(b *testing.B) {

@@ -23,7 +23,8 @@ import (
 //	32  4  number of entries                    then meta and payload of each entry,
 //	36  4  length of the whole group            without anything between them
 //
-// The lengths stand together, under a checksum of their own, so that a damaged payload hides nothing but itself.
+// The lengths stand together, under a checksum of their own, so that a damaged payload hides
+// nothing but itself.
 const (
 	groupMagic   = "SPWGROUP"
 	groupVersion = 1

@@ -12,9 +12,9 @@ import (
 	"github.com/spillwayio/spillway/services/buffer/queue"
 )
 
-// A segment that is no longer written to is sealed: it gets two sidecars, which make it unnecessary
-// to read it when the store is opened. N.hint is nutsdb's, for the groups that have a batch. N.index
-// has what the queue recovers from. All numbers are big-endian.
+// A segment that is no longer written to is sealed: it gets two sidecars, which make it
+// unnecessary to read it when the store is opened. N.hint is nutsdb's, for the groups that have a
+// batch. N.index has what the queue recovers from. All numbers are big-endian.
 //
 //	header, 20 bytes            group, 13 bytes           entry of it, 13 bytes and the meta
 //	 0  8  magic "SPWINDEX"      0  1  'G'                 0  1  kind

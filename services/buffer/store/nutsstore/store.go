@@ -8,21 +8,23 @@
 //   - Opening it reads no payload but those of the segment that was active: seconds for any backlog.
 //   - Panics in nutsdb are errors.
 //
-// nutsdb's own recovery, merging and index files lose data, so that none of them is used: every data
-// file ("segment") that exists when the store is opened was scanned by this package and is opened
-// through a hint file that this package wrote; writing always goes to a file that began empty.
+// nutsdb's own recovery, merging and index files lose data, so that none of them is used: every
+// data file ("segment") that exists when the store is opened was scanned by this package and is
+// opened through a hint file that this package wrote; writing always goes to a file that began
+// empty.
 //
-// Segments are removed as a whole, and rewritten when little in them is live (compact.go). Each one
-// begins with a snapshot of the ledger, a large one in a file that is written while groups go on
-// (ledger.go). A segment may go when all its batches are released and two newer segments have a
-// readable snapshot: one of them can then still be damaged, and all changes since the other one are
-// there.
+// Segments are removed as a whole, and rewritten when little in them is live (compact.go). Each
+// one begins with a snapshot of the ledger, a large one in a file that is written while groups go
+// on (ledger.go). A segment may go when all its batches are released and two newer segments have a
+// readable snapshot: one of them can then still be damaged, and all changes since the other one
+// are there.
 //
-// A full file system is met before nutsdb writes: then batches are refused, and changes go on, into
-// space kept in reserve (space.go).
+// A full file system is met before nutsdb writes: then batches are refused, and changes go on,
+// into space kept in reserve (space.go).
 //
-// One goroutine, the keeper, seals segments that are no longer written to, rewrites those of which little is
-// left, and removes those that are done with. It ends with Close. nutsdb leaves a goroutine behind for each Open.
+// One goroutine, the keeper, seals segments that are no longer written to, rewrites those of which
+// little is left, and removes those that are done with. It ends with Close. nutsdb leaves a
+// goroutine behind for each Open.
 //
 // Lock order: writing, then mu; a segment's reading, then mu. Neither mu nor the cache's lock is
 // held during I/O, so that Release never waits for the disk, and Snapshot may call it.

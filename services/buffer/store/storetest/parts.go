@@ -8,7 +8,8 @@ import (
 	"github.com/spillwayio/spillway/services/buffer/queue"
 )
 
-// partBytes is how large the parts of these snapshots are: larger than what a store writes at once.
+// partBytes is how large the parts of these snapshots are: larger than what a store writes at
+// once.
 const partBytes = 3 * SegmentBytes
 
 // partial is a snapshot in parts.

@@ -287,8 +287,8 @@ func testSnapshotOrder(t *testing.T, b *bench) {
 	b.crash()
 	b.wantMetas("snapshot 2", "c3", "c4")
 	before := b.snapshots
-	// Two and a half segments; more for a store whose own goroutine ends a snapshot before the next
-	// one begins, on a machine that does not let it.
+	// Two and a half segments; more for a store whose own goroutine ends a snapshot before the
+	// next one begins, on a machine that does not let it.
 	for i := 0; i < 10 || i < 200 && b.snapshots < before+2; i++ {
 		b.append(batch(fmt.Sprintf("b%d", i), noise(i, SegmentBytes/4)))
 		if i >= 10 {

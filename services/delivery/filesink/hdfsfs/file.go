@@ -36,7 +36,8 @@ type protocol interface {
 //	             │ a DataNode, the NameNode or the caller fails
 //	             └──▶ ended ──Abandon──▶ left to Take
 //
-// Its blocks follow each other: addBlock with the one before and its length, set up, packets, the last packet.
+// Its blocks follow each other: addBlock with the one before and its length, set up, packets, the
+// last packet.
 type file struct {
 	p           protocol
 	path        string

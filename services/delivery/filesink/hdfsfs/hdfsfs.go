@@ -259,9 +259,9 @@ func (f *FS) with(ctx context.Context, timeout time.Duration, operate func(conte
 	return err
 }
 
-// hungUp reports whether an error is what a NameNode that wants Kerberos leaves to somebody without:
-// an answer that the library takes for another call's, or, where the connection ends before it is
-// read, none. The latter means it only as long as the NameNode has answered nothing.
+// hungUp reports whether an error is what a NameNode that wants Kerberos leaves to somebody
+// without: an answer that the library takes for another call's, or, where the connection ends
+// before it is read, none. The latter means it only as long as the NameNode has answered nothing.
 func hungUp(err error, answered bool) bool {
 	ends := []string{"unexpected sequence number"}
 	if !answered {

@@ -133,8 +133,8 @@ func TestLeaseIsRenewed(t *testing.T) {
 	})
 }
 
-// TestHungUp: somebody without Kerberos is told that the NameNode may want it, however the connection
-// ends; not when the NameNode has answered before.
+// TestHungUp: somebody without Kerberos is told that the NameNode may want it, however the
+// connection ends; not when the NameNode has answered before.
 func TestHungUp(t *testing.T) {
 	for text, want := range map[string][2]bool{ // not answered yet, answered
 		"no available namenodes: unexpected sequence number":                        {true, true},

@@ -26,7 +26,8 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// packet is what goes before a packet's data. It is, as of Hadoop's PacketHeader and BlockReceiver, big-endian:
+// packet is what goes before a packet's data. It is, as of Hadoop's PacketHeader and
+// BlockReceiver, big-endian:
 //
 //	4 bytes  length of what follows without the header: 4 + checksums + data
 //	2 bytes  length of the header
@@ -34,8 +35,8 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 //	4 bytes  CRC32C of each chunk of data, the last of which may be short
 //	data
 //
-// Chunks lie at multiples of their size in the block. Where one is begun, a packet of its own completes it, with a
-// checksum of what it adds.
+// Chunks lie at multiples of their size in the block. Where one is begun, a packet of its own
+// completes it, with a checksum of what it adds.
 type packet struct {
 	offset, seqno int64
 	last          bool // the block ends; without data

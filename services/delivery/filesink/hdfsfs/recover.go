@@ -27,8 +27,8 @@ func (f *FS) List(ctx context.Context, dir string) (all []filesink.Listed, err e
 
 // Free implements filesink.Recoverer. recoverLease would take a file from a writer that lives, and
 // nothing tells when a lease was renewed last. A request to append to the file does: the NameNode
-// refuses it within a minute of that (the lease's soft limit), and begins to recover the file after
-// it. Nothing is appended.
+// refuses it within a minute of that (the lease's soft limit), and begins to recover the file
+// after it. Nothing is appended.
 func (f *FS) Free(ctx context.Context, name string) (size int64, err error) {
 	err = f.with(ctx, operationTimeout, func(_ context.Context, c *client) error {
 		s, err := c.locate(name)

@@ -151,11 +151,13 @@ func (checkedSnappy) append(dst, data []byte) ([]byte, error) {
 // Their buffers have 256 KiB by default, less what the worst compression adds.
 const framedBytes = 128 << 10
 
-// framed is the framing of Hadoop's BlockCompressorStream, for block formats that have none of their own.
+// framed is the framing of Hadoop's BlockCompressorStream, for block formats that have none of
+// their own.
 //
 //	uncompressed size: uint32 | compressed size: uint32 | block      (numbers are big endian)
 //
-// Hadoop allows several blocks after one uncompressed size. One each is what all readers understand.
+// Hadoop allows several blocks after one uncompressed size. One each is what all readers
+// understand.
 type framed func(dst, data []byte) ([]byte, error)
 
 func (f framed) append(dst, data []byte) ([]byte, error) {

@@ -13,9 +13,9 @@ import (
 //	{"cluster":"c","topic":"t","partition":0,"offset":7,"timestamp":1772690889010,"key":null,"value":"text",
 //	 "headers":[{"name":"a","value":"b"}]}
 //
-// Text is text only when it is UTF-8. Anything else is base64 (RFC 4648, with padding) under the name
-// with _base64 behind it: "value_base64":"/w==". The headers are a list, for they have an order and
-// may repeat.
+// Text is text only when it is UTF-8. Anything else is base64 (RFC 4648, with padding) under the
+// name with _base64 behind it: "value_base64":"/w==". The headers are a list, for they have an
+// order and may repeat.
 type jsonLines struct{}
 
 func (jsonLines) AppendRecord(b []byte, at Position, r *recordbatch.Record) []byte {

@@ -14,8 +14,8 @@ import (
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
-// parquetFile writes Parquet files. The columns of one are in its footer, so a chunk is a whole file. Until then the
-// records of a chunk are in a form of their own:
+// parquetFile writes Parquet files. The columns of one are in its footer, so a chunk is a whole
+// file. Until then the records of a chunk are in a form of their own:
 //
 //	record: cluster | topic | partition: uvarint | a RecordBatch (recordbatch) of the one record with its offset as the delta
 //

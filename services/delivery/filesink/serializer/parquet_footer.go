@@ -22,8 +22,8 @@ const footerTail = 8
 //
 //	file: row groups | column indexes | offset indexes | metadata | its length: uint32 (little endian) | "PAR1"
 //
-// The indexes are those of each column of the first row group, then of the next. They stay without gaps, for the library
-// reads those of a kind at once.
+// The indexes are those of each column of the first row group, then of the next. They stay without
+// gaps, for the library reads those of a kind at once.
 func mendParquet(file []byte) ([]byte, error) {
 	tail := len(file) - footerTail
 	begin := tail - int(binary.LittleEndian.Uint32(file[tail:]))

@@ -7,8 +7,9 @@ import (
 	"github.com/spillwayio/spillway/services/internal/recordbatch"
 )
 
-// sequenceFile writes Hadoop's SequenceFiles as Flume's sink does: the key is the time as LongWritable, the
-// value the record's as BytesWritable or Text. Numbers are big endian, a string is its length and bytes.
+// sequenceFile writes Hadoop's SequenceFiles as Flume's sink does: the key is the time as
+// LongWritable, the value the record's as BytesWritable or Text. Numbers are big endian, a string
+// is its length and bytes.
 //
 //	file:       'S' 'E' 'Q' 6 | key class | value class | compressed: bool | by blocks: bool | codec class, if compressed
 //	            | entries of metadata: int32 = 0 | sync | block …
@@ -16,8 +17,8 @@ import (
 //	record:     length of key and value: int32 | length of key: int32 | key | value
 //	compressed: -1: int32 | sync | records | keys' lengths | keys | values' lengths | values
 //
-// Of a compressed block the four are compressed one by one, each with its length before it. Lengths in it and
-// of strings are vints.
+// Of a compressed block the four are compressed one by one, each with its length before it.
+// Lengths in it and of strings are vints.
 type sequenceFile struct {
 	codec  codec // nil for none
 	header []byte
