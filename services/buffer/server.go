@@ -495,7 +495,7 @@ func (c *consumeStream) receive() error {
 		case *spillwayv1.ConsumeRequest_Pause:
 			err = c.session.PauseDelivery(c.grpc.Context(), m.Pause.Paused)
 		case *spillwayv1.ConsumeRequest_Trouble:
-			c.session.SetTrouble(queue.Trouble{Error: queue.CutReason(m.Trouble.Error), Since: m.Trouble.Since.AsTime()})
+			c.session.SetTrouble(queue.Trouble{Error: queue.CutReason(m.Trouble.Reason), Since: m.Trouble.Since.AsTime()})
 		default:
 			err = fmt.Errorf("%w message %T", queue.ErrInvalid, m)
 		}

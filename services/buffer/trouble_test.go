@@ -1,12 +1,14 @@
 package buffer
 
 import (
+	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/buffer/queue"
 )
 
 // TestTroublesOverStreams: a subscription shows why a delivery fails, of several the one that has
@@ -32,7 +34,7 @@ func TestTroublesOverStreams(t *testing.T) {
 	at := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
 	tell := func(s spillwayv1.BufferService_ConsumeClient, trouble string, ago time.Duration) {
 		t.Helper()
-		m := &spillwayv1.DeliveryTrouble{Error: trouble, Since: timestamppb.New(at.Add(-ago))}
+		m := &spillwayv1.DeliveryTrouble{Reason: trouble, Since: timestamppb.New(at.Add(-ago))}
 		if err := s.Send(&spillwayv1.ConsumeRequest{Message: &spillwayv1.ConsumeRequest_Trouble{Trouble: m}}); err != nil {
 			t.Fatal(err)
 		}
@@ -58,6 +60,12 @@ func TestTroublesOverStreams(t *testing.T) {
 	shows("connection refused", time.Minute)
 	tell(other, "permission denied", time.Hour)
 	shows("permission denied", time.Hour)
+	// What Java says has lines, and is long.
+	long := "org.apache.hadoop.security.AccessControlException:\n\tat " + strings.Repeat("a", 300)
+	tell(other, long, time.Hour)
+	shows(long, time.Hour)
+	tell(other, strings.Repeat("b", 64<<10), time.Hour)
+	shows(queue.CutReason(strings.Repeat("b", 64<<10)), time.Hour)
 	tell(other, "", 0)
 	shows("connection refused", time.Minute)
 	if err := one.CloseSend(); err != nil {

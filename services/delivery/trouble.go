@@ -45,14 +45,14 @@ func (l *link) tellTrouble(session *session) {
 func (s *session) tellTrouble(err error, since time.Time) {
 	m := &spillwayv1.DeliveryTrouble{}
 	if err != nil {
-		m.Error, m.Since = cutReason(err.Error()), timestamppb.New(since)
+		m.Reason, m.Since = cutReason(err.Error()), timestamppb.New(since)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.hears || s.closing || m.Error == s.troubled {
+	if !s.hears || s.closing || m.Reason == s.troubled {
 		return
 	}
-	s.troubled = m.Error
+	s.troubled = m.Reason
 	s.outbox = append(s.outbox, &spillwayv1.ConsumeRequest{Message: &spillwayv1.ConsumeRequest_Trouble{Trouble: m}})
 	s.wakeUp()
 }

@@ -40,7 +40,7 @@ func TestTroublesAreTold(t *testing.T) {
 			}
 		}
 		a, b := second.nextTrouble(), third.nextTrouble()
-		if a.Error != "disk on fire" || b.Error != a.Error || !b.Since.AsTime().Equal(a.Since.AsTime()) {
+		if a.Reason != "disk on fire" || b.Reason != a.Reason || !b.Since.AsTime().Equal(a.Since.AsTime()) {
 			t.Errorf("told %v, and the next session %v", a, b)
 		}
 		third.lease(none(1, "a"))
@@ -50,7 +50,7 @@ func TestTroublesAreTold(t *testing.T) {
 				answered = true
 			}
 		}
-		if m := third.nextTrouble(); m.Error != "" {
+		if m := third.nextTrouble(); m.Reason != "" {
 			t.Errorf("when records are taken again, the buffer is told %v", m)
 		}
 		go third.answerAll()

@@ -39,6 +39,7 @@ var soakTests = []string{
 	"TestKafkaStoreLosesNothing",
 	"TestKafkaStoreConforms",
 	"TestKafkaStoreCost",
+	"TestKafkaStoreSpeed",
 	"TestHeldFiles/manyFilesOfADeadDataNode",
 	"TestHostileClient",
 	"TestHeldFilesInTrouble/snapshot",

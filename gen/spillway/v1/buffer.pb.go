@@ -2072,8 +2072,8 @@ func (x *PauseEverywhere) GetPaused() bool {
 // sent when that changes.
 type DeliveryTrouble struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The last error; empty: it does not fail any more.
-	Error string `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
+	// The last error, of which the buffer keeps the first KiB; empty: it does not fail any more.
+	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Since when it fails, by the clock of the delivery.
 	Since         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -2110,9 +2110,9 @@ func (*DeliveryTrouble) Descriptor() ([]byte, []int) {
 	return file_spillway_v1_buffer_proto_rawDescGZIP(), []int{23}
 }
 
-func (x *DeliveryTrouble) GetError() string {
+func (x *DeliveryTrouble) GetReason() string {
 	if x != nil {
-		return x.Error
+		return x.Reason
 	}
 	return ""
 }
@@ -3682,9 +3682,9 @@ const file_spillway_v1_buffer_proto_rawDesc = "" +
 	"\x05shard\x18\a \x01(\v2\x17.spillway.v1.ShardClaimR\x05shard\x12\x1a\n" +
 	"\bdelivery\x18\b \x01(\tR\bdelivery\")\n" +
 	"\x0fPauseEverywhere\x12\x16\n" +
-	"\x06paused\x18\x01 \x01(\bR\x06paused\"Y\n" +
-	"\x0fDeliveryTrouble\x12\x14\n" +
-	"\x05error\x18\x01 \x01(\tR\x05error\x120\n" +
+	"\x06paused\x18\x01 \x01(\bR\x06paused\"[\n" +
+	"\x0fDeliveryTrouble\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x120\n" +
 	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"(\n" +
 	"\x0eDeliveryPaused\x12\x16\n" +
 	"\x06paused\x18\x01 \x01(\bR\x06paused\"x\n" +
