@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 )
 
@@ -42,7 +43,9 @@ type service struct {
 func newService(t testing.TB, dir, name string, args ...string) *service {
 	s := &service{t: t, name: name, args: args, grpc: freeAddr(t), http: freeAddr(t), log: dir + "/" + name + ".log"}
 	var err error
-	if s.conn, err = grpc.NewClient(s.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy()); err != nil {
+	// What comes back is seen at once, also by tests that measure how long it was away.
+	again := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: 200 * time.Millisecond}, MinConnectTimeout: 5 * time.Second}
+	if s.conn, err = grpc.NewClient(s.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(), grpc.WithConnectParams(again)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
