@@ -57,6 +57,7 @@ var soakTests = []string{
 	"TestBuffersWithDifferentFiles",
 	"TestKeptInKafkaLosesNothing",
 	"TestSourceForgetsWhatIsDeferred",
+	"TestSourceForgetsInManyWays",
 	"TestAQueueMovesWithItsBacklog",
 	"TestWithoutTheLedger",
 }
