@@ -29,8 +29,9 @@ var deferring = []string{`test: {topics: ["*"], on_full: block}`, `test: {topics
 
 // TestSourceForgetsInManyWays: a destination is away, and its backlog is in memory or left to the
 // source. A buffer is killed and its disk lost, another one is moved as planned. When the backlog
-// is stored as far as the source may soon forget it, the source does: it deletes half of the bytes,
-// or is compacted, or its topic is created again. Then buffers are moved and lost once more.
+// is stored as far as the source may soon forget it, the source does: it deletes half of its
+// records, or is compacted, or its topic is created again, that also while the backlog is in
+// memory only. Then buffers are moved and lost once more.
 // Everything arrives once, and the audit has nothing that is lost.
 func TestSourceForgetsInManyWays(t *testing.T) {
 	const n = 12_000
@@ -90,6 +91,23 @@ func TestSourceForgetsInManyWays(t *testing.T) {
 			t.Fatalf("the backlog is %v: that is no test", states)
 		}
 		p.recreate()
+		p.write(n, 100)
+		eventually(t, time.Minute, "one destination has both topics", func() error { return p.settled(p.written, "hdfs") })
+		p.moveAndLose(ends)
+		p.check()
+	})
+
+	t.Run("recreatedUnseen", func(t *testing.T) {
+		p := newForgetful(t, nil, "spill_after: 1s", "spill_after: 5m")
+		ends := p.backlog(n)
+		if states := p.states(ends); states["memory"] < n/4 {
+			t.Fatalf("the backlog is %v: that is no test", states)
+		}
+		p.ingest.kill() // so that no buffer is told: it stores what it has as it ends
+		p.recreate()
+		p.move(2)
+		t.Logf("after the move the backlog is %v", p.states(ends))
+		p.ingest.start()
 		p.write(n, 100)
 		eventually(t, time.Minute, "one destination has both topics", func() error { return p.settled(p.written, "hdfs") })
 		p.moveAndLose(ends)
