@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
+	"github.com/spillwayio/spillway/services/buffer/owners"
 )
 
 // TestJournalIsSlowAndAway: the broker that keeps the queue takes a megabyte a second from its
@@ -141,7 +142,7 @@ func TestOneLeaderIsOutOfReach(t *testing.T) {
 	leaders, group := make(map[int32]int32), ""
 	for name, topic := range topics {
 		if of, ok := strings.CutSuffix(name, ".journal"); ok {
-			group = of
+			group = owners.GroupOf(of)
 			for _, partition := range topic.Partitions {
 				leaders[partition.Partition] = partition.Leader
 			}
