@@ -348,7 +348,7 @@ func (q *Queue) writtenLocked() {
 func (q *Queue) slowWriteLocked() {
 	if q.writeBegan > 0 && !q.writeTold && q.clock()-q.writeBegan > int64(slowWrite) {
 		q.writeTold = true
-		q.cfg.Log.Warn("the disk has not answered a write for long; acks and safe offsets wait for it", "for", time.Duration(q.clock()-q.writeBegan).Round(time.Second))
+		q.cfg.Log.Warn("the store (a disk, or Kafka) has not answered a write for long; acks and safe offsets wait for it", "for", time.Duration(q.clock()-q.writeBegan).Round(time.Second))
 	}
 }
 
