@@ -339,7 +339,7 @@ func percentOf(n, percent int64) int64 { return n/100*percent + n%100*percent/10
 // writtenLocked notes that the store has answered.
 func (q *Queue) writtenLocked() {
 	if q.writeTold {
-		q.cfg.Log.Info("the disk answers again", "after", time.Duration(q.clock()-q.writeBegan).Round(time.Millisecond))
+		q.cfg.Log.Info("the store answers again", "after", time.Duration(q.clock()-q.writeBegan).Round(time.Millisecond))
 	}
 	q.writeBegan, q.writeTold = 0, false
 }
