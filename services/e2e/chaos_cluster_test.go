@@ -246,21 +246,9 @@ func TestClusterChaos(t *testing.T) {
 	c.even(t)
 	source := newProducer(t, stack.kafka, c.topic)
 	source.over = chaosPartitions
-	stop, produced := make(chan struct{}), make(chan error, 1)
-	go func() {
-		for {
-			select {
-			case <-stop:
-				produced <- nil
-				return
-			default:
-			}
-			if err := source.produce(3000, 1500); err != nil {
-				produced <- err
-				return
-			}
-		}
-	}()
+	produced := repeat(0, func() error {
+		return source.produce(3000, 1500)
+	})
 	eventually(t, 30*time.Second, "records flow", func() error {
 		if c.settled(0, "hdfs") == nil {
 			return errors.New("nothing is appended yet")
@@ -390,8 +378,7 @@ func TestClusterChaos(t *testing.T) {
 		}
 		wait(500, 3000)
 	}
-	close(stop)
-	if err := <-produced; err != nil {
+	if err := produced(); err != nil {
 		t.Fatal(err)
 	}
 	n := int(source.written.Load())

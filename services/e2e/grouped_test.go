@@ -137,10 +137,7 @@ var groupedSeconds = flag.Int("grouped.seconds", 60, "how long TestAGroupLosesNo
 func TestAGroupLosesNothing(t *testing.T) {
 	random := seeded(t)
 	brokers := startBrokers(t, 3)
-	var addresses []string
-	for _, b := range brokers {
-		addresses = append(addresses, b.addr())
-	}
+	addresses := addressesOf(brokers)
 	p := newGroupedPipeline(t, addresses, 3)
 	p.start()
 	n := *groupedSeconds * 2000 / partitions * partitions

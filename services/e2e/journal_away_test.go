@@ -176,21 +176,9 @@ func TestOneLeaderIsOutOfReach(t *testing.T) {
 	}
 	source := newProducer(t, stack.kafka, c.topic)
 	source.over = chaosPartitions
-	stop, produced := make(chan struct{}), make(chan error, 1)
-	go func() {
-		for {
-			select {
-			case <-stop:
-				produced <- nil
-				return
-			default:
-			}
-			if err := source.produce(3000, 1500); err != nil {
-				produced <- err
-				return
-			}
-		}
-	}()
+	produced := repeat(0, func() error {
+		return source.produce(3000, 1500)
+	})
 	eventually(t, 30*time.Second, "records flow", func() error {
 		if c.settled(0, "hdfs") == nil {
 			return errors.New("nothing is appended yet")
@@ -225,8 +213,7 @@ func TestOneLeaderIsOutOfReach(t *testing.T) {
 	}
 	c.open(t, "all shards are open", 30*time.Second)
 	link.mend()
-	close(stop)
-	if err := <-produced; err != nil {
+	if err := produced(); err != nil {
 		t.Fatal(err)
 	}
 	n := int(source.written.Load())

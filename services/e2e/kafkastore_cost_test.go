@@ -16,10 +16,7 @@ import (
 // one group, so this is the most that a shard asks of its brokers, whatever comes in.
 func TestKafkaStoreCost(t *testing.T) {
 	brokers := startBrokers(t, 3)
-	var addresses []string
-	for _, b := range brokers {
-		addresses = append(addresses, b.addr())
-	}
+	addresses := addressesOf(brokers)
 	for _, c := range []struct {
 		name   string
 		shards int

@@ -23,10 +23,7 @@ import (
 // destination that keeps up has nothing spilled in either.
 func TestKafkaStoreSpeed(t *testing.T) {
 	const alone, batches, rounds = 300, 1500, 3
-	var addresses []string
-	for _, b := range startBrokers(t, 3) {
-		addresses = append(addresses, b.addr())
-	}
+	addresses := addressesOf(startBrokers(t, 3))
 	places := []string{"", fmt.Sprintf("store: {kafka: {brokers: [%s], namespace: e2e-%d, replication: 3}}, ", strings.Join(addresses, ", "), time.Now().UnixNano())}
 	var drivers []*driver
 	for i, store := range places {

@@ -75,6 +75,14 @@ func startBrokers(t *testing.T, n int) []broker {
 	return startBrokersWith(t, n, func(broker) string { return "" })
 }
 
+// addressesOf returns where brokers listen.
+func addressesOf(brokers []broker) (all []string) {
+	for _, b := range brokers {
+		all = append(all, b.addr())
+	}
+	return all
+}
+
 // startBrokersWith starts them with more lines of configuration, which begin with a new one.
 func startBrokersWith(t *testing.T, n int, more func(broker) string) []broker {
 	t.Helper()
@@ -160,10 +168,7 @@ func (n *numbers) append(name string) error {
 // once, and in order.
 func TestKafkaStoreLosesNothing(t *testing.T) {
 	brokers := startBrokers(t, 3)
-	var addrs []string
-	for _, b := range brokers {
-		addrs = append(addrs, b.addr())
-	}
+	addrs := addressesOf(brokers)
 	h := newShard(t, addrs, 3, 64<<10)
 	owner, _ := openNumbers(t, h.cfg)
 

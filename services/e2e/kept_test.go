@@ -249,10 +249,7 @@ var keptSeconds = flag.Int("kept.seconds", 60, "how long TestKeptInKafkaLosesNot
 func TestKeptInKafkaLosesNothing(t *testing.T) {
 	random := seeded(t)
 	brokers := startBrokers(t, 3)
-	var addresses []string
-	for _, b := range brokers {
-		addresses = append(addresses, b.addr())
-	}
+	addresses := addressesOf(brokers)
 	p := newKeptPipeline(t, addresses, 3)
 	p.start()
 	n := *keptSeconds * 2000 / partitions * partitions

@@ -258,3 +258,27 @@ func metric(body, name string) float64 {
 	}
 	return 0
 }
+
+// repeat calls f again and again, each time after a pause, until it fails or stop is called. stop
+// returns why it failed.
+func repeat(pause time.Duration, f func() error) (stop func() error) {
+	stopped, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-stopped:
+				ended <- nil
+				return
+			case <-time.After(pause):
+			}
+			if err := f(); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	return func() error {
+		close(stopped)
+		return <-ended
+	}
+}

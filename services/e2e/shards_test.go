@@ -157,42 +157,15 @@ func TestShardsAreKilledAgainAndAgain(t *testing.T) {
 	p.start()
 	records := &timedRecords{in: make(map[string][]int), marks: make(map[string]bool)}
 	client := newClient(t, stack.kafka)
-	stop, produced := make(chan struct{}), make(chan error, 1)
-	go func() {
-		for {
-			select {
-			case <-stop:
-				produced <- nil
-				return
-			case <-time.After(50 * time.Millisecond):
-			}
-			now := time.Now()
-			var batch []*kgo.Record
-			for i := range 200 {
-				batch = append(batch, &kgo.Record{Topic: p.topic, Partition: int32(i % partitions), Value: value(records.note(now)), Timestamp: now})
-			}
-			if err := client.ProduceSync(t.Context(), batch...).FirstErr(); err != nil {
-				produced <- err
-				return
-			}
+	produced := repeat(50*time.Millisecond, func() error {
+		now := time.Now()
+		var batch []*kgo.Record
+		for i := range 200 {
+			batch = append(batch, &kgo.Record{Topic: p.topic, Partition: int32(i % partitions), Value: value(records.note(now)), Timestamp: now})
 		}
-	}()
-	fs := hdfsClient(t)
-	looked, looking := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(looked)
-		for {
-			if err := records.look(t, fs, p.hdfsDir); err != nil {
-				t.Error(err)
-				return
-			}
-			select {
-			case <-looking:
-				return
-			case <-time.After(200 * time.Millisecond):
-			}
-		}
-	}()
+		return client.ProduceSync(t.Context(), batch...).FirstErr()
+	})
+	looked := records.watch(t, p.hdfsDir)
 	kills := 0
 	for until := time.Now().Add(time.Duration(*shardSeconds) * time.Second); time.Now().Before(until); kills++ {
 		pause(t, time.Duration(300+random.IntN(2000))*time.Millisecond)
@@ -203,14 +176,12 @@ func TestShardsAreKilledAgainAndAgain(t *testing.T) {
 		victim.start()
 	}
 	pause(t, successBuckets)
-	close(stop)
-	if err := <-produced; err != nil {
+	if err := produced(); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("%d records, %d kills", records.n, kills)
 	eventually(t, 2*time.Minute, "all directories are marked", records.unmarked)
-	close(looking)
-	<-looked
+	looked()
 	p.awaitRest(records.n, 2*time.Minute, p.hdfs)
 	tallyHDFS(t, p.hdfsDir, records.n).check(t, "HDFS", false)
 	checkCommittedOnce(t, p, records.n)

@@ -38,6 +38,19 @@ func (r *timedRecords) note(at time.Time) int {
 	return r.n - 1
 }
 
+// watch looks again and again until stop is called, or a look fails the test.
+func (r *timedRecords) watch(t *testing.T, root string) (stop func()) {
+	fs := hdfsClient(t)
+	ended := repeat(200*time.Millisecond, func() error {
+		err := r.look(t, fs, root)
+		if err != nil {
+			t.Error(err)
+		}
+		return err
+	})
+	return func() { _ = ended() } // what failed was told
+}
+
 // look reads all directories that are marked since the last look: what belongs there must be
 // there, in final files.
 func (r *timedRecords) look(t *testing.T, fs *hdfs.Client, root string) error {
@@ -161,37 +174,10 @@ func TestDirectoriesAreMarked(t *testing.T) {
 		}
 		return client.ProduceSync(t.Context(), batch...).FirstErr()
 	}
-	stop, produced := make(chan struct{}), make(chan error, 1)
-	go func() {
-		for {
-			select {
-			case <-stop:
-				produced <- nil
-				return
-			case <-time.After(100 * time.Millisecond):
-			}
-			if err := produce(time.Now()); err != nil {
-				produced <- err
-				return
-			}
-		}
-	}()
-	fs := hdfsClient(t)
-	looked, looking := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(looked)
-		for {
-			if err := records.look(t, fs, p.hdfsDir); err != nil {
-				t.Error(err)
-				return
-			}
-			select {
-			case <-looking:
-				return
-			case <-time.After(200 * time.Millisecond):
-			}
-		}
-	}()
+	produced := repeat(100*time.Millisecond, func() error {
+		return produce(time.Now())
+	})
+	looked := records.watch(t, p.hdfsDir)
 	victims := []*service{p.hdfs, other, p.buffer, p.ingest}
 	for range 8 {
 		pause(t, time.Duration(1000+random.IntN(4000))*time.Millisecond)
@@ -204,13 +190,11 @@ func TestDirectoriesAreMarked(t *testing.T) {
 	pause(t, 2*successBuckets)
 	p.ingest.start()
 	pause(t, successBuckets)
-	close(stop)
-	if err := <-produced; err != nil {
+	if err := produced(); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, 2*time.Minute, "all directories are marked", records.unmarked)
-	close(looking)
-	<-looked
+	looked()
 
 	if err := produce(began); err != nil { // late
 		t.Fatal(err)

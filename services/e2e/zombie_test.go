@@ -47,42 +47,15 @@ func TestDeliveriesOfAZombie(t *testing.T) {
 
 	records := &timedRecords{in: make(map[string][]int), marks: make(map[string]bool)}
 	client := newClient(t, stack.kafka)
-	stop, produced := make(chan struct{}), make(chan error, 1)
-	go func() {
-		for {
-			select {
-			case <-stop:
-				produced <- nil
-				return
-			case <-time.After(100 * time.Millisecond):
-			}
-			now := time.Now()
-			var batch []*kgo.Record
-			for i := range 240 {
-				batch = append(batch, &kgo.Record{Topic: c.topic, Partition: int32(i % chaosPartitions), Value: value(records.note(now)), Timestamp: now})
-			}
-			if err := client.ProduceSync(t.Context(), batch...).FirstErr(); err != nil {
-				produced <- err
-				return
-			}
+	produced := repeat(100*time.Millisecond, func() error {
+		now := time.Now()
+		var batch []*kgo.Record
+		for i := range 240 {
+			batch = append(batch, &kgo.Record{Topic: c.topic, Partition: int32(i % chaosPartitions), Value: value(records.note(now)), Timestamp: now})
 		}
-	}()
-	fs := hdfsClient(t)
-	looked, looking := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(looked)
-		for {
-			if err := records.look(t, fs, c.hdfsDir); err != nil {
-				t.Error(err)
-				return
-			}
-			select {
-			case <-looking:
-				return
-			case <-time.After(200 * time.Millisecond):
-			}
-		}
-	}()
+		return client.ProduceSync(t.Context(), batch...).FirstErr()
+	})
+	looked := records.watch(t, c.hdfsDir)
 	eventually(t, 30*time.Second, "records flow", func() error {
 		if c.settled(0, "hdfs") == nil {
 			return errors.New("nothing is appended yet")
@@ -195,13 +168,11 @@ func TestDeliveriesOfAZombie(t *testing.T) {
 	}
 	dead.start()
 	pause(t, successBuckets)
-	close(stop)
-	if err := <-produced; err != nil {
+	if err := produced(); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, 2*time.Minute, "all directories are marked", records.unmarked)
-	close(looking)
-	<-looked
+	looked()
 	c.awaitRest(records.n, 2*time.Minute, c.hdfs)
 	tallyHDFS(t, c.hdfsDir, records.n).check(t, "HDFS", false)
 	checkCommittedOnce(t, c.pipeline, records.n)
