@@ -7,37 +7,26 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spillwayio/spillway/services/internal/backoff"
 	"github.com/spillwayio/spillway/services/internal/kafkaclient"
 )
 
 // strangers says that somebody else has committed the group's offsets.
 type strangers struct {
 	log *slog.Logger
-
-	mu    sync.Mutex
-	since time.Time
-	said  int
+	few backoff.Few
 }
 
 // note is called for a partition whose committed offset is neither the safe one nor Spillway's.
 func (s *strangers) note(p *partition, committed, safe, resume int64) {
-	const (
-		most   = 8 // lines
-		period = time.Minute
-	)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if time.Since(s.since) > period {
-		s.since, s.said = time.Now(), 0
-	}
-	s.said++
-	switch {
-	case s.said <= most:
+	s.few.Tell(func(more bool) {
+		if more {
+			s.log.Warn("the committed offsets of more partitions were changed by somebody else", "first_of_them", fmt.Sprint(p))
+			return
+		}
 		s.log.Warn("the group's committed offset was changed by somebody else: an operator who reset or deleted it (-1), or another consumer in the group; Spillway goes on where the buffer says, and commits its own offset again; to read records again use SeekSubscription, to begin elsewhere give the source a new group and queue",
 			"topic", p.topic, "partition", p.number, "committed_by_others", committed, "safe", safe, "going_on_at", resume)
-	case s.said == most+1:
-		s.log.Warn("the committed offsets of more partitions were changed by somebody else", "first_of_them", fmt.Sprint(p))
-	}
+	})
 }
 
 // lookAtCommits says when somebody else has committed, or deleted, offsets of the group meanwhile:

@@ -1,4 +1,5 @@
-// Package backoff spaces out attempts at something that keeps failing.
+// Package backoff spaces out attempts at something that keeps failing, and bounds what the log says
+// of it.
 package backoff
 
 import (
