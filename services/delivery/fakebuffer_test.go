@@ -22,7 +22,7 @@ import (
 
 // oneShard completes what a session asks of a queue of one shard.
 func oneShard(cfg sessionConfig) sessionConfig {
-	cfg.shards, cfg.time, cfg.seen = 1, newTimes(1), &shards.Seen{Of: 1}
+	cfg.time, cfg.seen = newTimes(1), &shards.Seen{Of: 1}
 	return cfg
 }
 

@@ -48,7 +48,7 @@ func TestLettersBeforeTheAck(t *testing.T) {
 		}
 		defer conn.Close()
 		letters := &fakeLetters{may: make(chan struct{})}
-		cfg := sessionConfig{subscription: "q/s", consumer: "me", ordering: spillwayv1.Ordering_ORDERING_PARTITION, memory: 1 << 20, letters: letters, shards: 1, time: newTimes(1), seen: &shards.Seen{Of: 1}}
+		cfg := sessionConfig{subscription: "q/s", consumer: "me", ordering: spillwayv1.Ordering_ORDERING_PARTITION, memory: 1 << 20, letters: letters, time: newTimes(1), seen: &shards.Seen{Of: 1}}
 		c := newCounters()
 		s, err := openSession(t.Context(), spillwayv1.NewBufferServiceClient(conn), cfg, slog.New(slog.DiscardHandler), c)
 		if err != nil {

@@ -17,7 +17,6 @@ import (
 // the buffer that has it. A session begins only after Serve of the one before has returned.
 type link struct {
 	s           *Service
-	shard, of   int
 	log         *slog.Logger
 	trouble     *backoff.Trouble // with the buffer
 	destination *backoff.Trouble
@@ -39,7 +38,7 @@ func newLink(s *Service, shard, of int) *link {
 	seen := &shards.Seen{Queue: queue, Number: shard, Of: of, Rival: func(err error) {
 		log.Error("two buffers have a shard; the second one is asked for nothing", "error", err)
 	}}
-	return &link{s: s, shard: shard, of: of, log: log, seen: seen, reason: "waiting for the buffer",
+	return &link{s: s, log: log, seen: seen, reason: "waiting for the buffer",
 		trouble:     backoff.NewTrouble(log, "no session with the buffer", "a session with the buffer is open"),
 		destination: backoff.NewTrouble(log, "the destination fails", "the destination takes records again")}
 }
@@ -111,8 +110,8 @@ func (l *link) sessionConfig(ctx context.Context) (sessionConfig, error) {
 	cfg := l.s.cfg
 	cfg.paused = l.s.pausedHere
 	l.s.mu.Unlock()
-	cfg.shard, cfg.shards, cfg.seen = l.shard, l.of, l.seen
-	cfg.memory = max(cfg.memory/int64(l.of), 1)
+	cfg.seen = l.seen
+	cfg.memory = max(cfg.memory/int64(l.seen.Of), 1)
 	cfg.heard = l.heard
 	cfg.acked = func() {
 		l.destination.Over()
@@ -151,8 +150,8 @@ func (s *Service) linksChangedLocked() {
 	for _, l := range s.links {
 		if l.reason != "" {
 			reason := l.reason
-			if l.of > 1 {
-				reason = fmt.Sprintf("shard %d of %d: %s", l.shard, l.of, reason)
+			if l.seen.Of > 1 {
+				reason = fmt.Sprintf("shard %d of %d: %s", l.seen.Number, l.seen.Of, reason)
 			}
 			s.setReadyLocked(false, reason)
 			return

@@ -38,7 +38,7 @@ func (s *Service) pause(ctx context.Context, paused bool) (kept bool, err error)
 		}
 		switch {
 		case err != nil:
-			failed = append(failed, fmt.Errorf("shard %d of %d: %w", l.shard, l.of, err))
+			failed = append(failed, fmt.Errorf("shard %d of %d: %w", l.seen.Number, l.seen.Of, err))
 		case keeps:
 			keeping++
 		}

@@ -38,10 +38,8 @@ type sessionConfig struct {
 	heard        func(bool)       // called with the buffer's word on whether the delivery is paused; may be nil
 	transforms   *transform.Chain // may be nil
 	time         *times           // of all shards
-	shard        int
-	shards       int             // how many sessions the delivery has at a time
-	seen         *shards.Seen    // of the shard
-	tracer       *tracing.Tracer // may be nil
+	seen         *shards.Seen     // the shard
+	tracer       *tracing.Tracer  // may be nil
 }
 
 // session is the client's side of one Consume stream.
@@ -126,7 +124,7 @@ func openSession(ctx context.Context, client spillwayv1.BufferServiceClient, cfg
 		wake: make(chan struct{}, 1), lost: make(chan struct{}),
 		leases: make(chan *Lease), adoptions: make(chan *Adoption), watermarks: make(chan Watermark, 1),
 		held: make(map[uint64]*Lease), acks: make(map[uint64]*pendingAck), transforms: cfg.transforms.Behind(opened.Headers),
-		shard: cfg.shard, shards: cfg.shards, time: cfg.time, tracing: traced{cfg.tracer, cfg.subscription, cfg.consumer},
+		shard: cfg.seen.Number, shards: cfg.seen.Of, time: cfg.time, tracing: traced{cfg.tracer, cfg.subscription, cfg.consumer},
 	}
 	s.time.join(s)
 	s.hear(opened.Paused)

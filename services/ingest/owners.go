@@ -12,11 +12,10 @@ import (
 // owner is the buffer that has a shard of the queue, whichever that is now. There is one stream to
 // each, also without partitions of the shard: the buffer may ask for others' records.
 type owner struct {
-	s         *source
-	shard, of int
-	trouble   *backoff.Trouble // to reach it
-	seen      *shards.Seen
-	paused    bool // guarded by source.mu: its buffer says that the source is
+	s       *source
+	trouble *backoff.Trouble // to reach it
+	seen    *shards.Seen
+	paused  bool // guarded by source.mu: its buffer says that the source is
 }
 
 // reach finds out how many shards the queue has, and returns nil when the owner of one accepts a
@@ -46,7 +45,7 @@ func (s *source) ownersOf(n int) []*owner {
 	}
 	s.owners = nil
 	for shard := range n {
-		o := &owner{s: s, shard: shard, of: n, trouble: s.buffer, seen: &shards.Seen{Queue: s.cfg.Queue, Number: shard, Of: n, Rival: func(err error) {
+		o := &owner{s: s, trouble: s.buffer, seen: &shards.Seen{Queue: s.cfg.Queue, Number: shard, Of: n, Rival: func(err error) {
 			s.log.Error("two buffers have a shard; the second one gets nothing", "error", err)
 		}}}
 		if n > 1 {

@@ -53,7 +53,7 @@ func (s *source) pause(ctx context.Context, paused bool) (kept bool, err error) 
 	for _, o := range owners {
 		switch keeps, err := o.pause(ctx, buffers, paused); {
 		case err != nil:
-			failed = append(failed, fmt.Errorf("shard %d of %d: %w", o.shard, o.of, err))
+			failed = append(failed, fmt.Errorf("shard %d of %d: %w", o.seen.Number, o.seen.Of, err))
 		case keeps:
 			keeping++
 		}
