@@ -14,6 +14,7 @@ import (
 
 	"github.com/segmentio/kafka-go"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	spillwayv1 "github.com/spillwayio/spillway/gen/spillway/v1"
 	"github.com/spillwayio/spillway/services/buffer"
@@ -162,19 +163,30 @@ func (g *givenUp) lookAt(ctx context.Context, name string, s *config.Source, log
 	if err != nil {
 		return err
 	}
+	var all []givenUpPartition
 	for _, topic := range slices.Sorted(maps.Keys(read)) {
 		for _, p := range read[topic] {
 			one := givenUpPartition{Source: name, Topic: topic, Partition: p, Committed: -1}
 			if c, ok := committed[topic][p]; ok {
 				one.Committed = c.Offset
 			}
-			if one.First, one.End, err = client.Offsets(ctx, topic, p); err != nil {
-				return fmt.Errorf("%s/%d: %w", topic, p, err)
-			}
-			g.Partitions = append(g.Partitions, one)
+			all = append(all, one)
 		}
 	}
-	return nil
+	asking, asked := errgroup.WithContext(ctx)
+	asking.SetLimit(32) // a source may have 10,000 partitions
+	for i := range all {
+		asking.Go(func() (err error) {
+			p := &all[i]
+			if p.First, p.End, err = client.Offsets(asked, p.Topic, p.Partition); err != nil {
+				err = fmt.Errorf("%s/%d: %w", p.Topic, p.Partition, err)
+			}
+			return err
+		})
+	}
+	err = asking.Wait()
+	g.Partitions = append(g.Partitions, all...)
+	return err
 }
 
 // lines are what is written into the journal.
