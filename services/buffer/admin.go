@@ -98,7 +98,7 @@ func (a *admin) queue(name string) *spillwayv1.Queue {
 	var sum *spillwayv1.Queue
 	var each []*spillwayv1.QueueShard
 	for _, h := range m.here() {
-		q := h.fill()
+		q := h.describe()
 		each = append(each, &spillwayv1.QueueShard{Number: q.Shard, State: q.State, MemoryBytes: q.MemoryBytes, MemoryBytesLimit: q.MemoryBytesLimit,
 			DiskBytes: q.DiskBytes, DiskBytesLimit: q.DiskBytesLimit})
 		sum = shards.AddQueue(sum, q)
@@ -107,8 +107,8 @@ func (a *admin) queue(name string) *spillwayv1.Queue {
 		return &spillwayv1.Queue{Name: name, State: m.notOpen(), Shards: m.of()}
 	}
 	if len(each) > 1 {
-		memory := m.memory()
-		sum.MemoryRecordsLimit, sum.MemoryBytesLimit = memory.Records, memory.Bytes // what is left of the division is in no part
+		memory := m.memory() // the parts may be less: what the division leaves is in none
+		sum.MemoryRecordsLimit, sum.MemoryBytesLimit = memory.Records, memory.Bytes
 		sum.Shard, sum.ShardsHere = each[0].Number, each
 		for _, one := range each {
 			if one.State != "open" {
@@ -120,8 +120,8 @@ func (a *admin) queue(name string) *spillwayv1.Queue {
 	return sum
 }
 
-// fill is what one shard says.
-func (h *shard) fill() *spillwayv1.Queue {
+// describe returns what one shard says of itself.
+func (h *shard) describe() *spillwayv1.Queue {
 	q, state := h.get()
 	cfg := h.config()
 	out := &spillwayv1.Queue{Name: h.name, State: state, MemoryRecordsLimit: cfg.MemoryRecords, MemoryBytesLimit: cfg.MemoryBytes,
@@ -166,7 +166,7 @@ func (a *admin) ListSubscriptions(_ context.Context, r *spillwayv1.ListSubscript
 
 func (a *admin) fromSubscription(o openShard, v queue.SubscriptionView) *spillwayv1.Subscription {
 	name := o.name + "/" + v.Name
-	headers := a.s.headers(name, o.Queue)
+	headers := a.s.headers(o, v)
 	s := &spillwayv1.Subscription{Name: name, Topics: v.Topics, Required: v.Required, Paused: v.Paused, Configured: v.Configured,
 		PendingRecords: v.PendingRecords, PendingBytes: v.PendingBytes, LeasedBatches: int64(v.Leased), Sessions: int32(v.Sessions),
 		DeliveredRecords: v.Delivered, DeadLetteredRecords: v.DeadLettered, RedeliveredBatches: v.Redelivered,

@@ -19,9 +19,7 @@ func configured(q *config.Queue) (queue.Limits, []queue.SubscriptionConfig) {
 		c := q.Subscriptions[name]
 		s := queue.SubscriptionConfig{Name: name, Topics: c.Topics, Required: c.Required, OnFull: onFull[c.OnFull], Limit: int64(c.Limit)}
 		if q.Store.Kafka != nil {
-			for _, f := range c.Headers {
-				s.Headers = append(s.Headers, queue.HeaderFilter{Name: f.Name, Values: slices.Concat(f.In, f.NotIn), Except: len(f.NotIn) > 0})
-			}
+			s.Headers = headerFilters(c)
 		}
 		subs = append(subs, s)
 	}

@@ -175,41 +175,38 @@ func (f *forecasts) run(ctx context.Context, s *Service) {
 
 // sample notes what all open queues hold, and forgets the shards and subscriptions that are gone.
 func (f *forecasts) sample(s *Service) {
-	f.forget(s)
+	known := make(map[trendOf]bool)
+	for _, m := range s.queues {
+		for _, h := range m.here() {
+			known[h.trendOf("")] = false
+		}
+	}
 	s.eachOpen(func(o openShard) {
 		stats, views, now := o.Stats(), o.Queue.Subscriptions(), time.Now()
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		note(f.disk, o.trendOf(""), now, stats.Store.DiskBytes, maxSamples)
 		note(f.in, o.trendOf(""), now, stats.AppendedRecords, rateSamples)
-		known := make(map[string]bool, len(views))
+		known[o.trendOf("")] = true
 		for _, v := range views {
 			sub := o.trendOf(v.Name)
-			known[v.Name] = true
+			known[sub] = true
 			note(f.subs, sub, now, v.PendingRecords+v.Deferred, maxSamples)
 			note(f.out, sub, now, v.Delivered, rateSamples)
 		}
-		for sub := range f.subs {
-			if sub.queue == o.name && sub.shard == o.number && !known[sub.subscription] {
-				delete(f.subs, sub)
-				delete(f.out, sub)
-				delete(f.oldest, sub)
-			}
-		}
 	})
+	f.keep(known)
 }
 
-// forget forgets the shards that other buffers have now.
-func (f *forecasts) forget(s *Service) {
-	here := make(map[trendOf]bool)
-	for _, m := range s.queues {
-		for _, h := range m.here() {
-			here[h.trendOf("")] = true
-		}
+// keep forgets all shards and subscriptions that are not known. A known shard is true while it is
+// open: of others nobody can tell which subscriptions they have.
+func (f *forecasts) keep(known map[trendOf]bool) {
+	gone := func(of trendOf) bool {
+		open, here := known[trendOf{of.queue, of.shard, ""}]
+		return !here || open && !known[of]
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	gone := func(of trendOf) bool { return !here[trendOf{of.queue, of.shard, ""}] }
 	for _, trends := range []map[trendOf]*trend{f.disk, f.subs, f.in, f.out} {
 		maps.DeleteFunc(trends, func(of trendOf, _ *trend) bool { return gone(of) })
 	}

@@ -121,7 +121,7 @@ func (h *shard) abortLate(ctx context.Context, ended <-chan struct{}) {
 	}
 }
 
-// elsewhere are the shards but for those that are here, as far as the group has told.
+// elsewhere lists the shards that other buffers have, as far as the group has told.
 func (m *managedQueue) elsewhere(here []*shard) (all []*spillwayv1.Shard) {
 	for _, o := range m.group.Owners() {
 		if slices.ContainsFunc(here, func(h *shard) bool { return h.number == o.Shard }) {

@@ -28,7 +28,7 @@ type managedQueue struct {
 	cfg      queue.Config   // of which the shards divide the memory
 	shards   map[int]*shard // that are here, whether open or not
 	state    string         // while there are none
-	dividing bool           // a timer will divide the memory anew
+	dividing bool           // a timer will divide the memory again
 	past     sums           // what shards counted that are not open any more
 }
 
@@ -129,9 +129,12 @@ func (h *shard) config() queue.Config {
 	return cfg
 }
 
+// mayHaveOthers returns whether this buffer may have other shards of the queue, too.
+func (h *shard) mayHaveOthers() bool { return h.group != nil && h.of() > 1 }
+
 // logTo names the shard in the lines of a log, where there may be others here.
 func (h *shard) logTo(log *slog.Logger) *slog.Logger {
-	if h.group == nil || h.of() == 1 {
+	if !h.mayHaveOthers() {
 		return log
 	}
 	return log.With("shard", h.number)
@@ -188,7 +191,7 @@ func (m *managedQueue) notOpen() string {
 
 // named puts the shard before what is said of it, where there may be others here.
 func (h *shard) named(text string) string {
-	if h.group == nil || h.of() == 1 {
+	if !h.mayHaveOthers() {
 		return text
 	}
 	return fmt.Sprintf("shard %d: %s", h.number, text)
@@ -216,8 +219,7 @@ func (m *managedQueue) memory() queue.Share {
 	return m.cfg.Memory()
 }
 
-// divideEvery is how often the shards divide the memory anew while one has more in it than its
-// part.
+// divideEvery is how often the memory is divided again while a shard has more in it than its part.
 const divideEvery = 100 * time.Millisecond
 
 // divideLocked gives each shard an equal part of the queue's memory. One that has more in it is to

@@ -5,6 +5,8 @@ import (
 	"math"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/spillwayio/spillway/services/buffer/queue"
 )
 
 // collector reads the queues when it is scraped, so that nothing is counted twice.
@@ -15,6 +17,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
+	descSpare          = desc("spare", "1 when the group of the buffers has given this one no shard of the queue, and would give it one; 0 when it has one, was drained, has no place in the group, or the queue has no group.", "queue")
 	descOpen           = desc("queue_open", "1 when the queue is open, 0 while it is recovered.", "queue")
 	descFenced         = desc("queue_fenced", "1 when another buffer has taken the shard over, or the topics that keep it were replaced, and this one does not open it again.", "queue")
 	descMemoryRecords  = desc("memory_records", "Records in the memory window.", "queue")
@@ -57,7 +60,6 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeBy
 
 // Collect implements prometheus.Collector. A queue's series are of all its shards that are here.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
-	c.collectSpares(ch)
 	for _, name := range c.s.names() {
 		m := c.s.queues[name]
 		here, open, past := m.counted()
@@ -71,14 +73,20 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 				fenced = 1
 			}
 		}
-		if len(here) > 0 || !m.isSpare() {
+		isSpare, spare := m.isSpare(), 0.0
+		if isSpare && !m.group.Draining() {
+			spare = 1
+		}
+		all.add(descSpare, spare, name)
+		if len(here) > 0 || !isSpare {
 			all.add(descOpen, isOpen, name)
 		}
 		all.add(descFenced, fenced, name)
 		all.add(descBehind, float64(m.behind.times()), name)
 		for _, o := range open {
-			all.count(o)
-			c.fill(all, o)
+			stats, views := o.Stats(), o.Queue.Subscriptions()
+			all.count(o.name, stats, views)
+			c.fill(all, o, stats, views)
 		}
 		for of, n := range past {
 			if _, counted := all[of]; counted {
@@ -145,13 +153,12 @@ func latest(v, than float64) bool  { return v > than || math.IsNaN(than) }
 // counters are those of a shard, which goes to another buffer with its ledger, but not with them.
 var counters = map[*prometheus.Desc]bool{descBehind: true, descAppended: true, descSpilled: true, descSubDelivered: true, descSubDead: true, descSubDropped: true, descSubLost: true, descSubRedelivered: true}
 
-// count adds the counters of a shard.
-func (s sums) count(o openShard) {
-	stats := o.Stats()
-	s.add(descAppended, float64(stats.AppendedRecords), o.name)
-	s.add(descSpilled, float64(stats.SpilledRecords), o.name)
-	for _, v := range o.Queue.Subscriptions() {
-		sub := o.name + "/" + v.Name
+// count adds the counters of a shard of a queue.
+func (s sums) count(name string, stats queue.Stats, views []queue.SubscriptionView) {
+	s.add(descAppended, float64(stats.AppendedRecords), name)
+	s.add(descSpilled, float64(stats.SpilledRecords), name)
+	for _, v := range views {
+		sub := name + "/" + v.Name
 		s.add(descSubDelivered, float64(v.Delivered), sub)
 		s.add(descSubDead, float64(v.DeadLettered), sub)
 		s.add(descSubDropped, float64(v.Dropped), sub)
@@ -169,14 +176,14 @@ func (m *managedQueue) counted() (here []*shard, open []openShard, past sums) {
 }
 
 // closedLocked keeps what a shard has counted that was open until now, so that the sum does not
-// fall when the shard goes to another buffer: a counter that falls has begun anew, to Prometheus.
+// fall when the shard goes to another buffer: Prometheus takes that for a counter that was reset.
 // What subscriptions counted that are gone is forgotten.
 func (m *managedQueue) closedLocked(h *shard) {
 	if h.current == nil {
 		return
 	}
 	all := make(sums)
-	all.count(openShard{h.current, h})
+	all.count(h.name, h.current.Stats(), h.current.Subscriptions())
 	for of, n := range m.past {
 		if _, there := all[of]; there {
 			all[of] += n
@@ -186,8 +193,8 @@ func (m *managedQueue) closedLocked(h *shard) {
 }
 
 // fill adds everything but the counters of a shard.
-func (c *collector) fill(all sums, o openShard) {
-	name, s := o.name, o.Stats()
+func (c *collector) fill(all sums, o openShard, s queue.Stats, views []queue.SubscriptionView) {
+	name := o.name
 	all.add(descMemoryRecords, float64(s.MemoryRecords), name)
 	all.add(descMemoryBytes, float64(s.MemoryBytes), name)
 	all.add(descCapacity, float64(s.Limits.DiskRecords), name)
@@ -206,7 +213,7 @@ func (c *collector) fill(all sums, o openShard) {
 	revision, _ := o.Revision()
 	all.choose(descRevision, most, float64(revision), name)
 	all.choose(descLock, most, o.LongestHold().Seconds(), name)
-	for _, v := range o.Queue.Subscriptions() {
+	for _, v := range views {
 		sub, of := name+"/"+v.Name, o.trendOf(v.Name)
 		all.add(descSubPending, float64(v.PendingRecords), sub)
 		all.add(descSubBytes, float64(v.PendingBytes), sub)

@@ -321,7 +321,7 @@ func (m *Mover) missing(ctx context.Context, from *queue.Contents, marked bool) 
 	return missing, nil
 }
 
-// removeStore removes what was moved to Kafka from the directory, but for the mark.
+// removeStore removes the files of a queue that was moved to Kafka. The mark stays.
 func (m *Mover) removeStore() error {
 	if m.DryRun {
 		return nil
@@ -452,7 +452,7 @@ func (m *Mover) unmark() error {
 	return syncDir(m.Dir)
 }
 
-// sameTopics says whether a mark is of the same topics.
+// sameTopics returns whether two marks name the same topics.
 func (m mark) sameTopics(other mark) bool {
 	return m.Topic == other.Topic && slices.Equal(m.Brokers, other.Brokers)
 }

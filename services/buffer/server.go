@@ -394,7 +394,8 @@ func (v *server) Consume(stream spillwayv1.BufferService_ConsumeServer) error {
 		return toStatus(err)
 	}
 	q := o.Queue
-	headers := v.s.headers(open.Subscription, q)
+	view, _ := q.Subscription(sub) // when it is not there, OpenSession says so
+	headers := v.s.headers(o, view)
 	if len(headers) > 0 && !open.FiltersHeaders {
 		return toStatus(fmt.Errorf("%w: %s has headers, which this version of the delivery does not know: upgrade the delivery", errOutdated, open.Subscription))
 	}

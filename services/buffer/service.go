@@ -257,31 +257,23 @@ func splitName(name string) (queueName, sub string, err error) {
 	return queueName, sub, err
 }
 
-// headers returns the header filters of a "queue/subscription": those of the configuration, or of
-// the one that counts (queue.Config.Numbered).
-func (s *Service) headers(subscription string, open *queue.Queue) []*spillwayv1.HeaderFilter {
-	name, sub, _ := strings.Cut(subscription, "/")
-	if _, numbered := open.Revision(); numbered {
-		return fromHeaders(open, sub)
+// headers returns the header filters of a subscription: those of the configuration that this buffer
+// has, or of the one that counts (queue.Config.Numbered).
+func (s *Service) headers(o openShard, v queue.SubscriptionView) (all []*spillwayv1.HeaderFilter) {
+	filters := v.Headers
+	if q := s.cfg.Queues[o.name]; !o.cfg.Numbered && q != nil && q.Subscriptions[v.Name] != nil {
+		filters = headerFilters(q.Subscriptions[v.Name])
 	}
-	q := s.cfg.Queues[name]
-	if q == nil || q.Subscriptions[sub] == nil {
-		return nil
-	}
-	var all []*spillwayv1.HeaderFilter
-	for _, f := range q.Subscriptions[sub].Headers {
-		all = append(all, &spillwayv1.HeaderFilter{Name: f.Name, Values: slices.Concat(f.In, f.NotIn), Except: len(f.NotIn) > 0})
+	for _, f := range filters {
+		all = append(all, &spillwayv1.HeaderFilter{Name: f.Name, Values: f.Values, Except: f.Except})
 	}
 	return all
 }
 
-func fromHeaders(q *queue.Queue, sub string) (all []*spillwayv1.HeaderFilter) {
-	v, err := q.Subscription(sub)
-	if err != nil {
-		return nil // it was deleted just now
-	}
-	for _, f := range v.Headers {
-		all = append(all, &spillwayv1.HeaderFilter{Name: f.Name, Values: f.Values, Except: f.Except})
+// headerFilters returns what a subscription of the configuration says of headers.
+func headerFilters(c *config.Subscription) (all []queue.HeaderFilter) {
+	for _, f := range c.Headers {
+		all = append(all, queue.HeaderFilter{Name: f.Name, Values: slices.Concat(f.In, f.NotIn), Except: len(f.NotIn) > 0})
 	}
 	return all
 }

@@ -137,7 +137,7 @@ func (m *Member) await(ctx context.Context, so func() (bool, error)) error {
 	}
 }
 
-// Draining says whether Drain was called: the group gives this buffer nothing more.
+// Draining returns whether Drain was called. The group gives this buffer nothing more then.
 func (m *Member) Draining() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -272,7 +272,7 @@ func (al *AckedLease) settles(own Range) iter.Seq[Range] {
 	}
 }
 
-// ackChange is the journal's form of an ack, but for Ack.settle.
+// ackChange returns what the journal has of an ack, without what Ack.settle returns.
 func (s *Session) ackChange(a Ack, leases []*lease) *change {
 	c := &change{Subscription: s.sub.id, Session: s.ID, State: a.State}
 	c.done = func(q *Queue) {

@@ -62,7 +62,7 @@ func (q *Queue) Revision() (revision int64, numbered bool) {
 	return q.control.Revision, true
 }
 
-// countsLocked says whether a configuration with that revision replaces the one that counts.
+// countsLocked returns whether a configuration with that revision replaces the one that counts.
 func (q *Queue) countsLocked(revision int64) bool {
 	return !q.cfg.Numbered || q.control == nil || revision > q.control.Revision
 }

@@ -87,8 +87,11 @@ func (q *Queue) spillUnwatchedLocked() {
 }
 
 // Unread yields the partitions that no ingest has read for a while and that lack something, by
-// topic, cluster and number, of a queue with Config.KeepsOld.
+// topic, cluster and number, of a queue with Config.KeepsOld; nothing of others.
 func (q *Queue) Unread() iter.Seq[Unread] {
+	if !q.cfg.KeepsOld {
+		return func(func(Unread) bool) {}
+	}
 	return gather(q, Partition{}, func(p *partition) (Unread, int, bool) {
 		if !q.leftLocked(p) {
 			return Unread{}, 0, false
@@ -98,7 +101,8 @@ func (q *Queue) Unread() iter.Seq[Unread] {
 	})
 }
 
-// few bounds the lines of the log that say the same of many partitions.
+// few bounds the lines of the log that say the same of many partitions. It is backoff.Few by the
+// queue's clock: this package stands on the standard library alone.
 type few struct {
 	since time.Time
 	said  int
