@@ -124,7 +124,7 @@ func (c *cluster) tally(t testing.TB, dir string, n int) *tally {
 	files := c.files(t, dir)
 	for _, f := range files {
 		if !strings.HasSuffix(f, ".log") && path.Base(f) != "_SUCCESS" {
-			t.Errorf("%s is not final", f)
+			t.Errorf("%s is not final: %s", f, c.tool(t, "hdfs-dfs", "-ls", f)) // with its length
 		}
 	}
 	if len(files) > 0 {
